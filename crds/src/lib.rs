@@ -1,1 +1,43 @@
-//! Placeholder.
+//! What the two sides of Signet must agree on: the resources, the sealed format and the keys.
+//!
+//! ```text
+//!             seal.rs ──────────────┐                ┌────────────── unseal.rs
+//!   Secret + Certificate + Scope    ▼                ▼    SealedSecret + KeyRing
+//!                               envelope.rs   key.rs · key_ring.rs
+//!                              (bytes ↔ bytes)  (who can open)
+//! ```
+//!
+//! - [`sealed_secret`] and [`git_sync`]: the two resources; [`yaml`]: manifests as text.
+//! - [`scope`]: the one place that builds an OAEP label; [`envelope`]: the one place that encrypts.
+//! - [`key`], [`key_ring`]: private keys, certificates and their order; [`key_secret`]: how a cluster keeps them.
+//! - [`seal`] and [`unseal`]: from a Secret to a `SealedSecret` and back.
+//!
+//! Nothing here does I/O or knows a clock: time and randomness are arguments, so the command line, the controller and
+//! an offline recovery run the very same code.
+#![warn(missing_docs)]
+
+pub mod envelope;
+pub mod git_sync;
+pub mod key;
+pub mod key_ring;
+pub mod key_secret;
+pub mod scope;
+pub mod seal;
+pub mod sealed_secret;
+pub mod unseal;
+pub mod yaml;
+
+pub use envelope::Plaintext;
+pub use git_sync::GitSync;
+pub use key::{Certificate, Fingerprint, PrivateKey};
+pub use key_ring::KeyRing;
+pub use scope::Scope;
+pub use sealed_secret::SealedSecret;
+
+use kube::CustomResourceExt as _;
+
+/// The custom resource definitions, as `crds/crds.yaml` holds them.
+pub fn definitions() -> [k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition; 2]
+{
+    [SealedSecret::crd(), GitSync::crd()]
+}

@@ -1,0 +1,133 @@
+//! The bytes of one sealed value: `u16 R ‖ RSA-OAEP-SHA256(session key) ‖ AES-256-GCM(value)`, as kubeseal writes them
+//! (`pkg/crypto/crypto.go`). The session key is fresh for every value, which is why the nonce may be all zero. Nothing
+//! else names AES-GCM or OAEP; nothing here chooses a key.
+
+use std::fmt;
+
+use aes_gcm::{
+    Aes256Gcm, Key, Nonce,
+    aead::{Aead as _, KeyInit as _},
+};
+use rand::CryptoRng;
+use rsa::{Oaep, RsaPublicKey, sha2::Sha256};
+use zeroize::Zeroizing;
+
+/// Bytes of an AES-256 session key.
+pub(crate) const SESSION_KEY_BYTES: usize = 32;
+
+/// A decrypted value. Wiped when dropped, and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Plaintext(Zeroizing<Vec<u8>>);
+
+impl Plaintext {
+    /// Takes the bytes over.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes themselves.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Plaintext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Plaintext(<redacted>)")
+    }
+}
+
+/// Why bytes are not an envelope, or why a value could not be put into one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// The blob ends before the RSA ciphertext that its first two bytes announce, or before the AES-GCM tag.
+    #[error("truncated: {found} bytes, at least {needed} needed")]
+    Truncated {
+        /// Bytes that are there.
+        found: usize,
+        /// Bytes that must be there.
+        needed: usize,
+    },
+    /// The public key is too small for OAEP-SHA256 or otherwise unusable.
+    #[error("the certificate's RSA key cannot encrypt a session key")]
+    UnusableKey,
+    /// AES-GCM takes no value of this size (64 GiB).
+    #[error("the value is too large to seal")]
+    TooLarge,
+}
+
+/// A sealed blob taken apart. Borrowed; says nothing about who can open it.
+#[derive(Clone, Copy)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) sealed_session_key: &'a [u8],
+    ciphertext: &'a [u8],
+}
+
+impl<'a> Envelope<'a> {
+    pub(crate) fn parse(blob: &'a [u8]) -> Result<Self, EnvelopeError> {
+        const TAG_BYTES: usize = 16;
+        let truncated = |needed| EnvelopeError::Truncated { found: blob.len(), needed };
+        let (length, rest) = blob.split_first_chunk().ok_or(truncated(2 + TAG_BYTES))?;
+        let length = usize::from(u16::from_be_bytes(*length));
+        if rest.len() < length + TAG_BYTES {
+            return Err(truncated(2 + length + TAG_BYTES));
+        }
+        let (sealed_session_key, ciphertext) = rest.split_at(length);
+        Ok(Self { sealed_session_key, ciphertext })
+    }
+
+    /// `None` when the tag does not fit: another session key, or a changed ciphertext.
+    pub(crate) fn open(self, session_key: &[u8; SESSION_KEY_BYTES]) -> Option<Plaintext> {
+        cipher(session_key).decrypt(&Nonce::default(), self.ciphertext).ok().map(Plaintext::new)
+    }
+}
+
+/// Seals `value` under `label` for the holder of `public`.
+pub(crate) fn seal(
+    value: &[u8],
+    label: &str,
+    public: &RsaPublicKey,
+    rng: &mut impl CryptoRng,
+) -> Result<Vec<u8>, EnvelopeError> {
+    let mut session_key = Zeroizing::new([0u8; SESSION_KEY_BYTES]);
+    rng.fill_bytes(session_key.as_mut_slice());
+    let sealed_session_key =
+        public.encrypt(rng, oaep(label), session_key.as_slice()).map_err(|_| EnvelopeError::UnusableKey)?;
+    let length = u16::try_from(sealed_session_key.len()).map_err(|_| EnvelopeError::UnusableKey)?;
+    let ciphertext = cipher(&session_key).encrypt(&Nonce::default(), value).map_err(|_| EnvelopeError::TooLarge)?;
+    Ok([length.to_be_bytes().as_slice(), &sealed_session_key, &ciphertext].concat())
+}
+
+/// The padding of the session key, for `rsa`.
+pub(crate) fn oaep(label: &str) -> Oaep<Sha256> {
+    Oaep::new_with_label(label.as_bytes())
+}
+
+fn cipher(session_key: &[u8; SESSION_KEY_BYTES]) -> Aes256Gcm {
+    Aes256Gcm::new(&Key::<Aes256Gcm>::from(*session_key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_blobs_say_how_much_is_missing() {
+        let needed = |blob: &[u8]| match Envelope::parse(blob) {
+            Err(EnvelopeError::Truncated { found, needed }) => {
+                assert_eq!(found, blob.len());
+                needed
+            }
+            _ => 0,
+        };
+        assert_eq!(needed(b""), 18);
+        assert_eq!(needed(&[2]), 18);
+        assert_eq!(needed(&[2, 0, 1, 1]), 2 + 512 + 16);
+        assert_eq!(needed(&[0; 18]), 0);
+    }
+
+    #[test]
+    fn plaintext_is_never_printed() {
+        assert_eq!(format!("{:?}", Plaintext::new(b"hunter2".to_vec())), "Plaintext(<redacted>)");
+    }
+}

@@ -1,0 +1,182 @@
+//! The `GitSync` resource, `signet.dev/v1alpha1`: what stands at a path of a Git repository shall stand in the cluster.
+//! Field names, conditions and the inventory are Flux's where Flux has them. No behaviour here.
+
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// Labels that mark what a `GitSync` applied. They make its objects easy to list and to watch; what is pruned is
+/// decided by the inventory.
+pub const NAME_LABEL: &str = "gitsync.signet.dev/name";
+/// See [`NAME_LABEL`].
+pub const NAMESPACE_LABEL: &str = "gitsync.signet.dev/namespace";
+/// Held while the objects of a `GitSync` wait to be pruned.
+pub const FINALIZER: &str = "gitsync.signet.dev/prune";
+/// Any new value makes the controller look at Git now. Flux's key, because hands know it.
+pub const RECONCILE_REQUESTED: &str = "reconcile.fluxcd.io/requestedAt";
+
+/// What to follow, and how.
+#[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "signet.dev",
+    version = "v1alpha1",
+    kind = "GitSync",
+    doc = "Keeps the cluster as a path of a Git repository says.",
+    namespaced,
+    status = "GitSyncStatus",
+    shortname = "gs",
+    derive = "Default",
+    validation = kube::core::Rule::new("self.metadata.name.size() <= 63").message("the name becomes a label of what is applied: at most 63 characters"),
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name": "Status", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].message"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct GitSyncSpec {
+    /// Where the manifests come from.
+    pub source: GitSource,
+    /// Folder in the repository; all .yaml, .yml and .json files at and below it are applied.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// How often to look for a new commit, such as 30s or 5m.
+    #[serde(default = "default_interval")]
+    #[schemars(schema_with = "duration")]
+    pub interval: String,
+    /// Whether what goes from Git also goes from the cluster.
+    #[serde(default = "default_prune")]
+    pub prune: bool,
+    /// While true nothing is fetched, applied, healed or pruned; deleting the GitSync then leaves its objects.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Lets a plain Secret with data through. Whoever can read the repository can read it.
+    #[serde(default)]
+    pub allow_plain_secrets: bool,
+}
+
+/// A Git repository.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GitSource {
+    /// https, http, ssh or file.
+    #[x_kube(validation = Rule::new("self.matches('^(https?|ssh|file)://')").message("must begin with https://, http://, ssh:// or file://"))]
+    pub url: String,
+    /// What to follow.
+    #[serde(rename = "ref", default)]
+    pub reference: GitReference,
+    /// Secret in the GitSync's namespace: username and password for http; identity and known_hosts for ssh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretReference>,
+}
+
+/// What to follow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GitReference {
+    /// Branch name.
+    #[serde(default = "default_branch")]
+    pub branch: String,
+}
+
+/// A Secret by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretReference {
+    /// Its name.
+    pub name: String,
+}
+
+/// What the controller saw and did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GitSyncStatus {
+    /// Ready, and Reconciling or Stalled where they hold, as kstatus reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// The generation that was last handled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The commit that was last tried, as branch@sha1:commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_attempted_revision: Option<String>,
+    /// The commit that was last applied whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_applied_revision: Option<String>,
+    /// The value of the request annotation that was last served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
+    /// What is in the cluster because of this GitSync. Written before anything is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+}
+
+/// See [`GitSyncStatus::inventory`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Inventory {
+    /// One entry an object.
+    pub entries: Vec<InventoryEntry>,
+}
+
+/// One object that was, or is about to be, applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InventoryEntry {
+    /// namespace_name_group_kind, as Flux writes it. The version is no part of an object's identity.
+    pub id: String,
+    /// API version under which it was applied.
+    pub v: String,
+    /// UID it had; absent when it has not been seen yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+}
+
+/// An interval that is no duration.
+#[derive(Debug, thiserror::Error)]
+#[error("spec.interval {0:?} is not a duration of at least one second, such as 30s or 5m")]
+pub struct BadInterval(String);
+
+impl GitSyncSpec {
+    /// [`Self::interval`], parsed.
+    pub fn interval(&self) -> Result<SignedDuration, BadInterval> {
+        let parsed = self.interval.parse::<SignedDuration>().ok();
+        parsed
+            .filter(|interval| *interval >= SignedDuration::from_secs(1))
+            .ok_or_else(|| BadInterval(self.interval.clone()))
+    }
+}
+
+impl Default for GitReference {
+    fn default() -> Self {
+        Self { branch: default_branch() }
+    }
+}
+
+fn default_branch() -> String {
+    "main".to_owned()
+}
+
+fn default_interval() -> String {
+    "1m".to_owned()
+}
+
+fn default_prune() -> bool {
+    true
+}
+
+fn duration(_: &mut schemars::SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "default": "1m", "pattern": "^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$"})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_go_durations() {
+        let interval = |text: &str| GitSyncSpec { interval: text.to_owned(), ..GitSyncSpec::default() }.interval();
+        assert_eq!(interval("1m").unwrap(), SignedDuration::from_secs(60));
+        assert_eq!(interval("1h30m").unwrap(), SignedDuration::from_secs(5400));
+        for bad in ["", "0s", "-1m", "soon"] {
+            assert!(interval(bad).unwrap_err().to_string().contains("30s"), "{bad}");
+        }
+    }
+}

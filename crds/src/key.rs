@@ -1,0 +1,278 @@
+//! Private keys and certificates: mint, read, write, fingerprint, open. One door leads to a private key's use,
+//! [`PrivateKey::open`]. Nothing here chooses between keys (that is `key_ring`) or knows where they are kept.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    encoding::{AsDer as _, Pkcs8V1Der},
+    rsa::{KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use jiff::{SignedDuration, Timestamp};
+use rand::{CryptoRng, RngExt as _};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose, SerialNumber};
+use rsa::{
+    RsaPrivateKey, RsaPublicKey,
+    pkcs1::{DecodeRsaPrivateKey as _, EncodeRsaPrivateKey as _},
+    pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, LineEnding},
+    traits::PublicKeyParts as _,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use x509_cert::der::{DecodePem as _, Encode as _};
+use zeroize::Zeroizing;
+
+use crate::envelope::{self, Envelope, EnvelopeError, Plaintext, SESSION_KEY_BYTES};
+
+/// The `OpenSSH` SHA-256 fingerprint of an RSA public key (`SHA256:…`), which upstream prints too.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Fingerprint(String);
+
+impl Fingerprint {
+    fn of(public: &RsaPublicKey) -> Self {
+        // RFC 4253 section 6.6: string "ssh-rsa", mpint e, mpint n.
+        let mut wire = Vec::new();
+        let mut field = |bytes: &[u8]| {
+            wire.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+            wire.extend(bytes);
+        };
+        let mpint = |magnitude: Box<[u8]>| {
+            let sign = magnitude.first().is_some_and(|byte| byte & 0x80 != 0).then_some(0);
+            sign.into_iter().chain(magnitude).collect::<Vec<u8>>()
+        };
+        field(b"ssh-rsa");
+        field(&mpint(public.e().to_be_bytes_trimmed_vartime()));
+        field(&mpint(public.n().to_be_bytes_trimmed_vartime()));
+        Self(format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&wire))))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why text is not a usable key or certificate. Never holds the text.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Neither PKCS#1 nor PKCS#8 PEM of a two-prime RSA key.
+    #[error("not an RSA private key in PEM form (PKCS#1 or PKCS#8)")]
+    NotAPrivateKey,
+    /// No X.509 certificate in PEM form.
+    #[error("data does not contain any valid RSA certificate")]
+    NotACertificate,
+    /// The certificate is there, but its key is of another kind.
+    #[error("expected an RSA public key in the certificate")]
+    NotRsa,
+    /// Certificate and private key are two different pairs.
+    #[error("the certificate belongs to {certificate}, not to the private key {key}")]
+    Mismatch {
+        /// Key of the certificate.
+        certificate: Fingerprint,
+        /// The private key.
+        key: Fingerprint,
+    },
+    /// A size that cannot be generated.
+    #[error("cannot generate an RSA key of {0} bits: use 2048, 3072, 4096 or 8192")]
+    KeySize(u32),
+    /// The library could not generate or sign.
+    #[error("failed to generate a key pair: {0}")]
+    Generate(String),
+}
+
+/// An RSA private key that opens sealed values. Its numbers are wiped on drop by the libraries that hold them.
+pub struct PrivateKey {
+    fingerprint: Fingerprint,
+    modulus_bytes: usize,
+    decryptor: Decryptor,
+}
+
+/// aws-lc-rs is constant-time and five times as fast, but refuses keys under 2048 bits and keys whose parts disagree.
+enum Decryptor {
+    AwsLc(OaepPrivateDecryptingKey),
+    Blinded(Box<RsaPrivateKey>),
+}
+
+impl PrivateKey {
+    /// Reads a PKCS#1 or PKCS#8 PEM. Takes 0.3 to 0.6 ms for 4096 bits: parse once and keep it.
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        let key = RsaPrivateKey::from_pkcs1_pem(pem)
+            .or_else(|_| RsaPrivateKey::from_pkcs8_pem(pem))
+            .map_err(|_| KeyError::NotAPrivateKey)?;
+        let pkcs8 = key.to_pkcs8_der().map_err(|_| KeyError::NotAPrivateKey)?;
+        let public = key.as_public_key();
+        Ok(Self {
+            fingerprint: Fingerprint::of(public),
+            modulus_bytes: public.size(),
+            decryptor: match PrivateDecryptingKey::from_pkcs8(pkcs8.as_bytes()).map(OaepPrivateDecryptingKey::new) {
+                Ok(Ok(fast)) => Decryptor::AwsLc(fast),
+                _ => Decryptor::Blinded(Box::new(key)),
+            },
+        })
+    }
+
+    /// Identifies the key; safe to show.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// Whether an envelope has the size that this key makes; if not, opening costs no RSA operation.
+    pub(crate) fn fits(&self, envelope: Envelope<'_>) -> bool {
+        envelope.sealed_session_key.len() == self.modulus_bytes
+    }
+
+    /// One RSA operation. `None` does not tell another key, another label and corruption apart: OAEP cannot.
+    pub(crate) fn open(&self, envelope: Envelope<'_>, label: &str) -> Option<Plaintext> {
+        let session_key = self.session_key(envelope.sealed_session_key, label)?;
+        envelope
+            .open(session_key.first_chunk::<SESSION_KEY_BYTES>().filter(|_| session_key.len() == SESSION_KEY_BYTES)?)
+    }
+
+    fn session_key(&self, sealed: &[u8], label: &str) -> Option<Zeroizing<Vec<u8>>> {
+        match &self.decryptor {
+            Decryptor::AwsLc(key) => {
+                let mut out = Zeroizing::new(vec![0; key.min_output_size()]);
+                let length = key.decrypt(&OAEP_SHA256_MGF1SHA256, sealed, &mut out, Some(label.as_bytes())).ok()?.len();
+                Some(Zeroizing::new(out.get(..length)?.to_vec()))
+            }
+            Decryptor::Blinded(key) => {
+                key.decrypt_blinded(&mut rand::rng(), envelope::oaep(label), sealed).ok().map(Zeroizing::new)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrivateKey").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
+}
+
+/// An X.509 certificate whose RSA key seals values.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    public: RsaPublicKey,
+    fingerprint: Fingerprint,
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+impl Certificate {
+    /// Reads the first certificate of a PEM text.
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        const END: &str = "-----END CERTIFICATE-----";
+        let start = pem.find("-----BEGIN CERTIFICATE-----").ok_or(KeyError::NotACertificate)?;
+        let end = pem.find(END).ok_or(KeyError::NotACertificate)? + END.len();
+        let first = pem.get(start..end).ok_or(KeyError::NotACertificate)?;
+        let certificate = x509_cert::Certificate::from_pem(first).map_err(|_| KeyError::NotACertificate)?;
+        let tbs = certificate.tbs_certificate();
+        let spki = tbs.subject_public_key_info().to_der().map_err(|_| KeyError::NotRsa)?;
+        let public = RsaPublicKey::from_public_key_der(&spki).map_err(|_| KeyError::NotRsa)?;
+        let time = |time: &x509_cert::time::Time| {
+            i64::try_from(time.to_unix_duration().as_secs())
+                .ok()
+                .and_then(|seconds| Timestamp::from_second(seconds).ok())
+                .ok_or(KeyError::NotACertificate)
+        };
+        Ok(Self {
+            fingerprint: Fingerprint::of(&public),
+            public,
+            not_before: time(&tbs.validity().not_before)?,
+            not_after: time(&tbs.validity().not_after)?,
+        })
+    }
+
+    /// Seals one value under a label made by [`crate::Scope::label`].
+    pub fn seal(&self, value: &[u8], label: &str, rng: &mut impl CryptoRng) -> Result<Vec<u8>, EnvelopeError> {
+        envelope::seal(value, label, &self.public, rng)
+    }
+
+    /// Identifies the key; safe to show.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// Start of validity, by which upstream orders keys.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
+    /// End of validity.
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// Fails unless the certificate is the private key's own.
+    pub fn belongs_to(&self, key: &PrivateKey) -> Result<(), KeyError> {
+        if self.fingerprint == key.fingerprint {
+            return Ok(());
+        }
+        Err(KeyError::Mismatch { certificate: self.fingerprint.clone(), key: key.fingerprint.clone() })
+    }
+}
+
+/// What a new key shall be.
+#[derive(Clone, Debug)]
+pub struct KeyRequest {
+    /// 2048, 3072, 4096 or 8192.
+    pub bits: u32,
+    /// Common name of the certificate; empty for none.
+    pub common_name: String,
+    /// Start of the certificate's validity.
+    pub not_before: Timestamp,
+    /// Length of its validity.
+    pub lifetime: SignedDuration,
+}
+
+/// A new key in the form in which a key Secret holds it.
+pub struct MintedKey {
+    /// `tls.key`: PKCS#1 PEM.
+    pub private_key_pem: Zeroizing<String>,
+    /// `tls.crt`: PEM.
+    pub certificate_pem: String,
+}
+
+/// Generates a key pair with a self-signed certificate in upstream's form. Takes 0.4 s at 4096 bits, sometimes
+/// seconds: keep it off an async thread.
+pub fn mint(request: &KeyRequest, rng: &mut impl CryptoRng) -> Result<MintedKey, KeyError> {
+    let failed = |error: &dyn fmt::Display| KeyError::Generate(error.to_string());
+    let size = match request.bits {
+        2048 => KeySize::Rsa2048,
+        3072 => KeySize::Rsa3072,
+        4096 => KeySize::Rsa4096,
+        8192 => KeySize::Rsa8192,
+        other => return Err(KeyError::KeySize(other)),
+    };
+    let pkcs8: Pkcs8V1Der<'_> =
+        PrivateDecryptingKey::generate(size).and_then(|key| key.as_der()).map_err(|error| failed(&error))?;
+    let private_key_pem = RsaPrivateKey::from_pkcs8_der(pkcs8.as_ref())
+        .map_err(|error| failed(&error))?
+        .to_pkcs1_pem(LineEnding::LF)
+        .map_err(|error| failed(&error))?;
+    let signer = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8.as_ref().into(), &rcgen::PKCS_RSA_SHA256)
+        .map_err(|error| failed(&error))?;
+    let params = certificate_params(request, rng).ok_or_else(|| failed(&"the validity is out of range"))?;
+    let certificate_pem = params.self_signed(&signer).map_err(|error| failed(&error))?.pem();
+    Ok(MintedKey { private_key_pem, certificate_pem })
+}
+
+/// Upstream's certificate: an own authority that may do nothing but encipher.
+fn certificate_params(request: &KeyRequest, rng: &mut impl CryptoRng) -> Option<CertificateParams> {
+    let mut serial = rng.random::<[u8; 16]>();
+    serial[0] &= 0x7f; // RFC 5280: a positive number
+    let mut name = DistinguishedName::new();
+    if !request.common_name.is_empty() {
+        name.push(DnType::CommonName, request.common_name.as_str());
+    }
+    let mut params = CertificateParams::default();
+    params.not_before = std::time::SystemTime::from(request.not_before).into();
+    params.not_after = std::time::SystemTime::from(request.not_before.checked_add(request.lifetime).ok()?).into();
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.distinguished_name = name;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::EncipherOnly];
+    Some(params)
+}

@@ -1,0 +1,96 @@
+//! All keys in their order: seal with the newest, open with any. Knows no clock and no cluster; a key that comes twice
+//! (a restored copy) counts once.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::{
+    Certificate, Fingerprint, Plaintext, PrivateKey,
+    envelope::{Envelope, EnvelopeError},
+};
+
+/// One generation: what one key Secret holds.
+#[derive(Clone, Debug)]
+pub struct RingKey {
+    /// Opens.
+    pub private: Arc<PrivateKey>,
+    /// Seals; `None` for a bare key, as offline recovery has them.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Its certificate as text, as `/v1/cert.pem` serves it.
+    pub certificate_pem: Arc<str>,
+    /// By this time keys are ordered.
+    pub born: Timestamp,
+}
+
+/// Keys, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct KeyRing(Vec<RingKey>);
+
+/// A value, and the key that opened it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The value.
+    pub plaintext: Plaintext,
+    /// The key.
+    pub by: Fingerprint,
+    /// RSA operations it took.
+    pub operations: u32,
+}
+
+/// Why nothing opened. Does not tell a wrong key, a wrong label and corruption apart, because RSA-OAEP does not.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not an envelope at all.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// Every key was tried.
+    #[error("no key could decrypt secret")]
+    NoKey {
+        /// RSA operations spent.
+        operations: u32,
+    },
+}
+
+impl FromIterator<RingKey> for KeyRing {
+    fn from_iter<T: IntoIterator<Item = RingKey>>(keys: T) -> Self {
+        let mut ring: Vec<RingKey> = Vec::new();
+        for key in keys {
+            match ring.iter_mut().find(|have| have.private.fingerprint() == key.private.fingerprint()) {
+                Some(have) if key.born > have.born => *have = key,
+                Some(_) => {}
+                None => ring.push(key),
+            }
+        }
+        // The fingerprint settles a tie, so that every replica serves the same certificate.
+        ring.sort_by(|a, b| b.born.cmp(&a.born).then_with(|| a.private.fingerprint().cmp(b.private.fingerprint())));
+        Self(ring)
+    }
+}
+
+impl KeyRing {
+    /// The key to seal with.
+    pub fn newest(&self) -> Option<&RingKey> {
+        self.0.first()
+    }
+
+    /// All keys, newest first.
+    pub fn keys(&self) -> &[RingKey] {
+        &self.0
+    }
+
+    /// Opens a blob with whichever key fits, beginning with the likeliest: the one that opened it before, or the newest.
+    pub fn open(&self, blob: &[u8], label: &str, likely: Option<&Fingerprint>) -> Result<Opened, OpenError> {
+        let envelope = Envelope::parse(blob)?;
+        let is_likely = |key: &&RingKey| Some(key.private.fingerprint()) == likely;
+        let order = self.0.iter().filter(is_likely).chain(self.0.iter().filter(|key| !is_likely(key)));
+        let mut operations = 0;
+        for RingKey { private, .. } in order.filter(|key| key.private.fits(envelope)) {
+            operations += 1;
+            if let Some(plaintext) = private.open(envelope, label) {
+                return Ok(Opened { plaintext, by: private.fingerprint().clone(), operations });
+            }
+        }
+        Err(OpenError::NoKey { operations })
+    }
+}

@@ -1,0 +1,162 @@
+//! Manifests as text: streams of YAML documents or JSON objects in, YAML out. Reads what the Kubernetes tools read
+//! (YAML 1.1 booleans, old octals), each document by itself, so that a broken one spoils no other. Its errors say
+//! where, never what: a manifest may be a Secret.
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// One document of a stream.
+#[derive(Debug)]
+pub struct Document {
+    /// Line of its first content, from 1.
+    pub line: usize,
+    /// What it says. A stream's empty documents are left out.
+    pub value: Result<Value, SyntaxError>,
+}
+
+/// Text that is not YAML. Holds no part of the text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem}")]
+pub struct SyntaxError {
+    /// Line in the whole stream, from 1.
+    pub line: usize,
+    /// What the parser expected.
+    pub problem: String,
+}
+
+/// Reads a stream of documents. Never fails as a whole.
+pub fn documents(text: &str) -> Vec<Document> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    json_stream(text).unwrap_or_else(|| split(text).into_iter().filter_map(read).collect())
+}
+
+/// Writes one document, without a leading `---`.
+pub fn to_string(value: &impl Serialize) -> Result<String, serde_saphyr::ser::Error> {
+    let options = serde_saphyr::ser_options! { compact_list_indent: true, prefer_block_scalars: false };
+    serde_saphyr::to_string_with_options(value, options)
+}
+
+/// JSON objects one after the other, as `kubeseal` and `jq` write them; `None` when the text is anything else.
+fn json_stream(text: &str) -> Option<Vec<Document>> {
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let mut found = Vec::new();
+    let mut offset = 0;
+    while let Some(next) = stream.next() {
+        let gap = text.get(offset..)?;
+        let line = line_of(text, offset + gap.len() - gap.trim_start().len());
+        found.push(Document { line, value: Ok(next.ok()?) });
+        offset = stream.byte_offset();
+    }
+    Some(found)
+}
+
+struct Chunk {
+    line: usize,
+    text: String,
+}
+
+/// Cuts at `---` and `...` markers: at the start of a line they are markers wherever they stand.
+fn split(text: &str) -> Vec<Chunk> {
+    let mut chunks = vec![Chunk { line: 1, text: String::new() }];
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let marker = ["---", "..."].into_iter().find_map(|marker| {
+            line.strip_prefix(marker).filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+        });
+        match (marker, chunks.last_mut()) {
+            (Some(rest), _) => chunks.push(Chunk { line: number + 1, text: rest.to_owned() }),
+            (None, Some(chunk)) => chunk.text.push_str(line),
+            (None, None) => {}
+        }
+    }
+    chunks
+}
+
+fn read(chunk: Chunk) -> Option<Document> {
+    let blank = |line: &str| line.trim_start().is_empty() || line.trim_start().starts_with('#');
+    let first = chunk.text.lines().position(|line| !blank(line))?;
+    let line = chunk.line + first;
+    let options = serde_saphyr::options! {
+        legacy_octal_numbers: true,
+        strict_booleans: false,
+        with_snippet: false,
+        // The defaults refuse large definitions and long streams; these still stop a bomb within 0.2 s.
+        budget: serde_saphyr::budget! {
+            max_depth: 512,
+            flow_nesting_limit: 512,
+            max_nodes: 4_000_000,
+            max_events: 8_000_000,
+        },
+    };
+    let value = serde_saphyr::from_str_with_options::<Value>(&chunk.text, options).map_err(|error| {
+        let within = error.location().map_or(first as u64, |location| location.line().saturating_sub(1));
+        SyntaxError {
+            line: chunk.line + usize::try_from(within).unwrap_or(first),
+            problem: error.without_snippet().to_string(),
+        }
+    });
+    match value {
+        Ok(Value::Null) => None,
+        value => Some(Document { line, value }),
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn values(text: &str) -> Vec<(usize, Value)> {
+        documents(text).into_iter().map(|document| (document.line, document.value.unwrap())).collect()
+    }
+
+    #[test]
+    fn documents_know_their_lines() {
+        let text = "# head\n---\n# a\na: 1\n---\n\n--- # b\nb: 2\n...\n---\nc: |\n  ---\n  x\n";
+        assert_eq!(values(text), [(4, json!({"a": 1})), (8, json!({"b": 2})), (11, json!({"c": "---\nx\n"}))]);
+    }
+
+    #[test]
+    fn json_objects_follow_each_other() {
+        assert_eq!(values("{\"a\": 1}\n\n{\"b\":\n 2}"), [(1, json!({"a": 1})), (3, json!({"b": 2}))]);
+        assert_eq!(values("{a: 1, b: yes}"), [(1, json!({"a": 1, "b": true}))]);
+    }
+
+    #[test]
+    fn a_broken_document_spoils_no_other_and_shows_no_content() {
+        let found = documents("a: 1\n---\npassword: \"hunter2\n---\nc: 3\n");
+        assert_eq!(found.len(), 3);
+        let error = found[1].value.as_ref().unwrap_err();
+        assert!((3..=4).contains(&error.line), "{error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        assert!(found[0].value.is_ok() && found[2].value.is_ok());
+    }
+
+    #[test]
+    fn values_mean_what_kubernetes_reads() {
+        assert_eq!(values("mode: 0644\non: yes\ns: 'no'"), [(1, json!({"mode": 420, "on": true, "s": "no"}))]);
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut bomb = "a0: &a0 [x]\n".to_owned();
+        for level in 1..40 {
+            bomb += &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{}", level - 1); 9].join(","));
+        }
+        assert!(documents(&bomb)[0].value.is_err());
+    }
+
+    #[test]
+    fn yaml_reads_back() {
+        let value =
+            json!({"kind": "Secret", "tricky": {"no": "yes", "n": "0644", "e": "", "m": "a\nb\n"}, "l": [{"a": 1}]});
+        assert_eq!(values(&to_string(&value).unwrap()), [(1, value)]);
+    }
+}
