@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{Resource as _, ResourceExt as _, core::ObjectMeta};
 
 use crate::{
@@ -135,7 +135,10 @@ pub fn secret(sealed: &SealedSecret, unsealed: Unsealed) -> Result<ClearSecret, 
         Some(metadata) => serde_json::from_value(metadata).map_err(|error| UnsealError::Template(error.to_string()))?,
         None => ObjectMeta::default(),
     };
-    let own = !template.annotations.as_ref().is_some_and(|it| it.get(SKIP_OWNER).is_some_and(|value| value == "true"));
+    let ownerless = template.annotations.iter().flatten().any(|(key, value)| key == SKIP_OWNER && value == "true");
+    // As upstream's reference, this one does not block: deleting the owner in the foreground waits for nothing.
+    let owner = sealed.controller_owner_ref(&()).filter(|_| !ownerless);
+    let owner = owner.map(|owner| OwnerReference { block_owner_deletion: None, ..owner });
     let data = unsealed.values.into_iter().map(|(item, value)| (item, ByteString(value.expose().to_vec()))).collect();
     Ok(ClearSecret(Secret {
         metadata: ObjectMeta {
@@ -144,16 +147,7 @@ pub fn secret(sealed: &SealedSecret, unsealed: Unsealed) -> Result<ClearSecret, 
             labels: template.labels,
             annotations: template.annotations,
             finalizers: template.finalizers,
-            owner_references: own
-                .then(|| {
-                    let owner = sealed.controller_owner_ref(&());
-                    owner.map(|owner| k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
-                        block_owner_deletion: None,
-                        ..owner
-                    })
-                })
-                .flatten()
-                .map(|owner| vec![owner]),
+            owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
         data: Some(data),
