@@ -149,8 +149,7 @@ mod tests {
         let mut bomb = "a0: &a0 [x]\n".to_owned();
         for level in 1..40 {
             let nine = vec![format!("*a{}", level - 1); 9].join(",");
-            bomb.extend([format!("a{level}: &a{level} [{nine}]
-")]); 9].join(","));
+            bomb.extend([format!("a{level}: &a{level} [{nine}]\n")]);
         }
         assert!(documents(&bomb)[0].value.is_err());
     }
