@@ -1,1 +1,32 @@
-//! Placeholder.
+//! Both sides of Signet on a real API server: everything the end-to-end tests and the demo start.
+//!
+//! Each module starts one real thing and hands out a handle; what is dropped is stopped, and what is never dropped
+//! (a static, a killed process) is stopped by the [`scratch`] guardian. The harness asserts nothing: it starts, waits
+//! and tells; the tests judge.
+//!
+//! Start reading at [`cluster::Cluster`], then [`controller::Controller`] and [`git::GitServer`].
+
+pub mod background;
+pub mod binaries;
+pub mod certificates;
+pub mod cluster;
+pub mod command;
+pub mod control_plane;
+pub mod go_build;
+pub mod kubeconfig;
+pub mod process;
+pub mod proxy;
+pub mod publish;
+pub mod scratch;
+pub mod tools;
+pub mod wait;
+
+pub use cluster::{Cluster, ClusterOptions, shared};
+pub use command::Output;
+pub use wait::eventually;
+
+/// Chooses the one TLS implementation of the process; a second call changes nothing.
+pub fn install_crypto() {
+    // An error says that another is installed already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

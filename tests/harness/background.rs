@@ -1,0 +1,66 @@
+//! A server on a thread and runtime of its own, because every `#[tokio::test]` takes what runs on its runtime down
+//! with it. It must not know what it serves.
+
+use std::{
+    future::Future,
+    net::{Ipv4Addr, TcpListener},
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::{runtime, sync::oneshot};
+
+/// Runs until dropped.
+pub struct Background {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Background {
+    /// Runs what `serve` makes until it ends or the handle is dropped. `serve` is called inside the new runtime, where
+    /// sockets that the caller has bound already can be registered: so there is nothing to wait for.
+    pub fn run<S, Fut>(name: &str, serve: S) -> Result<Self>
+    where
+        S: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<()>>,
+    {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = stopped => {}
+                        _ = serve() => {}
+                    }
+                });
+                // Not waiting for a child that a connection still holds keeps Drop quick.
+                runtime.shutdown_background();
+            })
+            .with_context(|| format!("failed to start the thread {name}"))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A listener on a free loopback port, ready to be handed to a runtime, and that port.
+pub fn listen() -> Result<(TcpListener, u16)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to listen on loopback")?;
+    listener.set_nonblocking(true)?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, port))
+}
+
+/// A loopback port that was free a moment ago, for a program that must be told its port.
+pub fn free_port() -> Result<u16> {
+    Ok(listen()?.1)
+}

@@ -1,0 +1,213 @@
+//! One Kubernetes cluster of our own: a real API server with its store, ready in seconds, gone without a trace. It must
+//! never touch another cluster: every client, and kubectl, is given this cluster's kubeconfig and nothing else.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use axum::http::Request;
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{Namespace, ServiceAccount},
+    rbac::v1::ClusterRole,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::sync::OnceCell;
+
+use crate::{
+    command::{self, Output},
+    control_plane::{self, ControlPlane},
+    kubeconfig::{self, Credentials, render},
+    proxy::Proxy,
+    scratch::Scratch,
+    tools::Tool,
+    wait::eventually,
+};
+
+/// Two seconds is usual; a machine that builds beside it needs more.
+const START: Duration = Duration::from_mins(1);
+
+/// Longer than any test, as nothing renews the token.
+const TOKEN_SECONDS: i64 = 24 * 60 * 60;
+
+/// What a cluster has besides its API server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClusterOptions {
+    /// Garbage collection, namespace deletion, ServiceAccounts, aggregated roles and the controllers of workloads.
+    pub controller_manager: bool,
+}
+
+/// A running cluster; stopped and removed when dropped, or when this process is gone.
+pub struct Cluster {
+    control_plane: ControlPlane,
+    pub(crate) proxy: Proxy,
+    pods: AtomicU16,
+    scratch: Arc<Scratch>,
+}
+
+/// The cluster that all tests of this process share; each takes a [`Cluster::namespace`] of its own in it.
+pub async fn shared() -> Result<&'static Cluster> {
+    static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+    SHARED.get_or_try_init(Cluster::start).await
+}
+
+impl Cluster {
+    /// An API server and its store, ready.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(ClusterOptions::default()).await
+    }
+
+    /// A cluster with more or less in it, ready.
+    pub async fn start_with(options: ClusterOptions) -> Result<Self> {
+        let started = Self::try_start(options).await;
+        match started {
+            // Another program took the port between our look and the server's start: it will not do so twice.
+            Err(error) if format!("{error:#}").contains("address already in use") => Self::try_start(options).await,
+            started => started,
+        }
+    }
+
+    async fn try_start(options: ClusterOptions) -> Result<Self> {
+        let scratch = Arc::new(Scratch::new("signet-cluster-")?);
+        let egress = scratch.path().join("egress.sock");
+        let proxy = Proxy::start(&egress)?;
+        let control_plane = ControlPlane::start(&scratch, &egress, options.controller_manager).await?;
+        let cluster = Self { control_plane, proxy, pods: AtomicU16::new(1), scratch };
+        cluster.ready().await?;
+        Ok(cluster)
+    }
+
+    async fn ready(&self) -> Result<()> {
+        let client = self.admin().await?;
+        let ready = async || -> Result<Option<()>> {
+            // While it is not ready the answer is a list, in which single checks are "ok".
+            if client.request_text(Request::get("/readyz").body(Vec::new())?).await?.trim() != "ok" {
+                return Ok(None);
+            }
+            Api::<ClusterRole>::all(client.clone()).get("cluster-admin").await?;
+            Api::<Namespace>::all(client.clone()).get("kube-system").await?;
+            Api::<Namespace>::all(client.clone()).get("default").await?;
+            if self.control_plane.has_controller_manager() {
+                Api::<ServiceAccount>::namespaced(client.clone(), "default").get("default").await?;
+            }
+            Ok(Some(()))
+        };
+        eventually("the API server to be ready", START, || async {
+            match self.control_plane.ensure_running().await {
+                Ok(()) => Ok(ready().await?.map(Ok)),
+                Err(ended) => Ok(Some(Err(ended))),
+            }
+        })
+        .await?
+    }
+
+    /// The administrator's client, for the runtime of the caller: cheap, so make one per test.
+    pub async fn admin(&self) -> Result<Client> {
+        self.client_for(self.kubeconfig()).await
+    }
+
+    /// A client that knows nothing but that file; for the runtime of the caller.
+    pub async fn client_for(&self, kubeconfig: &Path) -> Result<Client> {
+        kubeconfig::client(kubeconfig).await
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.control_plane.kubeconfig
+    }
+
+    /// A kubeconfig by which one is the ServiceAccount, which must exist, and may what RBAC lets it.
+    pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        let spec = TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let token = Api::<ServiceAccount>::namespaced(self.admin().await?, namespace)
+            .create_token_request(name, &PostParams::default(), &request)
+            .await
+            .with_context(|| format!("failed to get a token for the ServiceAccount {namespace}/{name}"))?
+            .status
+            .context("the API server gave no token")?
+            .token;
+        let ControlPlane { server, authority, .. } = &self.control_plane;
+        let text = render(server, authority, &Credentials::Token(&token), namespace);
+        self.scratch.file(&format!("{namespace}.{name}.kubeconfig"), text)
+    }
+
+    /// Runs the real kubectl as administrator; its stdout.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.kubectl_as(self.kubeconfig(), args, "").await?.success()
+    }
+
+    /// Runs the real kubectl as somebody, with `stdin`.
+    pub async fn kubectl_as(&self, kubeconfig: &Path, args: &[&str], stdin: &str) -> Result<Output> {
+        let home = self.scratch.folder("kubectl")?;
+        let mut kubectl = command::clean(Tool::Kubectl.path().await?, &home);
+        command::run(kubectl.arg("--kubeconfig").arg(kubeconfig).args(args), stdin.as_bytes()).await
+    }
+
+    /// `kubectl apply` of a manifest's text, as administrator.
+    pub async fn apply(&self, manifest: &str) -> Result<String> {
+        self.kubectl_as(self.kubeconfig(), &["apply", "--filename=-"], manifest).await?.success()
+    }
+
+    /// Applies `deploy/` as a user would, and waits until the custom resources are served.
+    pub async fn deploy(&self) -> Result<()> {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy");
+        let deploy = deploy.to_str().context("the workspace's path is not UTF-8")?;
+        self.kubectl(&["apply", "--server-side", "--kustomize", deploy]).await?;
+        self.kubectl(&["wait", "--for=condition=established", "--all", "--timeout=30s", "customresourcedefinitions"])
+            .await?;
+        Ok(())
+    }
+
+    /// Makes a namespace that no other test uses; its name.
+    pub async fn namespace(&self, prefix: &str) -> Result<String> {
+        let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
+        let made = Api::<Namespace>::all(self.admin().await?).create(&PostParams::default(), &namespace).await?;
+        made.metadata.name.context("the API server made a namespace without a name")
+    }
+
+    /// Ends the API server without warning and has it back, with its data, on the same address.
+    pub async fn restart_api_server(&self) -> Result<()> {
+        self.control_plane.restart_api_server().await?;
+        self.ready().await
+    }
+
+    /// The address of the API server.
+    pub fn server(&self) -> &str {
+        &self.control_plane.server
+    }
+
+    /// The process id of the API server.
+    pub async fn api_server_id(&self) -> u32 {
+        self.control_plane.api_server_id().await
+    }
+
+    /// The log of `etcd`, `kube-apiserver` or `kube-controller-manager`.
+    pub fn log(&self, program: &str) -> Result<String> {
+        control_plane::log(&self.scratch, program)
+    }
+
+    /// The folder that is removed with the cluster, for what belongs to it.
+    pub fn scratch(&self) -> &Arc<Scratch> {
+        &self.scratch
+    }
+
+    /// A pod address that no other pod has, from the range for benchmarks, which is nobody's network.
+    pub(crate) fn next_pod_ip(&self) -> Result<Ipv4Addr> {
+        let number = self.pods.fetch_add(1, Ordering::Relaxed);
+        ensure!(number != 0, "no pod addresses left");
+        let [high, low] = number.to_be_bytes();
+        Ok(Ipv4Addr::new(198, 18, high, low))
+    }
+}

@@ -1,0 +1,193 @@
+//! The servers of one cluster as upstream builds them: etcd, kube-apiserver and, when asked for,
+//! kube-controller-manager; flags and start-up only. Nothing is switched off that a user relies on; what is said here
+//! is either needed on loopback or makes the start quicker. No kubelet: Pods never run.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use crate::{
+    background::free_port,
+    certificates::Certificates,
+    kubeconfig::{Credentials, render},
+    process::Process,
+    scratch::Scratch,
+    tools::Tool,
+};
+
+/// The range of Service addresses, and the API server's own in it.
+const SERVICE_RANGE: &str = "10.96.0.0/16";
+const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+
+/// GOGC for the API server: start-up is its most busy time, and collecting half as often saves most of a second.
+const EASY_GC: &str = "400";
+
+/// Running servers. Dropped in this order, so that none complains about another that went first.
+pub struct ControlPlane {
+    controller_manager: Option<Process>,
+    api_server: Mutex<Process>,
+    _etcd: Process,
+    /// Where the API server answers.
+    pub server: String,
+    /// Its CA, PEM.
+    pub authority: String,
+    /// The administrator's kubeconfig.
+    pub kubeconfig: PathBuf,
+    api_server_program: PathBuf,
+    api_server_args: Vec<String>,
+    scratch: Arc<Scratch>,
+}
+
+impl ControlPlane {
+    /// Starts them all at once; none is ready on return. `egress` is the Unix socket that leads to the pods.
+    pub async fn start(scratch: &Arc<Scratch>, egress: &Path, controller_manager: bool) -> Result<Self> {
+        let etcd_program = Tool::Etcd.path().await?;
+        let api_server_program = Tool::ApiServer.path().await?;
+        let (etcd_port, port) = (free_port()?, free_port()?);
+        let server = format!("https://127.0.0.1:{port}");
+        let certificates = Certificates::mint(SERVICE_IP)?;
+        write(scratch, &certificates)?;
+        let admin = render(&server, &certificates.authority, &Credentials::Certificate(&certificates.admin), "default");
+        let kubeconfig = scratch.file("kubeconfig", admin)?;
+
+        let etcd = etcd(scratch, &etcd_program, etcd_port)?;
+        let api_server_args = api_server_args(scratch, egress, etcd_port, port, controller_manager)?;
+        let api_server = Self::run_api_server(scratch, &api_server_program, &api_server_args)?;
+        let controller_manager = if controller_manager {
+            let program = Tool::ControllerManager.path().await?;
+            Some(run_controller_manager(scratch, &program, &kubeconfig)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            controller_manager,
+            api_server: Mutex::new(api_server),
+            _etcd: etcd,
+            server,
+            authority: certificates.authority,
+            kubeconfig,
+            api_server_program,
+            api_server_args,
+            scratch: Arc::clone(scratch),
+        })
+    }
+
+    pub fn has_controller_manager(&self) -> bool {
+        self.controller_manager.is_some()
+    }
+
+    /// The API server's process.
+    pub async fn api_server_id(&self) -> u32 {
+        self.api_server.lock().await.id()
+    }
+
+    /// An error with the end of its log when the API server runs no more.
+    pub async fn ensure_running(&self) -> Result<()> {
+        self.api_server.lock().await.ensure_running()
+    }
+
+    /// Ends the API server without warning and starts it again on the same port and data.
+    pub async fn restart_api_server(&self) -> Result<()> {
+        let mut running = self.api_server.lock().await;
+        running.kill()?;
+        *running = Self::run_api_server(&self.scratch, &self.api_server_program, &self.api_server_args)?;
+        Ok(())
+    }
+
+    fn run_api_server(scratch: &Arc<Scratch>, program: &Path, args: &[String]) -> Result<Process> {
+        Process::start(scratch, "kube-apiserver", Command::new(program).args(args).env_clear().env("GOGC", EASY_GC))
+    }
+}
+
+/// Puts on disk what the servers read.
+fn write(scratch: &Scratch, certificates: &Certificates) -> Result<()> {
+    scratch.file("ca.crt", &certificates.authority)?;
+    scratch.file("serving.crt", &certificates.serving.certificate)?;
+    scratch.file("serving.key", &certificates.serving.key)?;
+    scratch.file("service-account.key", &certificates.service_account_key)?;
+    scratch.file("service-account.pub", &certificates.service_account_public_key)?;
+    Ok(())
+}
+
+fn etcd(scratch: &Arc<Scratch>, program: &Path, port: u16) -> Result<Process> {
+    let client = format!("http://127.0.0.1:{port}");
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .args(["--data-dir=etcd", "--unsafe-no-fsync", "--log-level=warn", "--listen-peer-urls=http://127.0.0.1:0"])
+        .arg(format!("--listen-client-urls={client}"))
+        .arg(format!("--advertise-client-urls={client}"));
+    Process::start(scratch, "etcd", &mut command)
+}
+
+fn api_server_args(
+    scratch: &Scratch,
+    egress: &Path,
+    etcd_port: u16,
+    port: u16,
+    controller_manager: bool,
+) -> Result<Vec<String>> {
+    let egress = json!({
+        "apiVersion": "apiserver.k8s.io/v1beta1",
+        "kind": "EgressSelectorConfiguration",
+        "egressSelections": [{
+            "name": "cluster",
+            "connection": { "proxyProtocol": "HTTPConnect", "transport": { "uds": { "udsName": egress } } },
+        }],
+    });
+    scratch.file("egress.json", egress.to_string())?;
+    let mut args = vec![
+        format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+        format!("--secure-port={port}"),
+        format!("--service-cluster-ip-range={SERVICE_RANGE}"),
+    ];
+    args.extend(
+        [
+            "--bind-address=127.0.0.1",
+            // The Service `kubernetes` may not lead to loopback, and nobody here takes that way.
+            "--endpoint-reconciler-type=none",
+            "--authorization-mode=RBAC",
+            "--client-ca-file=ca.crt",
+            "--tls-cert-file=serving.crt",
+            "--tls-private-key-file=serving.key",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            "--service-account-key-file=service-account.pub",
+            "--service-account-signing-key-file=service-account.key",
+            "--egress-selector-config-file=egress.json",
+            "--allow-privileged=true",
+            "--profiling=false",
+        ]
+        .map(str::to_owned),
+    );
+    if !controller_manager {
+        // It demands the ServiceAccount `default` for every Pod, and nobody makes one.
+        args.push("--disable-admission-plugins=ServiceAccount".to_owned());
+    }
+    Ok(args)
+}
+
+fn run_controller_manager(scratch: &Arc<Scratch>, program: &Path, kubeconfig: &Path) -> Result<Process> {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .args(["--leader-elect=false", "--secure-port=0", "--root-ca-file=ca.crt"])
+        .arg("--service-account-private-key-file=service-account.key")
+        // They name a Pod's Node in its Endpoints, and there are no Nodes: `publish` plays their part.
+        .arg("--controllers=*,-endpoints-controller,-endpointslice-controller")
+        .arg(format!("--kubeconfig={}", kubeconfig.display()));
+    Process::start(scratch, "kube-controller-manager", &mut command)
+}
+
+/// The log of one of the servers, by program name.
+pub fn log(scratch: &Scratch, program: &str) -> Result<String> {
+    let path = scratch.path().join(format!("{program}.log"));
+    fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
+}

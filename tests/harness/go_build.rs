@@ -1,0 +1,127 @@
+//! Builds one Go program into a cache folder, once per machine: under a lock, since test binaries start together, and
+//! under another name until it is whole, since builds get interrupted. It must not know what the program is for.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use console::Term;
+use indicatif::{HumanDuration, ProgressBar};
+
+/// How much of a failed build's output the error repeats.
+const TAIL: usize = 20;
+
+/// What to build, from where, to where.
+pub struct Build {
+    pub program: &'static str,
+    pub package: &'static str,
+    pub version: String,
+    pub takes: &'static str,
+    pub ldflags: String,
+    /// The folder with go.mod.
+    pub source: PathBuf,
+    /// The folder that keeps the program.
+    pub target: PathBuf,
+    /// PATH, where Go is looked for.
+    pub path: Option<OsString>,
+}
+
+/// The built program's path; builds it when it is not there.
+pub fn ensure_built(build: &Build) -> Result<PathBuf> {
+    let Build { program, target, .. } = build;
+    let path = target.join(program);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let go = find_go(build)?;
+    fs::create_dir_all(target).with_context(|| format!("failed to make {}", target.display()))?;
+    // One lock for the folder: two builds at once only take each other's cores.
+    let lock = File::create(target.join(".lock"))?;
+    lock.lock().context("failed to wait for another build")?;
+    if !path.is_file() {
+        let unfinished = target.join(format!(".{program}.{}", std::process::id()));
+        compile(build, &go, &unfinished)?;
+        fs::rename(&unfinished, &path)?;
+    }
+    Ok(path)
+}
+
+fn find_go(build: &Build) -> Result<PathBuf> {
+    let folders = build.path.as_deref().map(|path| env::split_paths(path).collect::<Vec<_>>()).unwrap_or_default();
+    folders.into_iter().map(|folder| folder.join("go")).find(|go| go.is_file()).with_context(|| {
+        format!(
+            "{} {} is built from source, once, and that needs Go, which is not on PATH: install it from \
+             https://go.dev/dl, or name a folder of ready programs with KUBEBUILDER_ASSETS",
+            build.program, build.version
+        )
+    })
+}
+
+fn compile(build: &Build, go: &Path, unfinished: &Path) -> Result<()> {
+    let Build { program, package, version, takes, ldflags, source, .. } = build;
+    let mut command = Command::new(go);
+    command
+        .args(["build", "-trimpath", "-buildvcs=false", "-ldflags"])
+        .arg(format!("-s -w {ldflags}"))
+        .arg("-o")
+        .args([unfinished.as_os_str(), package.as_ref()])
+        .current_dir(source)
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-mod=readonly")
+        .env("GOTOOLCHAIN", env::var_os("GOTOOLCHAIN").unwrap_or_else(|| "local".into()))
+        .stdin(Stdio::null());
+
+    let telling = Telling::start(&format!("building {program} {version}, about {takes}, once"));
+    let output = command.output().with_context(|| format!("failed to run {}", go.display()))?;
+    if output.status.success() {
+        telling.end(&format!("built {program} {version}"));
+        return Ok(());
+    }
+    let _ = fs::remove_file(unfinished);
+    telling.end(&format!("failed to build {program} {version}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = said.lines().collect();
+    bail!("go build ended with {}:\n{}", output.status, lines[lines.len().saturating_sub(TAIL)..].join("\n"))
+}
+
+/// Says on stderr that something long is going on: a spinner for a person, two lines for a log.
+struct Telling {
+    spinner: Option<ProgressBar>,
+    since: Instant,
+}
+
+impl Telling {
+    fn start(what: &str) -> Self {
+        let spinner = Term::stderr().is_term().then(|| {
+            let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+            spinner.set_style(
+                indicatif::ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+                    .unwrap_or_else(|_| indicatif::ProgressStyle::default_spinner()),
+            );
+            spinner.enable_steady_tick(Duration::from_millis(120));
+            spinner
+        });
+        if spinner.is_none() {
+            say(what);
+        }
+        Self { spinner, since: Instant::now() }
+    }
+
+    fn end(self, what: &str) {
+        if let Some(spinner) = self.spinner {
+            spinner.finish_and_clear();
+        }
+        say(&format!("{what} in {}", HumanDuration(self.since.elapsed())));
+    }
+}
+
+fn say(line: &str) {
+    // Nobody to tell is no reason to fail.
+    let _ = Term::stderr().write_line(line);
+}

@@ -1,0 +1,146 @@
+//! Where the programs we did not write come from: a folder that the user names, or a cache that fills itself. It knows
+//! what each is called, how it is built and for whom; the building is [`crate::go_build`]'s. It must not look at the
+//! programs on PATH: their versions are anyone's guess.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use sha2::{Digest as _, Sha256};
+
+use crate::go_build::{self, Build};
+
+/// A program of others that the tests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    Etcd,
+    ApiServer,
+    ControllerManager,
+    Kubectl,
+    Kubeseal,
+}
+
+/// How a tool is made: one row per tool.
+struct Recipe {
+    program: &'static str,
+    /// The folder below `tests/tools` whose go.mod decides the version.
+    folder: &'static str,
+    module: &'static str,
+    package: &'static str,
+    /// What a first build costs on two cores.
+    takes: &'static str,
+    stamp: fn(&str) -> String,
+}
+
+/// What of the environment decides where a tool is; an argument so that a test can leave things out.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// `KUBEBUILDER_ASSETS`, by convention a folder with etcd, kube-apiserver and kubectl.
+    pub assets: Option<PathBuf>,
+    /// The user's cache folder.
+    pub cache: Option<PathBuf>,
+    /// PATH, for Go.
+    pub path: Option<OsString>,
+}
+
+impl Surroundings {
+    pub fn of_this_process() -> Self {
+        let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self {
+            assets: folder("KUBEBUILDER_ASSETS"),
+            cache: folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache"))),
+            path: env::var_os("PATH"),
+        }
+    }
+}
+
+impl Tool {
+    /// The program's path; builds it first when this machine has never done so.
+    pub async fn path(self) -> Result<PathBuf> {
+        tokio::task::spawn_blocking(move || self.locate(&Surroundings::of_this_process())).await?
+    }
+
+    /// The same, from explicit surroundings; blocks while it builds.
+    pub fn locate(self, surroundings: &Surroundings) -> Result<PathBuf> {
+        let Recipe { program, folder, module, package, takes, stamp } = self.recipe();
+        // kubeseal is no part of that convention: what counts is that it is the version that we promise to match.
+        if let (Some(assets), false) = (&surroundings.assets, self == Self::Kubeseal) {
+            let path = assets.join(program);
+            ensure!(
+                path.is_file(),
+                "KUBEBUILDER_ASSETS={} holds no {program}: put it there, or unset KUBEBUILDER_ASSETS to have it built",
+                assets.display()
+            );
+            return Ok(path);
+        }
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(folder);
+        let cache = surroundings.cache.as_ref().context("neither HOME nor XDG_CACHE_HOME says where to keep tools")?;
+        let (hash, version) = pinned(&source, module)?;
+        let build = Build {
+            program,
+            package,
+            takes,
+            ldflags: stamp(&version),
+            version,
+            source,
+            target: cache.join("signet").join(format!("{folder}-{hash}")),
+            path: surroundings.path.clone(),
+        };
+        go_build::ensure_built(&build).with_context(|| format!("no {program} {}", build.version))
+    }
+
+    fn recipe(self) -> Recipe {
+        match self {
+            Self::Etcd => control_plane("etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3", "10 seconds"),
+            Self::ApiServer => kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "4 minutes"),
+            Self::ControllerManager => {
+                kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", "a minute")
+            }
+            Self::Kubectl => kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", "20 seconds"),
+            Self::Kubeseal => Recipe {
+                program: "kubeseal",
+                folder: "kubeseal",
+                module: "github.com/bitnami-labs/sealed-secrets",
+                package: "github.com/bitnami-labs/sealed-secrets/cmd/kubeseal",
+                takes: "40 seconds",
+                stamp: |version| format!("-X main.VERSION={version}"),
+            },
+        }
+    }
+}
+
+fn control_plane(program: &'static str, module: &'static str, package: &'static str, takes: &'static str) -> Recipe {
+    Recipe { program, folder: "control-plane", module, package, takes, stamp: |_| String::new() }
+}
+
+/// Unstamped, Kubernetes calls itself v0.0.0 and refuses clients by their version.
+fn kubernetes(program: &'static str, package: &'static str, takes: &'static str) -> Recipe {
+    let stamp = |version: &str| {
+        let mut numbers = version.trim_start_matches('v').split('.');
+        let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        let set = "-X k8s.io/component-base/version.git";
+        format!("{set}Version={version} {set}Major={major} {set}Minor={minor} {set}TreeState=clean")
+    };
+    Recipe { stamp, ..control_plane(program, "k8s.io/kubernetes", package, takes) }
+}
+
+/// What names a cache folder (so that a version bump builds anew), and the version of `module`: go.mod alone says it.
+fn pinned(source: &Path, module: &str) -> Result<(String, String)> {
+    let read = |name| {
+        let path = source.join(name);
+        fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
+    };
+    let (requirements, sums) = (read("go.mod")?, read("go.sum")?);
+    let digest = Sha256::new().chain_update(&requirements).chain_update(&sums).finalize();
+    let start: [u8; 8] = std::array::from_fn(|index| digest[index]);
+    let version = requirements
+        .lines()
+        .find_map(|line| line.trim().trim_start_matches("require ").strip_prefix(module)?.strip_prefix(" v"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .with_context(|| format!("{}/go.mod requires no {module}", source.display()))?;
+    Ok((format!("{:016x}", u64::from_be_bytes(start)), format!("v{version}")))
+}

@@ -1,0 +1,185 @@
+//! The harness itself: were it wrong, every other test would tell a story about it instead of about Signet.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use axum::{Router, routing::get};
+use harness::{
+    Cluster, ClusterOptions,
+    background::{Background, listen},
+    eventually,
+    publish::PublishedPort,
+    scratch::Scratch,
+    shared,
+    tools::{Surroundings, Tool},
+};
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use kube::{
+    Api,
+    api::{ListParams, ObjectMeta, PostParams},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Names the file into which the victim of `guardian_cleans_up_after_sigkill` writes what it started.
+const VICTIM: &str = "SIGNET_TEST_VICTIM";
+
+#[tokio::test]
+async fn cluster_is_ready_and_tells_how_fast() -> Result<()> {
+    let since = Instant::now();
+    let cluster = Cluster::start().await?;
+    let took = since.elapsed();
+    let version = cluster.kubectl(&["version", "--output=json"]).await?;
+    assert!(version.contains("\"gitTreeState\": \"clean\""), "{version}");
+    let dir = cluster.scratch().path().to_owned();
+    let since = Instant::now();
+    drop(cluster);
+    assert!(!dir.exists(), "dropping a cluster removes its folder");
+    console::Term::stderr().write_line(&format!("cluster up in {took:?}, down in {:?}", since.elapsed()))?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn api_server_comes_back_with_its_data() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let namespace = cluster.namespace("kept").await?;
+    cluster.restart_api_server().await?;
+    assert!(cluster.kubectl(&["get", "namespace", &namespace]).await?.contains("Active"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn service_proxy_reaches_loopback() -> Result<()> {
+    let cluster = shared().await?;
+    let namespace = cluster.namespace("proxy").await?;
+    assert_eq!(ask_through_proxy(cluster, &namespace, "web").await?, "hello from loopback");
+    Ok(())
+}
+
+#[tokio::test]
+async fn service_proxy_lives_beside_the_controller_manager() -> Result<()> {
+    let since = Instant::now();
+    let cluster = Cluster::start_with(ClusterOptions { controller_manager: true }).await?;
+    console::Term::stderr().write_line(&format!("cluster with controller-manager up in {:?}", since.elapsed()))?;
+    let namespace = cluster.namespace("proxy").await?;
+    let service = "
+        apiVersion: v1
+        kind: Service
+        metadata: { name: web }
+        spec: { selector: { app: web }, ports: [{ name: http, port: 8080, targetPort: named }] }";
+    let args = ["--namespace", &namespace, "create", "--filename=-"];
+    cluster.kubectl_as(cluster.kubeconfig(), &args, service).await?.success()?;
+    assert_eq!(ask_through_proxy(&cluster, &namespace, "web").await?, "hello from loopback");
+    // The one that was published last is the one that answers.
+    assert_eq!(ask_through_proxy(&cluster, &namespace, "web").await?, "hello from loopback");
+    Ok(())
+}
+
+/// Publishes a little server as the Service and asks it by way of the API server.
+async fn ask_through_proxy(cluster: &Cluster, namespace: &str, service: &str) -> Result<String> {
+    let (listener, loopback_port) = listen()?;
+    let _serving = Background::run("hello", || async {
+        let app = Router::new().route("/v1/hello", get(|| async { "hello from loopback" }));
+        Ok(axum::serve(tokio::net::TcpListener::from_std(listener)?, app).await?)
+    })?;
+    cluster.publish_service(namespace, service, PublishedPort { name: "http", port: 8080, loopback_port }).await?;
+    let path = format!("/api/v1/namespaces/{namespace}/services/http:{service}:http/proxy/v1/hello");
+    // The API server learns of Endpoints by watching, so its first answer may be that there are none.
+    eventually("the service proxy to answer", SOON, || async {
+        Ok(Some(cluster.kubectl(&["get", "--raw", &path]).await?))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn service_account_may_what_rbac_lets_it() -> Result<()> {
+    let cluster = shared().await?;
+    let namespace = cluster.namespace("rbac").await?;
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.admin().await?, &namespace);
+    let metadata = ObjectMeta { name: Some("robot".to_owned()), ..ObjectMeta::default() };
+    accounts.create(&PostParams::default(), &ServiceAccount { metadata, ..ServiceAccount::default() }).await?;
+    let kubeconfig = cluster.kubeconfig_for_service_account(&namespace, "robot").await?;
+    let secrets: Api<Secret> = Api::namespaced(cluster.client_for(&kubeconfig).await?, &namespace);
+
+    let refused = secrets.list(&ListParams::default()).await;
+    assert!(matches!(&refused, Err(kube::Error::Api(status)) if status.code == 403), "{refused:?}");
+
+    let account = format!("--serviceaccount={namespace}:robot");
+    cluster.kubectl(&["-n", &namespace, "create", "role", "reader", "--verb=list", "--resource=secrets"]).await?;
+    cluster.kubectl(&["-n", &namespace, "create", "rolebinding", "robot", "--role=reader", &account]).await?;
+    eventually("the binding to count", SOON, || async { Ok(Some(secrets.list(&ListParams::default()).await?)) })
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn guardian_cleans_up_after_sigkill() -> Result<()> {
+    let scratch = Scratch::new("signet-victim-")?;
+    let told = scratch.path().join("told");
+    let mut victim = Command::new(env::current_exe()?)
+        .args(["--exact", "harness_works::victim", "--ignored"])
+        .env(VICTIM, &told)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let (server, dir) = eventually("the victim to have a cluster", Duration::from_mins(1), || async {
+        let words = fs::read_to_string(&told)?;
+        let (server, dir) = words.trim_end().split_once(' ').context("half a line")?;
+        Ok(Some((server.to_owned(), PathBuf::from(dir))))
+    })
+    .await?;
+    assert!(runs(&server)? && dir.exists());
+
+    victim.kill()?;
+    victim.wait()?;
+
+    eventually("the API server to be gone", SOON, || async { Ok((!runs(&server)?).then_some(())) }).await?;
+    eventually("the folder to be gone", SOON, || async { Ok((!dir.exists()).then_some(())) }).await
+}
+
+/// Keeps a cluster in a static until it is killed.
+#[tokio::test]
+#[ignore = "guardian_cleans_up_after_sigkill starts it, to kill it"]
+async fn victim() -> Result<()> {
+    let Some(told) = env::var_os(VICTIM) else { return Ok(()) };
+    let cluster = shared().await?;
+    let dir = cluster.scratch().path().display().to_string();
+    let unfinished = Path::new(&told).with_extension("unfinished");
+    fs::write(&unfinished, format!("{} {dir}\n", cluster.api_server_id().await))?;
+    fs::rename(unfinished, told)?;
+    std::future::pending().await
+}
+
+/// Whether the process runs; one that nobody has reaped yet runs no more.
+fn runs(id: &str) -> Result<bool> {
+    let state = Command::new("ps").args(["-o", "stat=", "-p", id]).output()?.stdout;
+    Ok(!state.trim_ascii().is_empty() && !state.trim_ascii().starts_with(b"Z"))
+}
+
+#[tokio::test]
+async fn without_go_the_error_says_what_to_do() -> Result<()> {
+    let scratch = Scratch::new("signet-no-go-")?;
+    let surroundings = Surroundings {
+        assets: None,
+        cache: Some(scratch.path().to_owned()),
+        path: Some(scratch.folder("bin")?.into_os_string()),
+    };
+    let error = Tool::ApiServer.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    assert!(error.contains("kube-apiserver v1.") && error.contains("https://go.dev/dl"), "{error}");
+    assert!(error.contains("KUBEBUILDER_ASSETS"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn an_assets_folder_without_the_program_is_named() -> Result<()> {
+    let scratch = Scratch::new("signet-no-assets-")?;
+    let surroundings = Surroundings { assets: Some(scratch.path().to_owned()), ..Surroundings::default() };
+    let error = Tool::Etcd.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    assert!(error.contains(&*scratch.path().to_string_lossy()) && error.contains("no etcd"), "{error}");
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! The end-to-end tests: both sides on a real API server. One binary, so that its tests share one cluster.
+
+mod harness_works;
