@@ -12,7 +12,7 @@ use axum::{Router, routing::get};
 use harness::{
     Cluster, ClusterOptions,
     background::{Background, listen},
-    eventually,
+    eventually, kubeseal,
     publish::PublishedPort,
     scratch::Scratch,
     shared,
@@ -181,5 +181,12 @@ fn an_assets_folder_without_the_program_is_named() -> Result<()> {
     let surroundings = Surroundings { assets: Some(scratch.path().to_owned()), ..Surroundings::default() };
     let error = Tool::Etcd.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
     assert!(error.contains(&*scratch.path().to_string_lossy()) && error.contains("no etcd"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubeseal_is_the_version_we_promise_to_match() -> Result<()> {
+    let output = kubeseal(None, &["--version"], "").await?;
+    assert_eq!(output.success()?.trim(), "kubeseal version: v0.27.1");
     Ok(())
 }

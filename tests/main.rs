@@ -1,3 +1,4 @@
 //! The end-to-end tests: both sides on a real API server. One binary, so that its tests share one cluster.
 
+mod git_hosts_work;
 mod harness_works;

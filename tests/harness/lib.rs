@@ -12,17 +12,27 @@ pub mod certificates;
 pub mod cluster;
 pub mod command;
 pub mod control_plane;
+pub mod controller;
+pub mod git;
 pub mod go_build;
 pub mod kubeconfig;
 pub mod process;
 pub mod proxy;
 pub mod publish;
+pub mod repository;
 pub mod scratch;
+pub mod seal;
+pub mod ssh;
 pub mod tools;
 pub mod wait;
 
 pub use cluster::{Cluster, ClusterOptions, shared};
 pub use command::Output;
+pub use controller::{Controller, ControllerOptions};
+pub use git::GitServer;
+pub use repository::Repository;
+pub use seal::{kubeseal, seal};
+pub use ssh::SshServer;
 pub use wait::eventually;
 
 /// Chooses the one TLS implementation of the process; a second call changes nothing.

@@ -1,0 +1,206 @@
+//! The controller as a process beside the test, in the rights of its ServiceAccount and with nothing of ours in its
+//! environment: what RBAC forbids in production fails here too. It must not know what the controller does.
+
+use std::{
+    path::PathBuf,
+    process::{Command, ExitStatus},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::Mutex;
+
+pub use crate::process::Signal;
+use crate::{
+    Cluster, background::free_port, binaries, process::Process, publish::PublishedPort, scratch::Scratch,
+    wait::eventually,
+};
+
+/// Its first key costs a second or more in an unoptimised build.
+const READY: Duration = Duration::from_mins(1);
+
+/// What a Pod gets between SIGTERM and SIGKILL is 30 s; we promise to need less.
+const END: Duration = Duration::from_secs(10);
+
+/// How a controller is started; the defaults are those of `deploy/`.
+#[derive(Clone, Debug)]
+pub struct ControllerOptions {
+    /// Where it runs, keeps its keys, and has its ServiceAccount and Service.
+    pub namespace: String,
+    /// Whose rights it has; must exist, as after [`Cluster::deploy`].
+    pub service_account: String,
+    /// The Service that shall lead to it; none to leave that alone.
+    pub service: Option<String>,
+    /// More flags.
+    pub args: Vec<String>,
+    /// More of the environment.
+    pub env: Vec<(String, String)>,
+    /// Whether `start` and `restart` wait for /readyz.
+    pub wait_until_ready: bool,
+}
+
+impl Default for ControllerOptions {
+    fn default() -> Self {
+        Self {
+            namespace: "kube-system".to_owned(),
+            service_account: "sealed-secrets-controller".to_owned(),
+            service: Some("sealed-secrets-controller".to_owned()),
+            args: Vec::new(),
+            env: Vec::new(),
+            wait_until_ready: true,
+        }
+    }
+}
+
+/// A controller; killed when dropped.
+pub struct Controller {
+    name: String,
+    options: ControllerOptions,
+    program: PathBuf,
+    args: Vec<String>,
+    port: u16,
+    metrics_port: u16,
+    process: Mutex<Process>,
+    scratch: Arc<Scratch>,
+}
+
+impl Controller {
+    /// As `deploy/` would run it, ready and behind its Service.
+    pub async fn start(cluster: &Cluster) -> Result<Self> {
+        Self::start_with(cluster, ControllerOptions::default()).await
+    }
+
+    /// In another way.
+    pub async fn start_with(cluster: &Cluster, options: ControllerOptions) -> Result<Self> {
+        static STARTED: AtomicUsize = AtomicUsize::new(1);
+        let name = format!("controller-{}", STARTED.fetch_add(1, Ordering::Relaxed));
+        let program = binaries::signet_controller().await?;
+        let kubeconfig = cluster.kubeconfig_for_service_account(&options.namespace, &options.service_account).await?;
+        let scratch = Arc::clone(cluster.scratch());
+        let (port, metrics_port) = (free_port()?, free_port()?);
+        let mut args = vec![
+            format!("--kubeconfig={}", kubeconfig.display()),
+            format!("--listen-addr=127.0.0.1:{port}"),
+            format!("--listen-metrics-addr=127.0.0.1:{metrics_port}"),
+            format!("--git-cache={}", scratch.folder(&format!("{name}-git"))?.display()),
+        ];
+        args.extend(options.args.iter().cloned());
+        let process = Mutex::new(run(&scratch, &name, &program, &args, &options)?);
+        let controller = Self { name, options, program, args, port, metrics_port, process, scratch };
+        if controller.options.wait_until_ready {
+            controller.ready().await?;
+        }
+        controller.publish(cluster).await?;
+        Ok(controller)
+    }
+
+    /// Makes its Service lead to it (and to no other that was published before).
+    pub async fn publish(&self, cluster: &Cluster) -> Result<()> {
+        let Some(service) = &self.options.service else { return Ok(()) };
+        let port = PublishedPort { name: "http", port: 8080, loopback_port: self.port };
+        cluster.publish_service(&self.options.namespace, service, port).await
+    }
+
+    /// Waits until it answers 200 to /readyz; an error at once when it ends instead.
+    pub async fn ready(&self) -> Result<()> {
+        eventually(&format!("{} to be ready", self.name), READY, || async {
+            if let Err(ended) = self.process.lock().await.ensure_running() {
+                return Ok(Some(Err(ended)));
+            }
+            get(&self.url("/readyz")).await?;
+            Ok(Some(Ok(())))
+        })
+        .await?
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&self) -> Result<ExitStatus> {
+        self.process.lock().await.kill()
+    }
+
+    /// SIGTERM, and what came of it.
+    pub async fn terminate(&self) -> Result<ExitStatus> {
+        self.process.lock().await.terminate(END).await
+    }
+
+    /// Any other signal, such as `Signal::STOP` for a controller that hangs.
+    pub async fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.lock().await.signal(signal)
+    }
+
+    pub async fn is_running(&self) -> Result<bool> {
+        Ok(self.process.lock().await.exit_status()?.is_none())
+    }
+
+    /// Ends it without warning if it still runs, and starts it again on the same ports.
+    pub async fn restart(&self) -> Result<()> {
+        let mut process = self.process.lock().await;
+        process.kill()?;
+        *process = run(&self.scratch, &self.name, &self.program, &self.args, &self.options)?;
+        drop(process);
+        if self.options.wait_until_ready { self.ready().await } else { Ok(()) }
+    }
+
+    /// Everything it has said, over all starts.
+    pub async fn logs(&self) -> Result<String> {
+        self.process.lock().await.logs()
+    }
+
+    /// All that it counts, as Prometheus would read it.
+    pub async fn metrics(&self) -> Result<String> {
+        get(&format!("http://127.0.0.1:{}/metrics", self.metrics_port)).await
+    }
+
+    /// The sum over the series of one metric; with the beginning of its labels (`name{a="b"`), over those alone.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        sum(&self.metrics().await?, name)
+    }
+
+    /// Where it serves `path` itself, without the API server between.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+}
+
+fn run(
+    scratch: &Arc<Scratch>,
+    name: &str,
+    program: &PathBuf,
+    args: &[String],
+    options: &ControllerOptions,
+) -> Result<Process> {
+    let mut command = Command::new(program);
+    command.args(args).env_clear().env("HOME", scratch.path());
+    // As a Pod knows them from the downward API.
+    command.env("POD_NAMESPACE", &options.namespace).env("POD_NAME", name);
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    command.envs(options.env.iter().map(|(name, value)| (name, value)));
+    Process::start(scratch, name, &mut command)
+}
+
+/// The body of a 2xx answer.
+async fn get(url: &str) -> Result<String> {
+    crate::install_crypto();
+    let client = reqwest::Client::builder().no_proxy().timeout(END).build()?;
+    Ok(client.get(url).send().await?.error_for_status()?.text().await?)
+}
+
+fn sum(exposition: &str, name: &str) -> Result<f64> {
+    let series = exposition.lines().filter(|line| {
+        let rest = line.strip_prefix(name);
+        // Without labels the whole name must match: `a` is not `a_total`.
+        rest.is_some_and(|rest| name.contains('{') || rest.starts_with([' ', '{']))
+    });
+    let mut total = 0.0;
+    for line in series {
+        let value = line.split(" # ").next().and_then(|line| line.split_whitespace().last());
+        total += value.with_context(|| format!("no value: {line}"))?.parse::<f64>()?;
+    }
+    Ok(total)
+}
