@@ -3,7 +3,8 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,11 +13,11 @@ use axum::{Router, routing::get};
 use harness::{
     Cluster, ClusterOptions,
     background::{Background, listen},
-    eventually, kubeseal,
+    eventually,
+    process::{Process, Signal},
     publish::PublishedPort,
     scratch::Scratch,
     shared,
-    tools::{Surroundings, Tool},
 };
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{
@@ -26,7 +27,7 @@ use kube::{
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Names the file into which the victim of `guardian_cleans_up_after_sigkill` writes what it started.
+/// Names the file into which the victim of `guardian_cleans_up_after` writes what it started.
 const VICTIM: &str = "SIGNET_TEST_VICTIM";
 
 #[tokio::test]
@@ -119,14 +120,20 @@ async fn service_account_may_what_rbac_lets_it() -> Result<()> {
 
 #[tokio::test]
 async fn guardian_cleans_up_after_sigkill() -> Result<()> {
-    let scratch = Scratch::new("signet-victim-")?;
+    guardian_cleans_up_after(Signal::KILL).await
+}
+
+#[tokio::test]
+async fn guardian_cleans_up_after_ctrl_c() -> Result<()> {
+    guardian_cleans_up_after(Signal::INT).await
+}
+
+async fn guardian_cleans_up_after(signal: Signal) -> Result<()> {
+    let scratch = Arc::new(Scratch::new("signet-victim-")?);
     let told = scratch.path().join("told");
-    let mut victim = Command::new(env::current_exe()?)
-        .args(["--exact", "harness_works::victim", "--ignored"])
-        .env(VICTIM, &told)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+    let mut victim = Command::new(env::current_exe()?);
+    victim.args(["--exact", "harness_works::victim", "--ignored"]).env(VICTIM, &told);
+    let victim = Process::start(&scratch, "victim", &mut victim)?;
     let (server, dir) = eventually("the victim to have a cluster", Duration::from_mins(1), || async {
         let words = fs::read_to_string(&told)?;
         let (server, dir) = words.trim_end().split_once(' ').context("half a line")?;
@@ -135,8 +142,7 @@ async fn guardian_cleans_up_after_sigkill() -> Result<()> {
     .await?;
     assert!(runs(&server)? && dir.exists());
 
-    victim.kill()?;
-    victim.wait()?;
+    victim.signal(signal)?;
 
     eventually("the API server to be gone", SOON, || async { Ok((!runs(&server)?).then_some(())) }).await?;
     eventually("the folder to be gone", SOON, || async { Ok((!dir.exists()).then_some(())) }).await
@@ -144,7 +150,7 @@ async fn guardian_cleans_up_after_sigkill() -> Result<()> {
 
 /// Keeps a cluster in a static until it is killed.
 #[tokio::test]
-#[ignore = "guardian_cleans_up_after_sigkill starts it, to kill it"]
+#[ignore = "guardian_cleans_up_after starts it, to kill it"]
 async fn victim() -> Result<()> {
     let Some(told) = env::var_os(VICTIM) else { return Ok(()) };
     let cluster = shared().await?;
@@ -162,31 +168,22 @@ fn runs(id: &str) -> Result<bool> {
 }
 
 #[tokio::test]
-async fn without_go_the_error_says_what_to_do() -> Result<()> {
-    let scratch = Scratch::new("signet-no-go-")?;
-    let surroundings = Surroundings {
-        assets: None,
-        cache: Some(scratch.path().to_owned()),
-        path: Some(scratch.folder("bin")?.into_os_string()),
-    };
-    let error = Tool::ApiServer.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
-    assert!(error.contains("kube-apiserver v1.") && error.contains("https://go.dev/dl"), "{error}");
-    assert!(error.contains("KUBEBUILDER_ASSETS"), "{error}");
-    Ok(())
-}
-
-#[test]
-fn an_assets_folder_without_the_program_is_named() -> Result<()> {
-    let scratch = Scratch::new("signet-no-assets-")?;
-    let surroundings = Surroundings { assets: Some(scratch.path().to_owned()), ..Surroundings::default() };
-    let error = Tool::Etcd.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
-    assert!(error.contains(&*scratch.path().to_string_lossy()) && error.contains("no etcd"), "{error}");
+async fn a_process_is_asked_to_end_and_says_how_it_did() -> Result<()> {
+    let scratch = Arc::new(Scratch::new("signet-process-")?);
+    let polite = "trap 'echo bye; exit 7' TERM; echo hello; while :; do sleep 0.05; done";
+    let process = Process::start(&scratch, "polite", Command::new("sh").args(["-c", polite]))?;
+    eventually("its first word", SOON, || async { Ok(process.logs()?.contains("hello").then_some(())) }).await?;
+    process.ensure_running()?;
+    assert_eq!(process.terminate(SOON).await?.code(), Some(7));
+    assert_eq!(process.logs()?, "hello\nbye\n");
+    let error = process.ensure_running().err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("polite ended") && error.contains("bye"), "{error}");
     Ok(())
 }
 
 #[tokio::test]
-async fn kubeseal_is_the_version_we_promise_to_match() -> Result<()> {
-    let output = kubeseal(None, &["--version"], "").await?;
-    assert_eq!(output.success()?.trim(), "kubeseal version: v0.27.1");
-    Ok(())
+async fn waiting_in_vain_says_for_what_and_why() {
+    let waited = eventually::<(), _, _>("rain", Duration::from_millis(1), || async { anyhow::bail!("blue sky") }).await;
+    let error = waited.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    assert!(error.contains("for rain") && error.contains("blue sky"), "{error}");
 }

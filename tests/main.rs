@@ -2,3 +2,4 @@
 
 mod git_hosts_work;
 mod harness_works;
+mod tools_are_found;

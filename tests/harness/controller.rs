@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tokio::sync::Mutex;
 
 pub use crate::process::Signal;
 use crate::{
-    Cluster, background::free_port, binaries, process::Process, publish::PublishedPort, scratch::Scratch,
+    Cluster, background::free_port, binaries, metrics, process::Process, publish::PublishedPort, scratch::Scratch,
     wait::eventually,
 };
 
@@ -157,7 +157,7 @@ impl Controller {
 
     /// The sum over the series of one metric; with the beginning of its labels (`name{a="b"`), over those alone.
     pub async fn metric(&self, name: &str) -> Result<f64> {
-        sum(&self.metrics().await?, name)
+        metrics::sum(&self.metrics().await?, name)
     }
 
     /// Where it serves `path` itself, without the API server between.
@@ -189,18 +189,4 @@ async fn get(url: &str) -> Result<String> {
     crate::install_crypto();
     let client = reqwest::Client::builder().no_proxy().timeout(END).build()?;
     Ok(client.get(url).send().await?.error_for_status()?.text().await?)
-}
-
-fn sum(exposition: &str, name: &str) -> Result<f64> {
-    let series = exposition.lines().filter(|line| {
-        let rest = line.strip_prefix(name);
-        // Without labels the whole name must match: `a` is not `a_total`.
-        rest.is_some_and(|rest| name.contains('{') || rest.starts_with([' ', '{']))
-    });
-    let mut total = 0.0;
-    for line in series {
-        let value = line.split(" # ").next().and_then(|line| line.split_whitespace().last());
-        total += value.with_context(|| format!("no value: {line}"))?.parse::<f64>()?;
-    }
-    Ok(total)
 }

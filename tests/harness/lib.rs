@@ -16,6 +16,7 @@ pub mod controller;
 pub mod git;
 pub mod go_build;
 pub mod kubeconfig;
+pub mod metrics;
 pub mod process;
 pub mod proxy;
 pub mod publish;
@@ -26,7 +27,7 @@ pub mod ssh;
 pub mod tools;
 pub mod wait;
 
-pub use cluster::{Cluster, ClusterOptions, shared};
+pub use cluster::{Cluster, ClusterOptions, shared, shared_with_controllers};
 pub use command::Output;
 pub use controller::{Controller, ControllerOptions};
 pub use git::GitServer;

@@ -1,0 +1,91 @@
+//! Where the harness finds programs, and what it says when it cannot.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Result, anyhow};
+use harness::{
+    kubeseal,
+    scratch::Scratch,
+    tools::{Surroundings, Tool},
+};
+
+#[tokio::test]
+async fn without_go_the_error_says_what_to_do() -> Result<()> {
+    let scratch = Scratch::new("signet-no-go-")?;
+    let surroundings = Surroundings {
+        assets: None,
+        cache: Some(scratch.path().to_owned()),
+        path: Some(scratch.folder("bin")?.into_os_string()),
+    };
+    let error = Tool::ApiServer.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    assert!(error.contains("kube-apiserver v1.") && error.contains("https://go.dev/dl"), "{error}");
+    assert!(error.contains("KUBEBUILDER_ASSETS"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn an_assets_folder_without_the_program_is_named() -> Result<()> {
+    let scratch = Scratch::new("signet-no-assets-")?;
+    let surroundings = Surroundings { assets: Some(scratch.path().to_owned()), ..Surroundings::default() };
+    let error = Tool::Etcd.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    assert!(error.contains(&*scratch.path().to_string_lossy()) && error.contains("no etcd"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubeseal_is_the_version_we_promise_to_match() -> Result<()> {
+    let output = kubeseal(None, &["--version"], "").await?;
+    assert_eq!(output.success()?.trim(), "kubeseal version: v0.27.1");
+    Ok(())
+}
+
+#[test]
+fn a_failed_build_is_told_and_leaves_nothing() -> Result<()> {
+    let scratch = Scratch::new("signet-bad-go-")?;
+    let surroundings = with_go(&scratch, "echo half > \"$out\"; echo 'undefined: everything' >&2; exit 1")?;
+    let error = Tool::Etcd.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    assert!(error.contains("undefined: everything"), "{error}");
+    assert_eq!(built(scratch.path())?, Vec::<PathBuf>::new());
+    Ok(())
+}
+
+#[test]
+fn two_who_need_a_program_build_it_once() -> Result<()> {
+    let scratch = Scratch::new("signet-go-")?;
+    let runs = scratch.path().join("runs");
+    let surroundings = with_go(&scratch, &format!("echo run >> {}; echo whole > \"$out\"", runs.display()))?;
+    thread::scope(|scope| {
+        let both = [(); 2].map(|()| scope.spawn(|| Tool::Etcd.locate(&surroundings)));
+        both.into_iter().try_for_each(|one| one.join().map_err(|_| anyhow!("a thread panicked"))?.map(drop))
+    })?;
+    assert_eq!(fs::read_to_string(runs)?, "run\n");
+    let built = built(scratch.path())?;
+    assert!(matches!(&built[..], [one] if one.ends_with("etcd")), "{built:?}");
+    Ok(())
+}
+
+/// Surroundings with an empty cache and a `go` that does what `script` says, `$out` being the file it shall build.
+fn with_go(scratch: &Scratch, script: &str) -> Result<Surroundings> {
+    let bin = scratch.folder("bin")?;
+    let find_out = "while [ \"$1\" != -o ]; do shift; done; out=$2";
+    let go = scratch.file("bin/go", format!("#!/bin/sh\n{find_out}\n{script}\n"))?;
+    fs::set_permissions(go, fs::Permissions::from_mode(0o755))?;
+    Ok(Surroundings { assets: None, cache: Some(scratch.folder("cache")?), path: Some(bin.into_os_string()) })
+}
+
+/// What stands in the cache, locks aside.
+fn built(scratch: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in fs::read_dir(scratch.join("cache/signet"))? {
+        for file in fs::read_dir(folder?.path())? {
+            found.push(file?.path());
+        }
+    }
+    found.retain(|path| !path.ends_with(".lock"));
+    Ok(found)
+}
