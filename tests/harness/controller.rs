@@ -2,7 +2,7 @@
 //! environment: what RBAC forbids in production fails here too. It must not know what the controller does.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::{
         Arc,
@@ -35,6 +35,8 @@ pub struct ControllerOptions {
     pub service_account: String,
     /// The Service that shall lead to it; none to leave that alone.
     pub service: Option<String>,
+    /// Another program with the same flags, such as another release; none for the workspace's own.
+    pub program: Option<PathBuf>,
     /// More flags.
     pub args: Vec<String>,
     /// More of the environment.
@@ -49,6 +51,7 @@ impl Default for ControllerOptions {
             namespace: "kube-system".to_owned(),
             service_account: "sealed-secrets-controller".to_owned(),
             service: Some("sealed-secrets-controller".to_owned()),
+            program: None,
             args: Vec::new(),
             env: Vec::new(),
             wait_until_ready: true,
@@ -78,7 +81,10 @@ impl Controller {
     pub async fn start_with(cluster: &Cluster, options: ControllerOptions) -> Result<Self> {
         static STARTED: AtomicUsize = AtomicUsize::new(1);
         let name = format!("controller-{}", STARTED.fetch_add(1, Ordering::Relaxed));
-        let program = binaries::signet_controller().await?;
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => binaries::signet_controller().await?,
+        };
         let kubeconfig = cluster.kubeconfig_for_service_account(&options.namespace, &options.service_account).await?;
         let scratch = Arc::clone(cluster.scratch());
         let (port, metrics_port) = (free_port()?, free_port()?);
@@ -169,7 +175,7 @@ impl Controller {
 fn run(
     scratch: &Arc<Scratch>,
     name: &str,
-    program: &PathBuf,
+    program: &Path,
     args: &[String],
     options: &ControllerOptions,
 ) -> Result<Process> {
