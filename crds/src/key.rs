@@ -62,10 +62,10 @@ pub enum KeyError {
     #[error("not an RSA private key in PEM form (PKCS#1 or PKCS#8)")]
     NotAPrivateKey,
     /// No X.509 certificate in PEM form.
-    #[error("data does not contain any valid RSA certificate")]
+    #[error("data does not contain any valid RSA or ECDSA certificates")]
     NotACertificate,
     /// The certificate is there, but its key is of another kind.
-    #[error("expected an RSA public key in the certificate")]
+    #[error("expected RSA public key but found another kind")]
     NotRsa,
     /// Certificate and private key are two different pairs.
     #[error("the certificate belongs to {certificate}, not to the private key {key}")]
