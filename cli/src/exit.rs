@@ -1,0 +1,131 @@
+//! How a run ends: errors to words, a remedy and an exit code, the same codes as kubeseal's. Decides nothing else.
+
+use std::{error::Error as StdError, io, process::ExitCode};
+
+use crate::{
+    certificate::CertificateError, cluster::ClusterError, command::CommandError, commands, io::Io, output::OutputError,
+};
+
+/// The end of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Not done; stderr says why.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Whatever can end a run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Seal(#[from] commands::seal::SealCommandError),
+    #[error(transparent)]
+    Raw(#[from] commands::raw::RawError),
+    #[error("cannot start")]
+    Start(#[source] io::Error),
+}
+
+impl Error {
+    /// What the user can do about it.
+    fn remedy(&self) -> Option<&'static str> {
+        let cluster = match self {
+            Self::Cluster(error) | Self::Certificate(CertificateError::Cluster(error)) => error,
+            Self::Certificate(CertificateError::Expired(_)) => {
+                return Some("Fetch the controller's newest one with --fetch-cert");
+            }
+            _ => return None,
+        };
+        match cluster {
+            ClusterError::NoConfiguration
+            | ClusterError::Open { .. }
+            | ClusterError::Malformed { .. }
+            | ClusterError::Configuration(_) => {
+                Some("Name a kubeconfig with --kubeconfig, or seal without a cluster with --cert")
+            }
+            ClusterError::Context(_) => Some("kubectl config get-contexts lists those that do"),
+            ClusterError::Service(_) | ClusterError::NoPort { .. } => Some(
+                "Please, use the flag --controller-name and --controller-namespace to set up the name and namespace of the sealed secrets controller",
+            ),
+            ClusterError::Connect(_) | ClusterError::Certificate(_) | ClusterError::Name(_) => None,
+        }
+    }
+}
+
+/// Tells what a parser of flags has to tell: an error, or the help.
+pub fn usage(error: &clap::Error, io: &mut Io<'_>) -> Exit {
+    let text = error.render();
+    if !error.use_stderr() {
+        return match io.stdout.write_all(text.to_string().as_bytes()) {
+            Ok(()) => Exit::Ok,
+            Err(_) => Exit::Failed,
+        };
+    }
+    let text = if io.colour { text.ansi().to_string() } else { text.to_string() };
+    // Without stderr there is nobody to tell.
+    let _ = io.stderr.write_all(text.as_bytes());
+    Exit::Usage
+}
+
+/// Tells why a run failed: the error with all its causes, and what to do.
+pub fn failure(error: &Error, io: &mut Io<'_>) -> Exit {
+    io.error(&chain(error));
+    if let Some(remedy) = error.remedy() {
+        io.hint(remedy);
+    }
+    Exit::Failed
+}
+
+/// An error and its causes, as Go writes them; a cause that its effect already told is not told again.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = said(error);
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = said(cause);
+        if !text.ends_with(&words) && !text.ends_with(&cause.to_string()) {
+            text = format!("{text}: {words}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Errors of the operating system in Go's words, which tools look for: `no such file or directory`.
+fn said(error: &(dyn StdError + 'static)) -> String {
+    let text = error.to_string();
+    let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    match code.and_then(|code| text.strip_suffix(&format!(" (os error {code})"))) {
+        Some(words) => words.chars().take(1).flat_map(char::to_lowercase).chain(words.chars().skip(1)).collect(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_follow_each_other_in_gos_words() {
+        let error = Error::Certificate(CertificateError::Open {
+            path: "cert.pem".into(),
+            source: io::Error::from_raw_os_error(2),
+        });
+        assert_eq!(chain(&error), "open cert.pem: no such file or directory");
+    }
+}

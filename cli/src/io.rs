@@ -1,0 +1,106 @@
+//! The process's surroundings as a value, so that a test can be one. Nothing else in this package names the standard
+//! streams, asks whether they are terminals, or reads the clock.
+
+use std::{
+    fs,
+    io::{self, IsTerminal as _, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+/// Where a command reads, writes and tells.
+pub struct Io<'a> {
+    /// Input.
+    pub stdin: Box<dyn Read + 'a>,
+    /// Results, and nothing but results.
+    pub stdout: Box<dyn Write + 'a>,
+    /// Errors; on a terminal also remarks.
+    pub stderr: Box<dyn Write + 'a>,
+    /// Somebody would have to type the input.
+    pub stdin_is_terminal: bool,
+    /// Somebody reads along.
+    pub stderr_is_terminal: bool,
+    /// Whether stderr may be coloured.
+    pub colour: bool,
+    /// The time of the run.
+    pub now: Timestamp,
+}
+
+/// A file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("open {}", path.display())]
+pub struct ReadError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+const DIM: &str = "\u{1b}[2m";
+const RED: &str = "\u{1b}[1;31m";
+const RESET: &str = "\u{1b}[0m";
+
+impl Io<'static> {
+    /// The real ones.
+    pub fn std() -> Self {
+        let stderr_is_terminal = io::stderr().is_terminal();
+        let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self {
+            stdin: Box::new(io::stdin()),
+            stdout: Box::new(io::stdout()),
+            stderr: Box::new(io::stderr()),
+            stdin_is_terminal: io::stdin().is_terminal(),
+            stderr_is_terminal,
+            colour: stderr_is_terminal && unset("NO_COLOR") && !dumb,
+            now: Timestamp::now(),
+        }
+    }
+}
+
+impl Io<'_> {
+    /// Says something to a person; a script never sees it.
+    pub fn remark(&mut self, text: &str) {
+        if self.stderr_is_terminal {
+            let (on, off) = if self.colour { (DIM, RESET) } else { ("", "") };
+            self.complain(&format!("{on}{text}{off}"));
+        }
+    }
+
+    /// Says what went wrong.
+    pub fn error(&mut self, text: &str) {
+        let (on, off) = if self.colour { (RED, RESET) } else { ("", "") };
+        self.complain(&format!("{on}error:{off} {text}"));
+    }
+
+    /// Says what to do about it.
+    pub fn hint(&mut self, text: &str) {
+        self.complain(text);
+    }
+
+    /// Asks for input when somebody has to type it.
+    pub fn prompt(&mut self, text: &str) {
+        if self.stdin_is_terminal {
+            self.complain(text);
+        }
+    }
+
+    /// All of a file or, without one, of standard input.
+    pub fn read(&mut self, path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+        let read = |bytes: Result<Vec<u8>, _>, path: &Path| match bytes {
+            Ok(bytes) => Ok(Zeroizing::new(bytes)),
+            Err(source) => Err(ReadError { path: path.to_owned(), source }),
+        };
+        if let Some(path) = path {
+            return read(fs::read(path), path);
+        }
+        let mut bytes = Vec::new();
+        let outcome = self.stdin.read_to_end(&mut bytes);
+        read(outcome.map(|_| bytes), Path::new("/dev/stdin"))
+    }
+
+    /// A line on stderr. If even that fails there is nobody left to tell.
+    fn complain(&mut self, line: &str) {
+        let _ = writeln!(self.stderr, "{line}");
+    }
+}

@@ -1,0 +1,352 @@
+//! A stream of documents to Secrets. Pure over strings. Reads each field by hand instead of through serde, whose
+//! errors quote what they found: a fault here names a place and what belongs there, never what stands there.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+use base64::{
+    Engine as _, alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig},
+};
+use crds::unseal::ClearSecret;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::core::ObjectMeta;
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+/// As lenient as Go about the unused bits of the last character.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
+/// One Secret of a stream, or why it is none.
+#[derive(Debug)]
+pub struct Entry {
+    pub place: Place,
+    pub secret: Result<ClearSecret, Fault>,
+}
+
+/// Where in a stream something stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// From 1; empty documents do not count.
+    pub document: usize,
+    /// In the whole stream, from 1.
+    pub line: usize,
+    /// In a list, from 1.
+    pub item: Option<usize>,
+    /// Of the object, as far as it says.
+    pub name: Option<String>,
+}
+
+/// Why a document is not a Secret.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("{0}")]
+    Syntax(String),
+    #[error("expected a Secret, found {0}")]
+    NotAnObject(&'static str),
+    #[error("expected kind Secret, but there is no kind")]
+    NoKind,
+    #[error("expected kind Secret, found {0}")]
+    Kind(String),
+    #[error("this is a SealedSecret: it is sealed already")]
+    Sealed,
+    #[error("expected apiVersion v1")]
+    ApiVersion,
+    #[error("{path} must be {expected}")]
+    Field { path: String, expected: &'static str },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "document {}, line {}", self.document, self.line)?;
+        if let Some(item) = self.item {
+            write!(f, ", item {item}")?;
+        }
+        if let Some(name) = &self.name {
+            write!(f, " ({name})")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a whole stream: YAML documents or JSON objects, Secrets or lists of them.
+pub fn secrets(text: &str) -> Vec<Entry> {
+    let documents = crds::yaml::documents(text).into_iter().enumerate();
+    documents
+        .flat_map(|(index, document)| {
+            let place = Place { document: index + 1, line: document.line, ..Place::default() };
+            match document.value {
+                Ok(value) => entries(value, place),
+                Err(error) => vec![Entry {
+                    place: Place { line: error.line, ..place },
+                    secret: Err(Fault::Syntax(error.problem)),
+                }],
+            }
+        })
+        .collect()
+}
+
+fn entries(value: Value, place: Place) -> Vec<Entry> {
+    let mut object = match object(value) {
+        Ok(object) => object,
+        Err(found) => return vec![Entry { place, secret: Err(Fault::NotAnObject(found)) }],
+    };
+    let kind = object.get("kind").and_then(Value::as_str);
+    if !matches!(kind, Some("List" | "SecretList")) {
+        return vec![entry(object, place)];
+    }
+    let items = match object.remove("items") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(items)) => items,
+        Some(_) => return vec![Entry { place, secret: Err(field("items", "a list")) }],
+    };
+    let numbered = items.into_iter().enumerate();
+    numbered.flat_map(|(index, item)| entries(item, Place { item: Some(index + 1), ..place.clone() })).collect()
+}
+
+fn entry(object: Map<String, Value>, mut place: Place) -> Entry {
+    let metadata = |key| object.get("metadata")?.get(key)?.as_str().filter(|text| !text.is_empty());
+    place.name = match (metadata("namespace"), metadata("name")) {
+        (Some(namespace), Some(name)) => Some(format!("{namespace}/{name}")),
+        (None, Some(name)) => Some(name.to_owned()),
+        (_, None) => None,
+    };
+    Entry { place, secret: secret(object) }
+}
+
+/// Takes a Secret out of a document; the values move, so that they are wiped with the [`ClearSecret`].
+fn secret(mut object: Map<String, Value>) -> Result<ClearSecret, Fault> {
+    check_kind(&object)?;
+    // In care from the start: what was read before a fault is wiped as well.
+    let mut clear = ClearSecret::new(Secret::default());
+    let secret = clear.expose_mut();
+    secret.type_ = text(object.remove("type"), || "type".to_owned())?;
+    secret.immutable = match object.remove("immutable") {
+        None | Some(Value::Null) => None,
+        Some(Value::Bool(immutable)) => Some(immutable),
+        Some(_) => return Err(field("immutable", "true or false")),
+    };
+    secret.metadata = metadata(object.remove("metadata"))?;
+    for (key, value) in mapping(object.remove("data"), "data")? {
+        let encoded = Zeroizing::new(text(Some(value), || format!("data.{key}"))?.unwrap_or_default());
+        let bytes = decode(&encoded)
+            .ok_or_else(|| field(format!("data.{key}"), "base64; what is not encoded belongs under stringData"))?;
+        secret.data.get_or_insert_default().insert(key, ByteString(bytes));
+    }
+    for (key, value) in mapping(object.remove("stringData"), "stringData")? {
+        let plain = text(Some(value), || format!("stringData.{key}"))?.unwrap_or_default();
+        secret.string_data.get_or_insert_default().insert(key, plain);
+    }
+    Ok(clear)
+}
+
+/// What kubeseal takes for a Secret is one, even without a kind; what says to be something else is not.
+fn check_kind(object: &Map<String, Value>) -> Result<(), Fault> {
+    let word = |key| match object.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value.as_str().map(Some).ok_or_else(|| field(key, "a string")),
+    };
+    match word("kind")? {
+        Some("Secret") => {}
+        Some("SealedSecret") => return Err(Fault::Sealed),
+        Some(kind) => return Err(Fault::Kind(presentable(kind))),
+        None if object.contains_key("metadata") => {}
+        None => return Err(Fault::NoKind),
+    }
+    match word("apiVersion")? {
+        None | Some("v1") => Ok(()),
+        Some(_) => Err(Fault::ApiVersion),
+    }
+}
+
+/// Only what sealing keeps: what a server adds (uid, managedFields, …) may look however it likes.
+fn metadata(value: Option<Value>) -> Result<ObjectMeta, Fault> {
+    let mut fields = mapping(value, "metadata")?;
+    let name = text(fields.remove("name"), || "metadata.name".to_owned())?;
+    let namespace = text(fields.remove("namespace"), || "metadata.namespace".to_owned())?;
+    let labels = texts(fields.remove("labels"), "metadata.labels")?;
+    let annotations = texts(fields.remove("annotations"), "metadata.annotations")?;
+    let finalizers = match fields.remove("finalizers") {
+        None | Some(Value::Null) => None,
+        Some(Value::Array(items)) => Some(
+            items
+                .into_iter()
+                .map(|item| Ok(text(Some(item), || "metadata.finalizers".to_owned())?.unwrap_or_default()))
+                .collect::<Result<_, Fault>>()?,
+        ),
+        Some(_) => return Err(field("metadata.finalizers", "a list of strings")),
+    };
+    Ok(ObjectMeta { name, namespace, labels, annotations, finalizers, ..ObjectMeta::default() })
+}
+
+fn object(value: Value) -> Result<Map<String, Value>, &'static str> {
+    match value {
+        Value::Object(object) => Ok(object),
+        Value::Array(_) => Err("a list"),
+        Value::String(_) => Err("plain text"),
+        Value::Number(_) => Err("a number"),
+        Value::Bool(_) | Value::Null => Err("a single word"),
+    }
+}
+
+fn mapping(value: Option<Value>, path: &str) -> Result<Map<String, Value>, Fault> {
+    match value {
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(value) => object(value).map_err(|_| field(path, "a mapping")),
+    }
+}
+
+fn texts(value: Option<Value>, path: &str) -> Result<Option<BTreeMap<String, String>>, Fault> {
+    let fields = mapping(value, path)?.into_iter();
+    let texts: BTreeMap<_, _> = fields
+        .map(|(key, value)| {
+            let text = text(Some(value), || format!("{path}.{key}"))?.unwrap_or_default();
+            Ok((key, text))
+        })
+        .collect::<Result<_, Fault>>()?;
+    Ok((!texts.is_empty()).then_some(texts))
+}
+
+fn text(value: Option<Value>, path: impl FnOnce() -> String) -> Result<Option<String>, Fault> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Number(_) | Value::Bool(_)) => Err(field(path(), "a string: put it in quotes")),
+        Some(_) => Err(field(path(), "a string")),
+    }
+}
+
+/// Line breaks do not count, as in Go.
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let is_break = |c: char| c == '\n' || c == '\r';
+    let joined = Zeroizing::new(text.replace(is_break, ""));
+    BASE64.decode(&*joined).ok()
+}
+
+/// A kind as such is public, but anything can stand in its place.
+fn presentable(kind: &str) -> String {
+    let plain = kind.len() <= 63 && !kind.is_empty() && kind.chars().all(|c| c.is_ascii_alphanumeric());
+    if plain { kind.to_owned() } else { "something else".to_owned() }
+}
+
+fn field<'a>(path: impl Into<Cow<'a, str>>, expected: &'static str) -> Fault {
+    Fault::Field { path: path.into().into_owned(), expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "apiVersion: v1\nkind: Secret\nmetadata: {name: db}\n";
+
+    fn only(text: &str) -> Result<ClearSecret, Fault> {
+        let mut entries = secrets(text);
+        assert_eq!(entries.len(), 1, "{text}");
+        entries.remove(0).secret
+    }
+
+    fn fault(text: &str) -> String {
+        only(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_secret_keeps_what_matters_and_loses_what_a_server_added() {
+        let text = "kind: Secret\nmetadata: {name: db, namespace: shop, uid: 1, labels: {a: b}, managedFields: 7}\ntype: t\nimmutable: true\ndata: {p: eHk=, none: }\nstringData: {q: z}\n";
+        let secret = only(text).unwrap();
+        let Secret { metadata, data, string_data, type_, immutable } = secret.expose();
+        assert_eq!((metadata.name.as_deref(), metadata.namespace.as_deref()), (Some("db"), Some("shop")));
+        assert_eq!(metadata.uid, None);
+        assert_eq!(metadata.labels.as_ref().unwrap()["a"], "b");
+        assert_eq!(data.as_ref().unwrap()["p"].0, b"xy");
+        assert_eq!(data.as_ref().unwrap()["none"].0, b"");
+        assert_eq!(string_data.as_ref().unwrap()["q"], "z");
+        assert_eq!((type_.as_deref(), *immutable), (Some("t"), Some(true)));
+    }
+
+    #[test]
+    fn base64_is_read_as_go_reads_it() {
+        for (text, bytes) in [("eHk=", Some("xy")), ("e\r\nHk=\n", Some("xy")), ("", Some("")), ("eHl=", Some("xy"))] {
+            assert_eq!(decode(text).as_deref(), bytes.map(str::as_bytes), "{text:?}");
+        }
+        assert_eq!(decode("eHk"), None);
+        assert_eq!(decode("e Hk="), None);
+    }
+
+    #[test]
+    fn lists_are_taken_apart() {
+        let list = "kind: List\nitems:\n- {kind: Secret, metadata: {name: a}}\n- {kind: SecretList, items: [{metadata: {name: b}}]}\n- {kind: Pod, metadata: {name: c}}\n";
+        let entries = secrets(list);
+        let places: Vec<String> = entries.iter().map(|entry| entry.place.to_string()).collect();
+        assert_eq!(places[0], "document 1, line 1, item 1 (a)");
+        assert_eq!(places[2], "document 1, line 1, item 3 (c)");
+        assert!(entries[1].secret.is_ok());
+        assert_eq!(entries[2].secret.as_ref().unwrap_err(), &Fault::Kind("Pod".to_owned()));
+        assert!(secrets("kind: SecretList\nitems: []\n").is_empty());
+    }
+
+    #[test]
+    fn other_kinds_are_refused() {
+        assert_eq!(only("kind: ConfigMap\ndata: {a: eHk=}\n").unwrap_err(), Fault::Kind("ConfigMap".to_owned()));
+        assert_eq!(only("kind: SealedSecret\n").unwrap_err(), Fault::Sealed);
+        assert_eq!(only("a: b\n").unwrap_err(), Fault::NoKind);
+        assert_eq!(only("kind: Secret\napiVersion: v2\n").unwrap_err(), Fault::ApiVersion);
+        assert_eq!(fault("[1]"), "expected a Secret, found a list");
+        assert!(only("metadata: {name: db}\ndata: {a: eHk=}\n").is_ok(), "kubeseal takes it");
+    }
+
+    #[test]
+    fn faults_name_the_key_and_never_the_value() {
+        for (text, message) in [
+            (
+                "data: {password: hunter2-not-base64!}",
+                "data.password must be base64; what is not encoded belongs under stringData",
+            ),
+            ("data: {password: 532532}", "data.password must be a string: put it in quotes"),
+            ("stringData: {port: 532532}", "stringData.port must be a string: put it in quotes"),
+            ("stringData: {on: yes}", "stringData.on must be a string: put it in quotes"),
+            ("stringData: {nested: {password: hunter2}}", "stringData.nested must be a string"),
+            ("data: hunter2", "data must be a mapping"),
+            ("stringData: [hunter2]", "stringData must be a mapping"),
+            ("immutable: hunter2", "immutable must be true or false"),
+            ("type: [hunter2]", "type must be a string"),
+        ] {
+            assert_eq!(fault(&format!("{HEAD}{text}\n")), message);
+        }
+        for text in ["kind: hunter2 is mine\n", "apiVersion: hunter2\nkind: Secret\n", "hunter2", "- hunter2\n"] {
+            let message = fault(text);
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn broken_text_is_not_quoted_either() {
+        for broken in [
+            "stringData: {password: \"hunter2}",
+            "stringData:\n  password: hunter2: hunter2\n",
+            "stringData:\n  password: hunter2\n hunter2\n",
+            "stringData:\n  password: *hunter2\n",
+            "stringData:\n  password: !!int hunter2\n",
+            "stringData:\n  password: !hunter2 hunter2\n",
+            "stringData:\n  password: @hunter2\n",
+            "stringData:\n  password: \"\\hunter2\"\n",
+            "stringData:\n  password: %hunter2\n",
+            "stringData:\n  password: |hunter2\n",
+            "stringData:\n\tpassword: hunter2\n",
+            "{\"stringData\": {\"password\": \"hunter2\" \"hunter2\"}}",
+            "{\"stringData\": {\"password\": \"hunter2}}",
+        ] {
+            for entry in secrets(broken) {
+                let message = format!("{} {:?}", entry.place, entry.secret);
+                assert!(!message.contains("hunter2"), "{broken:?}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn places_are_told_by_document_and_line() {
+        let stream = format!("# first\n{HEAD}---\n---\n{HEAD}---\nkind: [\n");
+        let places: Vec<String> = secrets(&stream).iter().map(|entry| entry.place.to_string()).collect();
+        assert_eq!(places[..2], ["document 1, line 2 (db)", "document 2, line 7 (db)"]);
+        assert!(places[2].starts_with("document 3, line 1"), "{}", places[2]);
+    }
+}
