@@ -1,0 +1,18 @@
+//! `seal` as a user meets it: golden cases under `cmd/`, and what it writes opened with the key it was sealed for.
+#![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+
+mod opens;
+mod shape;
+
+use std::{fs, path::Path};
+
+#[test]
+fn golden_cases() {
+    let kubeseal = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubeseal");
+    fs::copy(env!("CARGO_BIN_EXE_seal"), &kubeseal).unwrap();
+    trycmd::TestCases::new()
+        .env("HOME", "/nonexistent") // never the developer's cluster
+        .env("KUBECONFIG", "/dev/null")
+        .register_bin("kubeseal", kubeseal)
+        .case("tests/cmd/*.toml");
+}
