@@ -25,12 +25,10 @@ use kube::{
 use tokio::sync::OnceCell;
 
 use crate::{
-    command::{self, Output},
     control_plane::{self, ControlPlane},
     kubeconfig::{self, Credentials, render},
     proxy::Proxy,
     scratch::Scratch,
-    tools::Tool,
     wait::eventually,
 };
 
@@ -146,33 +144,6 @@ impl Cluster {
         let ControlPlane { server, authority, .. } = &self.control_plane;
         let text = render(server, authority, &Credentials::Token(&token), namespace);
         self.scratch.file(&format!("{namespace}.{name}.kubeconfig"), text)
-    }
-
-    /// Runs the real kubectl as administrator; its stdout.
-    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.kubectl_as(self.kubeconfig(), args, "").await?.success()
-    }
-
-    /// Runs the real kubectl as somebody, with `stdin`.
-    pub async fn kubectl_as(&self, kubeconfig: &Path, args: &[&str], stdin: &str) -> Result<Output> {
-        let home = self.scratch.folder("kubectl")?;
-        let mut kubectl = command::clean(Tool::Kubectl.path().await?, &home);
-        command::run(kubectl.arg("--kubeconfig").arg(kubeconfig).args(args), stdin.as_bytes()).await
-    }
-
-    /// `kubectl apply` of a manifest's text, as administrator.
-    pub async fn apply(&self, manifest: &str) -> Result<String> {
-        self.kubectl_as(self.kubeconfig(), &["apply", "--filename=-"], manifest).await?.success()
-    }
-
-    /// Applies `deploy/` as a user would, and waits until the custom resources are served.
-    pub async fn deploy(&self) -> Result<()> {
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy");
-        let deploy = deploy.to_str().context("the workspace's path is not UTF-8")?;
-        self.kubectl(&["apply", "--server-side", "--kustomize", deploy]).await?;
-        self.kubectl(&["wait", "--for=condition=established", "--all", "--timeout=30s", "customresourcedefinitions"])
-            .await?;
-        Ok(())
     }
 
     /// Makes a namespace that no other test uses; its name.

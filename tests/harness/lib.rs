@@ -16,6 +16,7 @@ pub mod controller;
 pub mod git;
 pub mod go_build;
 pub mod kubeconfig;
+pub mod kubectl;
 pub mod metrics;
 pub mod process;
 pub mod proxy;

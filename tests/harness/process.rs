@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -49,10 +49,6 @@ impl Process {
 
     pub fn id(&self) -> u32 {
         self.id
-    }
-
-    pub fn log(&self) -> &Path {
-        &self.log
     }
 
     /// Everything it has said, over all starts.

@@ -1,0 +1,41 @@
+//! The real kubectl, as a user has it, on a cluster of ours. It sees no configuration but the kubeconfig that it is
+//! given, and it must stay the only way in which manifests of `deploy/` reach a cluster: that way is what we document.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    Cluster,
+    command::{self, Output},
+    tools::Tool,
+};
+
+impl Cluster {
+    /// Runs the real kubectl as administrator; its stdout.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.kubectl_as(self.kubeconfig(), args, "").await?.success()
+    }
+
+    /// Runs the real kubectl as somebody, with `stdin`.
+    pub async fn kubectl_as(&self, kubeconfig: &Path, args: &[&str], stdin: &str) -> Result<Output> {
+        let home = self.scratch().folder("kubectl")?;
+        let mut kubectl = command::clean(Tool::Kubectl.path().await?, &home);
+        command::run(kubectl.arg("--kubeconfig").arg(kubeconfig).args(args), stdin.as_bytes()).await
+    }
+
+    /// `kubectl apply` of a manifest's text, as administrator.
+    pub async fn apply(&self, manifest: &str) -> Result<String> {
+        self.kubectl_as(self.kubeconfig(), &["apply", "--filename=-"], manifest).await?.success()
+    }
+
+    /// Applies `deploy/` as a user would, and waits until the custom resources are served.
+    pub async fn deploy(&self) -> Result<()> {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy");
+        let deploy = deploy.to_str().context("the workspace's path is not UTF-8")?;
+        self.kubectl(&["apply", "--server-side", "--kustomize", deploy]).await?;
+        self.kubectl(&["wait", "--for=condition=established", "--all", "--timeout=30s", "customresourcedefinitions"])
+            .await?;
+        Ok(())
+    }
+}
