@@ -4,6 +4,7 @@
 use std::{
     env, fmt, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::Service;
@@ -11,6 +12,9 @@ use kube::{
     Api, Client, Config,
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
+
+/// As long as an API server itself gives a request.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Which kubeconfig, and what of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +98,7 @@ pub async fn connect(access: &Access) -> Result<Cluster, ClusterError> {
         None => Config::incluster().map_err(|_| ClusterError::NoConfiguration)?,
     };
     config.default_retry = false; // somebody waits: say at once what is wrong
+    config.read_timeout = Some(TIMEOUT);
     Client::try_from(config).map(Cluster).map_err(|error| ClusterError::Connect(Box::new(error)))
 }
 

@@ -13,6 +13,7 @@ fn golden_cases() {
     trycmd::TestCases::new()
         .env("HOME", "/nonexistent") // never the developer's cluster
         .env("KUBECONFIG", "/dev/null")
+        .env("NO_PROXY", "*")
         .register_bin("kubeseal", kubeseal)
         .case("tests/cmd/*.toml");
 }

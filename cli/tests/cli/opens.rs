@@ -1,6 +1,14 @@
 //! Drives `cli::run` in process, and opens with `crds` what comes out.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    process::Command,
+    sync::Arc,
+    thread,
+};
 
 use cli::{Exit, Io};
 use crds::{KeyRing, PrivateKey, Scope, SealedSecret, key_ring::RingKey};
@@ -134,6 +142,45 @@ fn a_person_is_told_what_a_script_is_not() {
     );
     assert!(!run("--fetch-cert", "", person).stderr.contains("tty detected"));
     assert_eq!(run("", SECRET, SCRIPT).stderr, "");
+}
+
+#[test]
+fn a_namespace_that_nobody_named_is_said() {
+    let line = concat!("-o yaml --kubeconfig ", env!("CARGO_MANIFEST_DIR"), "/tests/cmd/kubeconfig.yaml");
+    let homeless = "kind: Secret\nmetadata: {name: db}\nstringData: {a: b}\n";
+    let words = "sealing for the namespace shop of the current context; --namespace names another\n";
+    let person = Surroundings { terminal: true, ..SCRIPT };
+    let told = run(line, homeless, person);
+    assert!(told.stderr.contains(words), "{}", told.stderr);
+    assert_eq!(opened(&told.stdout)[0].0.metadata.namespace.as_deref(), Some("shop"));
+    assert!(!run(line, SECRET, person).stderr.contains("sealing for"));
+}
+
+#[test]
+fn a_certificate_comes_from_a_web_server_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        for status in ["200 OK", "404 Not Found"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).unwrap();
+            let body = fs::read_to_string(CERTIFICATE).unwrap();
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).unwrap();
+        }
+    });
+    let url = format!("http://user:hunter2@{address}/cert.pem");
+    let secret = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata/secret.yaml");
+    let mut seal = Command::new(env!("CARGO_BIN_EXE_seal"));
+    seal.env_clear().args(["--cert", &url, "-f", secret]); // no proxy of the developer's
+    let fetched = seal.output().unwrap();
+    assert_eq!(opened(&String::from_utf8(fetched.stdout).unwrap())[0].1["one"], b"x");
+    let refused = seal.output().unwrap();
+    let words = format!("error: cannot fetch \"http://{address}/cert.pem\": 404 Not Found\n");
+    assert_eq!((String::from_utf8(refused.stderr).unwrap(), refused.status.code()), (words, Some(1)));
+    assert!(refused.stdout.is_empty());
+    server.join().unwrap();
 }
 
 #[test]
