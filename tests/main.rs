@@ -1,6 +1,10 @@
 //! The end-to-end tests: both sides on a real API server. One binary, so that its tests share one cluster.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail by panic")]
+
 mod controllers_run;
 mod git_hosts_work;
 mod harness_works;
+mod sealing;
 mod tools_are_found;
+mod world;

@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The controller: opens SealedSecrets, keeps their keys, follows Git.
+//!
+//! ```text
+//!   key Secrets ─watch─▶ keys ──KeyRing──▶ unseal ──▶ Secrets, status, Events
+//!                         │                  ▲   │
+//!                         └─ http (cert)     │   └─ whether each SealedSecret opened
+//!                                            │                 │
+//!   Git ─fetch─▶ sync/source ─▶ render ─▶ plan ─▶ execute ─▶ objects (SealedSecrets among them)
+//! ```
+//!
+//! | module | touches the world | |
+//! |---|---|---|
+//! | [`args`], [`telemetry`], [`metrics`] | | flags, logs, counters |
+//! | [`runtime`], [`drive`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
+//! | [`observed`], [`backoff`] | pure | what a watch has shown; how long to wait |
+//! | [`keys`] | IO, with `rotation` pure | the ring of keys, minting |
+//! | [`unseal`] | IO, with `decide`, `status` pure | SealedSecret to Secret |
+//! | [`sync`] | IO, with `render`, `manifest`, `order`, `plan`, `status` pure | Git to cluster |
+//!
+//! `keys`, `unseal` and `sync` meet only in [`context`] and [`runtime`]. `tests/shape.rs` keeps the pure files pure.
+
+pub mod args;
+pub mod backoff;
+pub mod context;
+pub mod drive;
+pub mod events;
+pub mod http;
+pub mod keys;
+pub mod metrics;
+pub mod observed;
+pub mod runtime;
+pub mod sync;
+pub mod telemetry;
+pub mod unseal;

@@ -1,7 +1,10 @@
 //! All keys in their order: seal with the newest, open with any. Knows no clock and no cluster; a key that comes twice
 //! (a restored copy) counts once.
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -72,6 +75,13 @@ impl KeyRing {
     /// The key to seal with.
     pub fn newest(&self) -> Option<&RingKey> {
         self.0.first()
+    }
+
+    /// Changes when the keys do: what failed with this version would fail with it again. For this process only.
+    pub fn version(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.0.iter().for_each(|key| key.private.fingerprint().hash(&mut hasher));
+        hasher.finish()
     }
 
     /// All keys, newest first.

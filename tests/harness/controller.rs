@@ -113,14 +113,18 @@ impl Controller {
 
     /// Waits until it answers 200 to /readyz; an error at once when it ends instead.
     pub async fn ready(&self) -> Result<()> {
-        eventually(&format!("{} to be ready", self.name), READY, || async {
+        let waited = eventually(&format!("{} to be ready", self.name), READY, || async {
             if let Err(ended) = self.process.lock().await.ensure_running() {
                 return Ok(Some(Err(ended)));
             }
             get(&self.url("/readyz")).await?;
             Ok(Some(Ok(())))
         })
-        .await?
+        .await;
+        match waited {
+            Ok(ready) => ready,
+            Err(error) => Err(error.context(self.logs().await?)),
+        }
     }
 
     /// SIGKILL.

@@ -26,7 +26,9 @@ impl Cluster {
 
     /// `kubectl apply` of a manifest's text, as administrator.
     pub async fn apply(&self, manifest: &str) -> Result<String> {
-        self.kubectl_as(self.kubeconfig(), &["apply", "--filename=-"], manifest).await?.success()
+        self.kubectl_as(self.kubeconfig(), &["apply", "--server-side", "--force-conflicts", "--filename=-"], manifest)
+            .await?
+            .success()
     }
 
     /// Applies `deploy/` as a user would, and waits until the custom resources are served.

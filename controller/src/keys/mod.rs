@@ -1,0 +1,233 @@
+//! Watches the key Secrets of the controller's own namespace, holds them as a ring, and mints a key when one is due.
+//! A key Secret that cannot be read is reported and stops nothing; a failed minting is tried again while the old keys
+//! go on opening.
+
+pub mod rotation;
+
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+
+use crds::{
+    KeyRing,
+    key::{self, KeyRequest},
+    key_ring::RingKey,
+    key_secret::{self, KeyOrder},
+};
+use futures::{Stream, StreamExt as _};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::PostParams,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::rotation::Rotation;
+use crate::{
+    backoff,
+    context::chain,
+    events::{Events, Severity},
+    metrics::Metrics,
+};
+
+/// What a key shall be, and where it lives.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The controller's own; keys come from nowhere else.
+    pub namespace: String,
+    /// `--key-prefix`.
+    pub prefix: String,
+    /// `--key-order-priority`.
+    pub order: KeyOrder,
+    /// `--key-renew-period`.
+    pub renew_period: SignedDuration,
+    /// `--key-size`.
+    pub bits: u32,
+    /// `--key-ttl`.
+    pub lifetime: SignedDuration,
+    /// `--my-cn`.
+    pub common_name: String,
+}
+
+/// The ring as others see it: empty until the first list is in and a key is there.
+pub type Ring = watch::Receiver<Arc<KeyRing>>;
+
+#[derive(Debug, thiserror::Error)]
+enum MintError {
+    #[error("failed to generate a key")]
+    Generate(#[from] key::KeyError),
+    #[error("the key generation was ended")]
+    Ended(#[from] tokio::task::JoinError),
+    #[error("failed to write the new key Secret")]
+    Write(#[from] kube::Error),
+    #[error("the new key does not read back")]
+    Read(#[from] key_secret::KeySecretError),
+}
+
+/// Watches the key Secrets and owns the ring.
+pub struct Keeper {
+    api: Api<Secret>,
+    options: Options,
+    events: Events,
+    metrics: Metrics,
+    ring: watch::Sender<Arc<KeyRing>>,
+    /// By the Secret's name, with the version it was read from; `None` for one that cannot be read.
+    keys: BTreeMap<String, (Option<String>, Option<RingKey>)>,
+    /// Names that the list under way has brought.
+    listing: Option<Vec<String>>,
+    listed: bool,
+    failures: u32,
+}
+
+impl Keeper {
+    /// Knows nothing yet; [`Self::run`] fills the ring.
+    pub fn new(client: Client, options: Options, events: Events, metrics: Metrics) -> Self {
+        Self {
+            api: Api::namespaced(client, &options.namespace),
+            options,
+            events,
+            metrics,
+            ring: watch::Sender::default(),
+            keys: BTreeMap::new(),
+            listing: None,
+            listed: false,
+            failures: 0,
+        }
+    }
+
+    /// The ring, for everyone else.
+    pub fn ring(&self) -> Ring {
+        self.ring.subscribe()
+    }
+
+    /// Keeps the ring until `stop`. Each item of `renew` asks for a new key now.
+    pub async fn run(mut self, renew: impl Stream<Item = ()> + Send, stop: CancellationToken) {
+        let config = watcher::Config::default().labels(&format!("{}={}", key_secret::LABEL, key_secret::ACTIVE));
+        let mut watch = pin!(watcher(self.api.clone(), config).default_backoff());
+        let mut renew = pin!(renew.fuse());
+        loop {
+            let wait = self.due(Timestamp::now());
+            let until_due = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                event = watch.next() => match event {
+                    Some(Ok(event)) => self.on_event(event).await,
+                    Some(Err(error)) => tracing::warn!(%error, "cannot watch the key Secrets; trying again"),
+                    None => return,
+                },
+                () = until_due => self.mint().await,
+                Some(()) = renew.next() => self.mint().await,
+            }
+        }
+    }
+
+    /// How long until a key is to be made; `None` for not on our own.
+    fn due(&self, now: Timestamp) -> Option<Duration> {
+        if !self.listed {
+            return None;
+        }
+        if self.failures > 0 {
+            return Some(backoff::after(self.failures));
+        }
+        let newest = self.ring.borrow().newest().map(|key| key.born);
+        match rotation::due(newest, self.options.renew_period, now) {
+            Rotation::Mint => Some(Duration::ZERO),
+            Rotation::Keep { until } => until.map(|until| now.duration_until(until).unsigned_abs()),
+        }
+    }
+
+    async fn on_event(&mut self, event: Event<Secret>) {
+        match event {
+            Event::Init => self.listing = Some(Vec::new()),
+            Event::InitApply(secret) => {
+                self.listing.get_or_insert_default().push(secret.name_any());
+                self.take(&secret).await;
+            }
+            Event::InitDone => {
+                self.take_legacy().await;
+                let listed = self.listing.take().unwrap_or_default();
+                self.keys.retain(|name, _| listed.contains(name) || *name == self.options.prefix);
+                self.listed = true;
+            }
+            Event::Apply(secret) => self.take(&secret).await,
+            Event::Delete(secret) => {
+                if self.keys.remove(&secret.name_any()).is_some() {
+                    tracing::warn!(name = secret.name_any(), "a key is gone: what only it can open stays closed");
+                }
+            }
+        }
+        if self.listed {
+            self.publish();
+        }
+    }
+
+    /// Upstream's oldest versions kept one unlabelled key under the bare prefix.
+    async fn take_legacy(&mut self) {
+        match self.api.get_opt(&self.options.prefix).await {
+            Ok(Some(secret)) => self.take(&secret).await,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, name = self.options.prefix, "cannot look for a legacy key"),
+        }
+    }
+
+    async fn take(&mut self, secret: &Secret) {
+        let (name, version) = (secret.name_any(), secret.resource_version());
+        if self.keys.get(&name).is_some_and(|(known, _)| version.is_some() && *known == version) {
+            return;
+        }
+        let key = match key_secret::read(secret, self.options.order) {
+            Ok(key) => {
+                tracing::info!(name, fingerprint = %key.private.fingerprint(), "registered private key");
+                Some(key)
+            }
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(name, error, "a key Secret cannot be read; the others go on");
+                self.events.publish(secret, Severity::Warning, "MalformedKey", &error).await;
+                None
+            }
+        };
+        self.keys.insert(name, (version, key));
+    }
+
+    fn publish(&self) {
+        let ring: KeyRing = self.keys.values().filter_map(|(_, key)| key.clone()).collect();
+        let malformed = self.keys.values().filter(|(_, key)| key.is_none()).count();
+        self.metrics.keys.set(i64::try_from(ring.keys().len()).unwrap_or(i64::MAX));
+        self.metrics.malformed_keys.set(i64::try_from(malformed).unwrap_or(i64::MAX));
+        self.ring.send_replace(Arc::new(ring));
+    }
+
+    async fn mint(&mut self) {
+        match self.try_mint().await {
+            Ok(()) => self.failures = 0,
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                tracing::error!(error = chain(&error), "cannot make a new key; trying again, the old ones go on");
+            }
+        }
+    }
+
+    async fn try_mint(&mut self) -> Result<(), MintError> {
+        let Options { namespace, prefix, order, bits, lifetime, common_name, renew_period: _ } = self.options.clone();
+        let request = KeyRequest { bits, common_name, not_before: Timestamp::now(), lifetime };
+        let minted = tokio::task::spawn_blocking(move || key::mint(&request, &mut rand::rng())).await??;
+        let secret = self.api.create(&PostParams::default(), &key_secret::write(&minted, &namespace, &prefix)).await?;
+        let key = key_secret::read(&secret, order)?;
+        tracing::info!(name = secret.name_any(), fingerprint = %key.private.fingerprint(), "New key written");
+        self.metrics.keys_minted.inc();
+        // Not left to the watch: until it came, another key would be due.
+        self.keys.insert(secret.name_any(), (secret.resource_version(), Some(key)));
+        self.publish();
+        Ok(())
+    }
+}

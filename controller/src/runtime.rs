@@ -1,0 +1,184 @@
+//! The composition root: clients, shared context, what runs beside what, and how it ends. Makes no decisions.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use crds::{GitSync, SealedSecret};
+use futures::{Stream, stream};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Api, Client, Config, Resource,
+    api::ListParams,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::PartialObjectMeta,
+    runtime::reflector,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::Args,
+    context,
+    events::Events,
+    http::{self, Endpoints},
+    keys::{self, Keeper},
+    metrics::Metrics,
+    sync::{self, Mirrors},
+    unseal,
+};
+
+/// Time for what is under way at the end; a Pod gets 30 s in all.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Runs until SIGTERM or Ctrl-C.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "Starting signet-controller");
+    let stop = stop_on_signal()?;
+    let renew = renewals()?;
+    let (config, namespace) = configure(&args).await?;
+    let client = Client::try_from(config.clone()).context("cannot make a client for the API server")?;
+
+    let (listed, is_listed) = watch::channel(false);
+    let metrics = Metrics::default();
+    let keeper = Keeper::new(
+        client.clone(),
+        keys::Options {
+            namespace: namespace.clone(),
+            prefix: args.key_prefix.clone(),
+            order: args.key_order_priority.into(),
+            renew_period: args.key_renew_period,
+            bits: args.key_size,
+            lifetime: args.key_ttl,
+            common_name: args.my_cn.clone(),
+        },
+        Events::new(client.clone(), "sealed-secrets"),
+        metrics.clone(),
+    );
+    let (sealed, sealed_writer) = reflector::store();
+    let shared = context::Context { client: client.clone(), ring: keeper.ring(), sealed, metrics: metrics.clone() };
+    let endpoints = Endpoints { ring: keeper.ring(), metrics, listed: is_listed };
+
+    // HTTP first: a probe that waits for the first key must find somebody to ask.
+    let mut servers = JoinSet::new();
+    let listener = http::bind(args.listen_addr).await?;
+    let metrics_listener = http::bind(args.listen_metrics_addr).await?;
+    tracing::info!(address = %listener.local_addr()?, metrics = %metrics_listener.local_addr()?, "serving HTTP");
+    let serving = CancellationToken::new();
+    servers.spawn(served("http", http::serve(listener, http::main_routes(endpoints.clone()), serving.clone())));
+    servers.spawn(served("metrics", http::serve(metrics_listener, http::metrics_routes(endpoints), serving.clone())));
+
+    require::<SealedSecret>(&client).await?;
+    servers.spawn(forever("keys", keeper.run(renew, serving.clone()), serving.clone()));
+    let mut workers = JoinSet::new();
+    let (sealed_changed, changes) = mpsc::unbounded_channel();
+    let tell = move |sealed: &_| {
+        // Nobody listens when the sync is off.
+        let _ = sealed_changed.send(sync::owner(sealed));
+    };
+    workers.spawn(forever(
+        "unseal",
+        unseal::run(shared.clone(), sealed_writer, tell, listed, stop.clone()),
+        stop.clone(),
+    ));
+    if args.git_sync {
+        require::<GitSync>(&client).await?;
+        let account = format!("system:serviceaccount:{namespace}:{}", args.sync_service_account);
+        let hands = impersonate(config, &account)?;
+        let timeout = args.git_timeout.try_into().context("--git-timeout is too long")?;
+        let mirrors = Mirrors::new(args.git_cache.clone(), args.git_file_root.clone(), timeout);
+        workers.spawn(forever("sync", sync::run(shared, hands, mirrors, changes, stop.clone()), stop.clone()));
+    }
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        Some(ended) = workers.join_next() => ended.context("a part of the controller panicked").flatten(),
+        Some(ended) = servers.join_next() => ended.context("a part of the controller panicked").flatten(),
+    };
+    tracing::info!("stopping: ending what is under way");
+    stop.cancel();
+    let drained = async {
+        while workers.join_next().await.is_some() {}
+        // Keys and HTTP serve until nobody works any more.
+        serving.cancel();
+        while servers.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("not everything ended in time; it will be taken up at the next start");
+    }
+    ended
+}
+
+/// A part that may end only when told to.
+async fn forever(name: &'static str, part: impl Future<Output = ()>, stop: CancellationToken) -> anyhow::Result<()> {
+    part.await;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    anyhow::bail!("{name} ended by itself")
+}
+
+async fn served(name: &'static str, part: impl Future<Output = std::io::Result<()>>) -> anyhow::Result<()> {
+    part.await.with_context(|| format!("{name} failed"))
+}
+
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+/// SIGUSR1 asks for a new key now, as upstream has it.
+fn renewals() -> anyhow::Result<impl Stream<Item = ()> + Send> {
+    let asked = signal(SignalKind::user_defined1()).context("cannot listen for SIGUSR1")?;
+    Ok(stream::unfold(asked, |mut asked| async move { asked.recv().await.map(|()| ((), asked)) }))
+}
+
+/// The API server to talk to, and the controller's own namespace.
+async fn configure(args: &Args) -> anyhow::Result<(Config, String)> {
+    let config = match &args.kubeconfig {
+        Some(path) => from_file(path).await?,
+        None => Config::incluster().context("not running in a Pod; name a kubeconfig with --kubeconfig")?,
+    };
+    let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    Ok((config, namespace))
+}
+
+async fn from_file(path: &Path) -> anyhow::Result<Config> {
+    let what = || format!("cannot use the kubeconfig {}", path.display());
+    let kubeconfig = Kubeconfig::read_from(path).with_context(what)?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.with_context(what)
+}
+
+/// A client that writes with another account's rights.
+fn impersonate(mut config: Config, account: &str) -> anyhow::Result<Client> {
+    config.headers.push(("impersonate-user".parse()?, account.parse()?));
+    Client::try_from(config).with_context(|| format!("cannot make a client that impersonates {account}"))
+}
+
+/// A missing definition or right is told at once, with what to do about it.
+async fn require<K>(client: &Client) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    let api: Api<PartialObjectMeta<K>> = Api::all(client.clone());
+    let one = ListParams::default().limit(1);
+    api.list_metadata(&one)
+        .await
+        .map(drop)
+        .with_context(|| format!("cannot list {}; apply crds/crds.yaml and deploy/rbac.yaml first", K::plural(&())))
+}

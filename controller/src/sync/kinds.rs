@@ -1,0 +1,74 @@
+//! Which kinds there are, and whether they live in a namespace: those the API server serves, and those that the
+//! definitions in the same commit will add. Pure once discovery has been asked.
+
+use std::collections::HashMap;
+
+use kube::{
+    Discovery,
+    core::ApiResource,
+    discovery::{ApiCapabilities, Scope},
+};
+use serde_json::Value;
+
+/// One kind in one version.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kind {
+    /// How to ask for it.
+    pub resource: ApiResource,
+    /// Whether its objects live in a namespace.
+    pub scope: Scope,
+}
+
+/// Kinds by group, version and name.
+#[derive(Clone, Debug, Default)]
+pub struct Kinds(HashMap<(String, String, String), Kind>);
+
+impl Kinds {
+    /// What the API server serves.
+    pub fn served(discovery: &Discovery) -> Self {
+        let mut kinds = Self::default();
+        for group in discovery.groups() {
+            for version in group.versions() {
+                for (resource, ApiCapabilities { scope, .. }) in group.versioned_resources(version) {
+                    kinds.add(Kind { resource, scope });
+                }
+            }
+        }
+        kinds
+    }
+
+    /// Adds what definitions among the objects will serve once they are established.
+    #[must_use]
+    pub fn with_definitions<'a>(mut self, objects: impl Iterator<Item = &'a Value>) -> Self {
+        for object in objects.filter(|object| object["kind"] == "CustomResourceDefinition") {
+            let spec = &object["spec"];
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            let names = (text(&spec["group"]), text(&spec["names"]["kind"]), text(&spec["names"]["plural"]));
+            let (Some(group), Some(kind), Some(plural)) = names else { continue };
+            let scope = if spec["scope"] == "Cluster" { Scope::Cluster } else { Scope::Namespaced };
+            for version in
+                spec["versions"].as_array().into_iter().flatten().filter_map(|version| text(&version["name"]))
+            {
+                let resource = ApiResource {
+                    api_version: format!("{group}/{version}"),
+                    group: group.clone(),
+                    version,
+                    kind: kind.clone(),
+                    plural: plural.clone(),
+                };
+                self.add(Kind { resource, scope: scope.clone() });
+            }
+        }
+        self
+    }
+
+    /// Looks a kind up.
+    pub fn get(&self, group: &str, version: &str, kind: &str) -> Option<&Kind> {
+        self.0.get(&(group.to_owned(), version.to_owned(), kind.to_owned()))
+    }
+
+    fn add(&mut self, kind: Kind) {
+        let ApiResource { group, version, kind: name, .. } = &kind.resource;
+        self.0.entry((group.clone(), version.clone(), name.clone())).or_insert(kind);
+    }
+}

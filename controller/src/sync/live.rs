@@ -1,0 +1,206 @@
+//! Metadata watches over everything that carries our labels, one a kind, started when a kind is first met. They cost
+//! nothing while nothing happens, hold no object's content, and notice drift within the round trip of an event.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use crds::git_sync::{NAME_LABEL, NAMESPACE_LABEL};
+use futures::StreamExt as _;
+use kube::{
+    Api, Client, ResourceExt as _,
+    core::{DynamicObject, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Key, SYNC_MANAGER, kinds::Kind, object::ObjectId, plan::LiveObject};
+use crate::{
+    context::chain,
+    observed::{Observed, Sighting, version},
+};
+
+/// Longest wait for the first list of a kind.
+const FIRST_LIST: Duration = Duration::from_secs(20);
+
+type Objects = Arc<Mutex<Observed<ObjectId, LiveObject>>>;
+
+/// All the watches.
+pub struct Live {
+    client: Client,
+    /// By group and kind: another version shows the same objects.
+    watches: Mutex<HashMap<(String, String), Watch>>,
+    moved: mpsc::UnboundedSender<Key>,
+    stop: CancellationToken,
+}
+
+#[derive(Clone)]
+struct Watch {
+    objects: Objects,
+    /// Whether a list came in; until then, why not.
+    state: watch::Receiver<Result<bool, String>>,
+}
+
+/// A kind that cannot be watched, so that nothing about its objects can be decided.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot watch {kind}: {why}")]
+pub struct WatchError {
+    kind: String,
+    why: String,
+}
+
+impl Live {
+    /// `moved` hears of every GitSync of which an object moved.
+    pub fn new(client: Client, moved: mpsc::UnboundedSender<Key>, stop: CancellationToken) -> Self {
+        Self { client, watches: Mutex::default(), moved, stop }
+    }
+
+    /// Watches these kinds, and waits until each has been listed once.
+    pub async fn ensure(&self, kinds: impl Iterator<Item = &Kind>) -> Result<(), WatchError> {
+        let watches: Vec<_> = kinds.map(|kind| (kind.resource.kind.clone(), self.watch(kind))).collect();
+        for (kind, Watch { mut state, .. }) in watches {
+            let listed = state.wait_for(|state| *state == Ok(true));
+            if !matches!(tokio::time::timeout(FIRST_LIST, listed).await, Ok(Ok(_))) {
+                let why = state.borrow().clone().err().unwrap_or_else(|| "no answer".to_owned());
+                return Err(WatchError { kind, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of these objects now.
+    pub fn find<'a>(&self, ids: impl Iterator<Item = &'a ObjectId>) -> HashMap<ObjectId, LiveObject> {
+        let watches = self.watches.lock();
+        let look = |id: &ObjectId| {
+            let watch = watches.get(&(id.group.clone(), id.kind.clone()))?;
+            let live = watch.objects.lock().get(id).cloned()?;
+            Some((id.clone(), live))
+        };
+        ids.filter_map(look).collect()
+    }
+
+    /// Takes in what a write returned, before the watch brings it.
+    pub fn wrote(&self, kind: &Kind, written: &PartialObjectMeta<DynamicObject>) -> LiveObject {
+        let sighting = sighting(kind, written);
+        let live = sighting.2.clone();
+        self.watch(kind).objects.lock().wrote(sighting);
+        live
+    }
+
+    fn watch(&self, kind: &Kind) -> Watch {
+        let key = (kind.resource.group.clone(), kind.resource.kind.clone());
+        let mut watches = self.watches.lock();
+        watches.entry(key).or_insert_with(|| self.start(kind.clone())).clone()
+    }
+
+    fn start(&self, kind: Kind) -> Watch {
+        let objects = Objects::default();
+        let (state, listed) = watch::channel(Ok(false));
+        let watch = Watch { objects: objects.clone(), state: listed };
+        let (moved, stop) = (self.moved.clone(), self.stop.clone());
+        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(self.client.clone(), &kind.resource);
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            let config = watcher::Config::default().labels(NAME_LABEL);
+            let mut events = watcher(api, config).default_backoff().boxed();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => {
+                        take(&objects, &kind, event, &moved, &state);
+                    }
+                    Err(error) => {
+                        let why = chain(&error);
+                        tracing::warn!(
+                            kind = kind.resource.kind,
+                            error = why,
+                            "cannot watch what was applied; trying again"
+                        );
+                        state.send_if_modified(|state| {
+                            *state != Ok(true) && {
+                                *state = Err(why);
+                                true
+                            }
+                        });
+                    }
+                }
+            }
+        }));
+        watch
+    }
+}
+
+fn take(
+    objects: &Objects,
+    kind: &Kind,
+    event: Event<PartialObjectMeta<DynamicObject>>,
+    moved: &mpsc::UnboundedSender<Key>,
+    state: &watch::Sender<Result<bool, String>>,
+) {
+    let (event, touched) = match event {
+        Event::Init => (Event::Init, None),
+        Event::InitDone => (Event::InitDone, None),
+        Event::InitApply(object) => (Event::InitApply(sighting(kind, &object)), None),
+        Event::Apply(object) => (Event::Apply(sighting(kind, &object)), Some(owner(&object))),
+        Event::Delete(object) => (Event::Delete(sighting(kind, &object)), Some(owner(&object))),
+    };
+    let mut objects = objects.lock();
+    // After a gap in the watch anything may have happened: everyone looks again, those who lost an object included.
+    let before: Vec<_> = objects.iter().map(|(_, live)| live.owner.clone()).collect();
+    let listed = objects.on_event(event);
+    let owners = if listed {
+        let now = objects.iter().map(|(_, live)| live.owner.clone());
+        before.into_iter().chain(now).collect()
+    } else {
+        touched.into_iter().collect::<std::collections::HashSet<_>>()
+    };
+    drop(objects);
+    if listed {
+        drop(state.send_replace(Ok(true)));
+    }
+    for key in owners {
+        // Nobody listens any more: the controller is ending.
+        let _ = moved.send(key);
+    }
+}
+
+/// The GitSync in an object's labels.
+fn owner(object: &PartialObjectMeta<DynamicObject>) -> Key {
+    let label = |key| object.labels().get(key).cloned().unwrap_or_default();
+    (label(NAMESPACE_LABEL), label(NAME_LABEL))
+}
+
+fn sighting(kind: &Kind, object: &PartialObjectMeta<DynamicObject>) -> Sighting<ObjectId, LiveObject> {
+    let id = ObjectId {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+        group: kind.resource.group.clone(),
+        kind: kind.resource.kind.clone(),
+    };
+    let live = LiveObject {
+        uid: object.uid().unwrap_or_default(),
+        resource_version: object.resource_version().unwrap_or_default(),
+        owner: owner(object),
+        fields: our_fields(object),
+        generation: object.metadata.generation,
+    };
+    (id, version(object.metadata.resource_version.as_deref()), live)
+}
+
+/// Server-side apply keeps a list of the fields that are ours; whoever changes one takes it off that list.
+fn our_fields(object: &PartialObjectMeta<DynamicObject>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for entry in object.managed_fields() {
+        let ours = entry.manager.as_deref() == Some(SYNC_MANAGER) && entry.operation.as_deref() == Some("Apply");
+        if ours && entry.subresource.as_deref().is_none_or(str::is_empty) {
+            entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}

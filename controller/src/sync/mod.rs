@@ -1,0 +1,217 @@
+//! Keeps the cluster as Git says. A pass fetches when it is time to, renders what is new, plans by metadata alone, and
+//! carries the plan out; while nothing moved it makes no call at all. It writes with the rights of the sync's own
+//! ServiceAccount, and never with the controller's.
+//!
+//! Here is the wiring: what triggers a pass, and what is kept between passes. The pass itself is in [`pass`].
+
+pub mod execute;
+pub mod fetch;
+pub mod kinds;
+pub mod live;
+pub mod object;
+pub mod order;
+mod pass;
+pub mod plan;
+pub mod render;
+pub mod source;
+mod ssh;
+pub mod status;
+
+use std::{collections::HashMap, sync::Arc};
+
+use crds::{
+    GitSync, SealedSecret,
+    git_sync::{FINALIZER, GitSyncStatus, NAME_LABEL, NAMESPACE_LABEL},
+};
+use futures::{Stream, StreamExt as _, stream};
+use kube::{
+    Api, Client, ResourceExt as _,
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt as _,
+        controller::Action,
+        finalizer::{Error as FinalizerError, Event as Finalize, finalizer},
+        reflector::{self, ObjectRef, Store, store::Writer},
+        watcher::{self, Event, watcher},
+    },
+};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use self::source::Mirrors;
+use self::{
+    fetch::Fetching,
+    kinds::Kinds,
+    live::{Live, WatchError},
+    object::ObjectId,
+    plan::Applied,
+    render::{Desired, Documents},
+    source::Commit,
+};
+use crate::{
+    context::Context,
+    drive::{CallError, drive, logged},
+    events::Events,
+};
+
+/// Name under which the sync applies: its fields are told from the controller's and from everyone else's.
+pub const SYNC_MANAGER: &str = "signet-gitsync";
+/// GitSyncs handled at once.
+const CONCURRENCY: u16 = 8;
+
+/// Namespace and name of a GitSync.
+pub type Key = (String, String);
+type Guarded = DeserializeGuard<GitSync>;
+
+/// What went wrong on the way; the pass is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The outcome could not be written down.
+    #[error("cannot write the status of the GitSync")]
+    Status(#[source] CallError),
+    /// The cluster cannot be seen.
+    #[error("cannot ask the API server what it serves")]
+    Discovery(#[source] CallError),
+    /// A kind cannot be seen.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// Objects of a GitSync that goes are still there.
+    #[error("cannot delete what was applied: {0}")]
+    Teardown(String),
+    /// The finalizer could not be set or taken away.
+    #[error("cannot write the finalizer of the GitSync")]
+    Finalizer(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What this process knows of a GitSync.
+#[derive(Default)]
+struct State {
+    uid: String,
+    /// As last written: the watch's copy may be older than that, and an old inventory would lose objects.
+    status: Option<GitSyncStatus>,
+    fetching: Fetching,
+    /// The commit and path that were read last, and what stands there.
+    read: Option<(Commit, String, Result<Arc<Documents>, status::Cause>)>,
+    /// The newest revision that rendered: as it says the cluster is kept.
+    good: Option<(String, Arc<Vec<Desired>>)>,
+    applied: HashMap<ObjectId, Applied>,
+    failures: u32,
+}
+
+struct Syncer {
+    context: Context,
+    /// A client with the rights of the sync's ServiceAccount.
+    hands: Client,
+    mirrors: Mirrors,
+    live: Live,
+    events: Events,
+    store: Store<Guarded>,
+    /// What the API server serves, as it last said.
+    served: tokio::sync::Mutex<Option<Arc<Kinds>>>,
+    states: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<State>>>>,
+}
+
+/// The GitSync whose labels a SealedSecret carries; empty names for none.
+pub fn owner(sealed: &DeserializeGuard<SealedSecret>) -> Key {
+    let label = |key| sealed.labels().get(key).cloned().unwrap_or_default();
+    (label(NAMESPACE_LABEL), label(NAME_LABEL))
+}
+
+/// Runs until `stop`, then ends what is under way. `sealed` brings the GitSyncs whose SealedSecrets moved.
+pub async fn run(
+    context: Context,
+    hands: Client,
+    mirrors: Mirrors,
+    sealed: mpsc::UnboundedReceiver<Key>,
+    stop: CancellationToken,
+) {
+    let (store, writer) = reflector::store();
+    let (moved, drift) = mpsc::unbounded_channel();
+    let syncer = Arc::new(Syncer {
+        live: Live::new(hands.clone(), moved, stop.clone()),
+        events: Events::new(context.client.clone(), "signet"),
+        served: tokio::sync::Mutex::default(),
+        states: Mutex::default(),
+        store: store.clone(),
+        context,
+        hands,
+        mirrors,
+    });
+    let triggers = stream::select_all([
+        syncer.clone().git_syncs(writer).boxed(),
+        known(store.clone(), drift).boxed(),
+        known(store.clone(), sealed).boxed(),
+    ]);
+    let pass = |guarded: Arc<Guarded>, syncer: Arc<Syncer>| async move { syncer.reconcile(&guarded).await };
+    drive(pass, syncer, store, triggers, CONCURRENCY, stop).await;
+}
+
+impl Syncer {
+    async fn reconcile(&self, guarded: &Guarded) -> Result<Action, Error> {
+        let sync = match &guarded.0 {
+            Ok(sync) => sync.clone(),
+            Err(invalid) => {
+                tracing::error!(name = guarded.name_any(), error = invalid.error, "a GitSync cannot be read");
+                return Ok(Action::await_change());
+            }
+        };
+        let api: Api<GitSync> = Api::namespaced(self.context.client.clone(), &sync.namespace().unwrap_or_default());
+        let state = self.state(&sync);
+        let pass = |event| async move {
+            let mut state = state.lock().await;
+            match event {
+                Finalize::Apply(sync) => self.sync(&sync, &mut state).await,
+                Finalize::Cleanup(sync) => self.cleanup(&sync, &mut state).await,
+            }
+        };
+        finalizer(&api, FINALIZER, Arc::new(sync), pass).await.map_err(|error| match error {
+            FinalizerError::ApplyFailed(error) | FinalizerError::CleanupFailed(error) => error,
+            other => Error::Finalizer(Box::new(other)),
+        })
+    }
+
+    /// What is known of it; nothing if it is another object than last time.
+    fn state(&self, sync: &GitSync) -> Arc<tokio::sync::Mutex<State>> {
+        let uid = sync.uid().unwrap_or_default();
+        let mut states = self.states.lock();
+        let known = states.entry(key(sync)).or_default();
+        if known.try_lock().is_ok_and(|state| state.uid != uid) {
+            *known = Arc::new(tokio::sync::Mutex::new(State { uid, ..State::default() }));
+        }
+        known.clone()
+    }
+
+    fn git_syncs(self: Arc<Self>, writer: Writer<Guarded>) -> impl Stream<Item = ObjectRef<Guarded>> {
+        let api: Api<Guarded> = Api::all(self.context.client.clone());
+        watcher(api, watcher::Config::default())
+            .default_backoff()
+            .modify(|sync| sync.managed_fields_mut().clear())
+            .reflect(writer)
+            .filter_map(|event| std::future::ready(logged("GitSyncs", event)))
+            .filter_map(move |event| {
+                std::future::ready(match event {
+                    Event::Apply(sync) | Event::InitApply(sync) => Some(ObjectRef::from_obj(&sync)),
+                    Event::Delete(sync) => {
+                        let key = (sync.namespace().unwrap_or_default(), sync.name_any());
+                        self.states.lock().remove(&key);
+                        None
+                    }
+                    Event::Init | Event::InitDone => None,
+                })
+            })
+    }
+}
+
+/// Those of the named GitSyncs that there are.
+fn known(store: Store<Guarded>, named: mpsc::UnboundedReceiver<Key>) -> impl Stream<Item = ObjectRef<Guarded>> {
+    let names = stream::unfold(named, |mut named| async move { named.recv().await.map(|key| (key, named)) });
+    names.filter_map(move |(namespace, name)| {
+        let sync = ObjectRef::new(&name).within(&namespace);
+        std::future::ready(store.get(&sync).map(|_| sync))
+    })
+}
+
+fn key(sync: &GitSync) -> Key {
+    (sync.namespace().unwrap_or_default(), sync.name_any())
+}

@@ -1,0 +1,504 @@
+//! Against real repositories, made by the real git, over file://.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use k8s_openapi::ByteString;
+use tempfile::TempDir;
+
+use super::{Commit, Credentials, Mirrors, Source};
+
+/// A folder with a repository that somebody writes to, and mirrors of it.
+struct World {
+    folder: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir_all(world.repository()).unwrap();
+        world.git(&["init", "--quiet", "--initial-branch=main", "."]);
+        world
+    }
+
+    fn repository(&self) -> PathBuf {
+        self.folder.path().join("served/app")
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        let mut git = Command::new("git");
+        git.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.folder.path());
+        git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        for who in ["AUTHOR", "COMMITTER"] {
+            git.env(format!("GIT_{who}_NAME"), "Ada").env(format!("GIT_{who}_EMAIL"), "ada@example.com");
+        }
+        let output = git.current_dir(self.repository()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.repository().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Writes and commits; answers the id.
+    fn commit(&self, path: &str, text: &str) -> String {
+        self.write(path, text);
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "--quiet", "--message", path]);
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    fn mirrors(&self) -> Mirrors {
+        Mirrors::new(self.cache(), Some(self.folder.path().join("served")), Duration::from_secs(30))
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
+    fn source(&self, branch: &str) -> Source {
+        Source::new(&format!("file://{}", self.repository().display()), branch, Credentials::None).unwrap()
+    }
+
+    /// The one mirror's folder.
+    fn mirror(&self) -> PathBuf {
+        let mirror = only(&self.cache(), |_| true);
+        only(&mirror, |name| name.parse::<u64>().is_ok())
+    }
+
+    fn packs(&self) -> Vec<PathBuf> {
+        let mut packs = entries(&self.mirror().join("objects/pack"));
+        packs.retain(|path| path.extension().is_some_and(|extension| extension == "pack"));
+        packs
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn only(folder: &Path, fits: fn(&str) -> bool) -> PathBuf {
+    let mut found = entries(folder);
+    found.retain(|path| fits(path.file_name().unwrap().to_str().unwrap()));
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+fn is_yaml(name: &str) -> bool {
+    name.ends_with(".yaml")
+}
+
+async fn read(mirrors: &Mirrors, source: &Source, commit: &Commit, path: &str) -> Vec<(String, String)> {
+    let files = mirrors.read(source, commit, path, is_yaml).await.unwrap();
+    files.into_iter().map(|file| (file.path, String::from_utf8(file.bytes).unwrap())).collect()
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn a_commit_is_fetched_and_read() {
+    let world = World::new();
+    world.write("b.yaml", "b");
+    world.write("a/z.yaml", "z");
+    world.write("a.yaml", "a");
+    world.write("a/notes.txt", "no");
+    world.write("a/.hidden.yaml", "no");
+    world.write(".github/workflow.yaml", "no");
+    let id = world.commit("deep/er/c.yaml", "c");
+    let (mirrors, source) = (world.mirrors(), world.source("main"));
+
+    assert!(mirrors.cached(&source).await.is_none());
+    let commit = mirrors.fetch(&source).await.unwrap();
+    assert_eq!(commit.to_string(), id);
+    let all = pairs(&[("a.yaml", "a"), ("a/z.yaml", "z"), ("b.yaml", "b"), ("deep/er/c.yaml", "c")]);
+    for path in ["", ".", "/", "./"] {
+        assert_eq!(read(&mirrors, &source, &commit, path).await, all, "{path}");
+    }
+    for path in ["deep/er", "./deep/er/", "/deep//er", "deep/./er", "deep/er/c.yaml"] {
+        assert_eq!(read(&mirrors, &source, &commit, path).await, pairs(&[("deep/er/c.yaml", "c")]), "{path}");
+    }
+    // What is named by its own name is wanted.
+    assert_eq!(read(&mirrors, &source, &commit, "a/notes.txt").await, pairs(&[("a/notes.txt", "no")]));
+    assert_eq!(read(&mirrors, &source, &commit, ".github").await, pairs(&[(".github/workflow.yaml", "no")]));
+}
+
+#[tokio::test]
+async fn history_is_not_fetched_nor_is_anything_twice() {
+    let world = World::new();
+    let first = world.commit("a.yaml", "1");
+    world.commit("a.yaml", "2");
+    let (mirrors, source) = (world.mirrors(), world.source("main"));
+    mirrors.fetch(&source).await.unwrap();
+    let mirror = gix::open(world.mirror()).unwrap();
+    assert!(!mirror.has_object(gix::ObjectId::from_hex(first.as_bytes()).unwrap()), "only the newest commit is needed");
+
+    let before = (world.mirror(), world.packs());
+    let again = mirrors.fetch(&source).await.unwrap();
+    let restarted = world.mirrors().fetch(&source).await.unwrap();
+    assert_eq!((world.mirror(), world.packs()), before, "nothing moved, so nothing is transferred");
+    assert_eq!(again, restarted);
+
+    let third = world.commit("a.yaml", "3");
+    let commit = mirrors.fetch(&source).await.unwrap();
+    assert_eq!(commit.to_string(), third);
+    assert_eq!(world.packs().len(), 2);
+    assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "3")]));
+}
+
+#[tokio::test]
+async fn a_force_push_is_followed() {
+    let world = World::new();
+    world.commit("a.yaml", "1");
+    let (mirrors, source) = (world.mirrors(), world.source("main"));
+    let before = mirrors.fetch(&source).await.unwrap();
+    world.git(&["checkout", "--quiet", "--orphan", "other"]);
+    world.commit("a.yaml", "rewritten");
+    world.git(&["branch", "--force", "main"]);
+    let commit = mirrors.fetch(&source).await.unwrap();
+    assert_ne!(commit, before);
+    assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "rewritten")]));
+    assert_eq!(read(&mirrors, &source, &before, "").await, pairs(&[("a.yaml", "1")]), "the old one is still there");
+}
+
+#[tokio::test]
+async fn content_that_returns_from_history_is_whole() {
+    let world = World::new();
+    world.commit("a.yaml", "returns");
+    world.commit("a.yaml", "other");
+    let (mirrors, source) = (world.mirrors(), world.source("main"));
+    mirrors.fetch(&source).await.unwrap();
+    // As if killed between writing the pack and the boundary of the history: git then believes that we have it all.
+    fs::remove_file(world.mirror().join("shallow")).unwrap();
+    world.commit("a.yaml", "returns");
+    let commit = mirrors.fetch(&source).await.unwrap();
+    assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "returns")]));
+}
+
+#[tokio::test]
+async fn branches_share_a_mirror() {
+    let world = World::new();
+    let main = world.commit("a.yaml", "1");
+    world.git(&["checkout", "--quiet", "-b", "team/next"]);
+    let next = world.commit("a.yaml", "2");
+    let mirrors = world.mirrors();
+    for (branch, id) in [("main", &main), ("team/next", &next), ("main", &main)] {
+        assert_eq!(mirrors.fetch(&world.source(branch)).await.unwrap().to_string(), *id);
+    }
+    assert_eq!(mirrors.cached(&world.source("team/next")).await.unwrap().to_string(), next);
+    assert!(world.mirror().exists());
+
+    // A branch may turn into a folder of branches.
+    world.git(&["checkout", "--quiet", "--detach"]);
+    world.git(&["branch", "--delete", "--force", "main"]);
+    world.git(&["branch", "main/stable"]);
+    assert_eq!(mirrors.fetch(&world.source("main/stable")).await.unwrap().to_string(), next);
+    let error = mirrors.fetch(&world.source("main")).await.unwrap_err();
+    assert_eq!(error.reason(), "BranchNotFound");
+    assert_eq!(mirrors.cached(&world.source("team/next")).await.unwrap().to_string(), next);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_named() {
+    let world = World::new();
+    let mirrors = world.mirrors();
+    let empty = mirrors.fetch(&world.source("main")).await.unwrap_err();
+    assert_eq!(empty.reason(), "BranchNotFound", "an empty repository: {empty}");
+
+    world.commit("folder/a.yaml", "1");
+    let missing = mirrors.fetch(&world.source("missing")).await.unwrap_err();
+    assert_eq!(missing.reason(), "BranchNotFound");
+    assert!(missing.to_string().contains("the branch missing of file:///"), "{missing}");
+
+    let source = world.source("main");
+    let commit = mirrors.fetch(&source).await.unwrap();
+    for path in ["folder/b", "other", "folder/a.yaml/below"] {
+        let error = mirrors.read(&source, &commit, path, is_yaml).await.unwrap_err();
+        assert_eq!(error.reason(), "PathNotFound", "{path}");
+        assert!(error.is_final());
+        assert!(error.to_string().contains(path) && error.to_string().contains(&commit.to_string()), "{error}");
+    }
+    for path in ["..", "folder/../..", "../../etc"] {
+        assert_eq!(mirrors.read(&source, &commit, path, is_yaml).await.unwrap_err().reason(), "InvalidPath", "{path}");
+    }
+    let absent = Source::new(&format!("{}x", source.url()), "main", Credentials::None).unwrap();
+    let error = mirrors.fetch(&absent).await.unwrap_err();
+    assert_eq!(error.reason(), "RepositoryNotFound", "{error}");
+    assert!(
+        Source::new(source.url(), "ma in", Credentials::None).is_err_and(|error| error.reason() == "InvalidBranch")
+    );
+}
+
+#[tokio::test]
+async fn links_are_not_followed() {
+    let world = World::new();
+    for (link, target) in [("passwd.yaml", "/etc/passwd"), ("up", ".."), ("up.yaml", "../outside.yaml")] {
+        std::os::unix::fs::symlink(target, world.repository().join(link)).unwrap();
+    }
+    world.commit("real.yaml", "1");
+    let (mirrors, source) = (world.mirrors(), world.source("main"));
+    let commit = mirrors.fetch(&source).await.unwrap();
+    assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("real.yaml", "1")]));
+    for path in ["passwd.yaml", "up", "up/app"] {
+        assert_eq!(mirrors.read(&source, &commit, path, is_yaml).await.unwrap_err().reason(), "PathNotFound", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn too_much_is_refused() {
+    let world = World::new();
+    world.write("large/a.yaml", &"x".repeat(20 << 20));
+    world.write("large/b.yaml", &"y".repeat(20 << 20));
+    for file in 0..=10_000 {
+        world.write(&format!("many/{file}.yaml"), "same");
+    }
+    world.commit("fits/a.yaml", "1");
+    let (mirrors, source) = (world.mirrors(), world.source("main"));
+    let commit = mirrors.fetch(&source).await.unwrap();
+    for (path, limit) in [("large", "32 MiB"), ("many", "10,000 files"), ("", "split it")] {
+        let error = mirrors.read(&source, &commit, path, is_yaml).await.unwrap_err();
+        assert_eq!(error.reason(), "TooLarge");
+        assert!(error.to_string().contains(limit), "{error}");
+    }
+    assert_eq!(read(&mirrors, &source, &commit, "fits").await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_behind_does_no_harm() {
+    let world = World::new();
+    world.commit("a.yaml", "1");
+    let source = world.source("main");
+    world.mirrors().fetch(&source).await.unwrap();
+    let mirror = world.mirror();
+    let stale =
+        ["shallow.lock", "refs/remotes/origin/main.lock", "objects/pack/.tmpAbCdEf", "objects/pack/pack-1.pack"];
+    for path in stale {
+        fs::write(mirror.join(path), "").unwrap();
+    }
+    let unfinished = mirror.with_file_name("fresh");
+    fs::create_dir(&unfinished).unwrap();
+    fs::write(unfinished.join("HEAD"), "half").unwrap();
+
+    let second = world.commit("a.yaml", "2");
+    assert_eq!(world.mirrors().fetch(&source).await.unwrap().to_string(), second);
+    assert_eq!(world.mirror(), mirror, "what was there is used on");
+    assert!(!unfinished.exists());
+    for path in stale {
+        assert!(!mirror.join(path).exists(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_mirror_is_fetched_anew() {
+    let world = World::new();
+    world.commit("a.yaml", "1");
+    let source = world.source("main");
+    let damages: [fn(&World); 4] = [
+        |world| fs::write(world.mirror().join("HEAD"), "nonsense").unwrap(),
+        |world| fs::write(world.mirror().join("config"), "[[[").unwrap(),
+        |world| world.packs().iter().for_each(|pack| cut(pack)),
+        |world| fs::remove_dir_all(world.mirror().join("objects")).unwrap(),
+    ];
+    for (index, damage) in damages.into_iter().enumerate() {
+        for restarted in [false, true] {
+            let mut mirrors = world.mirrors();
+            let commit = mirrors.fetch(&source).await.unwrap();
+            damage(&world);
+            if restarted {
+                mirrors = world.mirrors();
+                assert_eq!(mirrors.fetch(&source).await.unwrap(), commit, "damage {index}");
+            }
+            assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "1")]), "damage {index}");
+            assert_eq!(mirrors.fetch(&source).await.unwrap(), commit, "damage {index}");
+        }
+    }
+}
+
+fn cut(pack: &Path) {
+    let mut permissions = fs::metadata(pack).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    fs::set_permissions(pack, permissions).unwrap();
+    fs::write(pack, &fs::read(pack).unwrap()[..20]).unwrap();
+}
+
+#[tokio::test]
+async fn a_mirror_with_many_packs_is_replaced_with_all_its_branches() {
+    let world = World::new();
+    world.commit("a.yaml", "0");
+    world.git(&["branch", "quiet"]);
+    let (mirrors, source) = (world.mirrors(), world.source("main"));
+    let quiet = mirrors.fetch(&world.source("quiet")).await.unwrap();
+    let (first, mut commit) = (world.mirror(), quiet.clone());
+    for round in 1..=64 {
+        world.commit("a.yaml", &round.to_string());
+        commit = mirrors.fetch(&source).await.unwrap();
+        assert!(world.packs().len() <= 64);
+    }
+    assert_ne!(world.mirror(), first);
+    assert!(!first.exists());
+    assert!(world.packs().len() < 3);
+    assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "64")]));
+    assert_eq!(mirrors.cached(&world.source("quiet")).await, Some(quiet));
+}
+
+#[tokio::test]
+async fn a_mirror_outlives_the_repository() {
+    let world = World::new();
+    let id = world.commit("a.yaml", "1");
+    let source = world.source("main");
+    world.mirrors().fetch(&source).await.unwrap();
+    fs::rename(world.repository(), world.folder.path().join("away")).unwrap();
+
+    let restarted = world.mirrors();
+    assert_eq!(restarted.fetch(&source).await.unwrap_err().reason(), "RepositoryNotFound");
+    let commit = restarted.cached(&source).await.unwrap();
+    assert_eq!(commit.to_string(), id);
+    assert_eq!(read(&restarted, &source, &commit, "").await, pairs(&[("a.yaml", "1")]));
+    fs::remove_dir_all(world.mirror().join("objects")).unwrap();
+    assert!(world.mirrors().cached(&source).await.is_none(), "a commit without its objects is none");
+}
+
+#[tokio::test]
+async fn mirrors_that_nothing_asks_for_are_removed() {
+    let world = World::new();
+    world.commit("a.yaml", "1");
+    world.mirrors().fetch(&world.source("main")).await.unwrap();
+    let forgotten = only(&world.cache(), |_| true);
+    let last = std::time::SystemTime::now() - Duration::from_hours(100);
+    fs::File::open(forgotten.join("used")).unwrap().set_modified(last).unwrap();
+    let foreign = world.cache().join("lost+found");
+    fs::create_dir(&foreign).unwrap();
+
+    fs::create_dir_all(world.folder.path().join("served/link")).unwrap();
+    std::os::unix::fs::symlink(world.repository(), world.folder.path().join("served/link/app")).unwrap();
+    let url = format!("file://{}", world.folder.path().join("served/link/app").display());
+    world.mirrors().fetch(&Source::new(&url, "main", Credentials::None).unwrap()).await.unwrap();
+    assert!(!forgotten.exists());
+    assert!(foreign.exists());
+}
+
+#[tokio::test]
+async fn files_are_read_only_below_the_given_folder() {
+    let world = World::new();
+    world.commit("a.yaml", "1");
+    let served = world.folder.path().join("served");
+    let within = |root: Option<PathBuf>| Mirrors::new(world.cache(), root, Duration::from_secs(30));
+    let refused = async |mirrors: Mirrors, url: &str| {
+        let error = mirrors.fetch(&Source::new(url, "main", Credentials::None).unwrap()).await.unwrap_err();
+        assert_eq!(error.reason(), "InvalidUrl", "{error}");
+        error.to_string()
+    };
+    let url = world.source("main").url().to_owned();
+    assert!(refused(within(None), &url).await.contains("--git-file-root"));
+    refused(within(Some(world.folder.path().join("cache"))), &url).await;
+    let other = served.join("other");
+    fs::create_dir(&other).unwrap();
+    std::os::unix::fs::symlink(world.repository(), other.join("app")).unwrap();
+    assert!(
+        refused(within(Some(other.clone())), &format!("file://{}/app", other.display())).await.contains("not below")
+    );
+    // Of what is elsewhere it is not told whether it exists.
+    let elsewhere = ["file:///etc", "file:///no/such/folder", &format!("file://{}/../../..", other.display())];
+    for url in elsewhere {
+        assert!(refused(within(Some(other.clone())), url).await.contains("not below"), "{url}");
+    }
+}
+
+#[test]
+fn urls_that_hold_credentials_are_refused_without_showing_them() {
+    let urls = [
+        "https://ada:s3cret@example.com/app.git",
+        "https://s3cret@example.com/app.git",
+        "https://example.com/app.git?token=s3cret",
+        "https://example.com/app.git#s3cret",
+        "ssh://git:s3cret@example.com/app.git",
+        "https://ada:s3cret@:80:/x",
+        "ada:s3cret@example.com/app",
+        "ftp://ada:s3cret@example.com/app.git",
+    ];
+    for url in urls {
+        let error = Source::new(url, "main", Credentials::None).unwrap_err();
+        assert_eq!(error.reason(), "InvalidUrl", "{url}");
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+    }
+    let error = Source::new(urls[0], "main", Credentials::None).unwrap_err().to_string();
+    assert!(error.contains("https://example.com/app.git") && error.contains("source.secretRef"), "{error}");
+    let error = Source::new("git@example.com:app.git", "main", Credentials::None).unwrap_err().to_string();
+    assert!(error.contains("ssh://git@host/path"), "{error}");
+    for url in ["https://", "https://example.com", "ssh:///app", "git://example.com/app", "file://other/app", ""] {
+        assert!(Source::new(url, "main", Credentials::None).is_err(), "{url}");
+    }
+}
+
+fn basic() -> Credentials {
+    let data = secret(&[("username", "ada"), ("password", "s3cret\n")]);
+    Credentials::from_secret_data("https", &data).unwrap()
+}
+
+fn secret(entries: &[(&str, &str)]) -> BTreeMap<String, ByteString> {
+    entries.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))).collect()
+}
+
+#[test]
+fn credentials_are_never_shown() {
+    let source = Source::new("https://example.com/app.git", "main", basic()).unwrap();
+    let shown = format!("{source} {source:?} {:?} {}", source.credentials, source.url());
+    assert!(!shown.contains("s3cret") && !shown.contains("ada"), "{shown}");
+    let Credentials::Basic { password, .. } = basic() else { panic!("not basic") };
+    assert_eq!(**password, *"s3cret", "the line's end is no part of a password");
+}
+
+#[test]
+fn credentials_go_only_where_they_are_safe() {
+    for (url, credentials, reason) in [
+        ("http://example.com/app.git", basic(), Some("InvalidCredentials")),
+        ("http://localhost.example.com/app.git", basic(), Some("InvalidCredentials")),
+        ("http://127.0.0.1:80/app.git", basic(), None),
+        ("http://[::1]/app.git", basic(), None),
+        ("https://example.com/app.git", basic(), None),
+        ("http://example.com/app.git", Credentials::None, None),
+        ("ssh://git@example.com/app.git", Credentials::None, Some("InvalidCredentials")),
+        ("ssh://git@example.com/app.git", basic(), Some("InvalidCredentials")),
+        ("file:///app.git", basic(), Some("InvalidCredentials")),
+    ] {
+        assert_eq!(Source::new(url, "main", credentials).err().map(|error| error.reason()), reason, "{url}");
+    }
+}
+
+#[test]
+fn missing_entries_of_the_secret_are_named() {
+    let tell = |scheme, entries: &[_]| Credentials::from_secret_data(scheme, &secret(entries)).unwrap_err().to_string();
+    assert_eq!(tell("https", &[("username", "ada")]), "it has no password: http needs username and password");
+    assert!(tell("https", &[]).starts_with("it has no username and no password:"));
+    assert!(tell("ssh", &[("identity", "x")]).starts_with("it has no known_hosts:"));
+    assert!(tell("ssh", &[("identity", "nonsense"), ("known_hosts", "x")]).contains("no private key"));
+    assert!(tell("https", &[("username", "a:b"), ("password", "x")]).contains("colon"));
+    assert!(tell("file", &[]).contains("remove source.secretRef"));
+    let binary = BTreeMap::from([
+        ("username".to_owned(), ByteString(vec![0xff])),
+        ("password".to_owned(), ByteString(b"x".to_vec())),
+    ]);
+    assert_eq!(Credentials::from_secret_data("http", &binary).unwrap_err().to_string(), "its username is not text");
+}
+
+#[test]
+fn other_credentials_have_another_mirror() {
+    let mirror = |credentials| Source::new("https://example.com/app.git", "main", credentials).unwrap().mirror();
+    let with = |username, password| {
+        let data = secret(&[("username", username), ("password", password)]);
+        mirror(Credentials::from_secret_data("https", &data).unwrap())
+    };
+    assert_eq!(with("ada", "one"), with("ada", "one"));
+    assert_ne!(with("ada", "one"), with("ada", "two"));
+    assert_ne!(with("ad", "aone"), with("ada", "one"));
+    assert_ne!(with("ada", "one"), mirror(Credentials::None));
+}

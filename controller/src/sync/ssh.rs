@@ -1,0 +1,431 @@
+//! Git over SSH without a program beside us: logs in with one key, runs `git-upload-pack`, and hands its two ends to
+//! gix. The host must be one that known_hosts knows. It must not learn new hosts, nor wait beyond the patience it got.
+
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use gix::protocol::transport::{
+    Protocol,
+    client::git::{ConnectMode, blocking_io::Connection},
+};
+use parking_lot::Mutex;
+use russh::{
+    ChannelMsg, ChannelReadHalf, Preferred,
+    client::{self, AuthResult},
+    keys::{
+        Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate, decode_secret_key,
+        ssh_key::known_hosts::{Entry, HostPatterns, Marker},
+    },
+};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt as _},
+    runtime::Runtime,
+};
+use url::Url;
+
+/// The user when the URL names none; every host that serves Git knows it.
+const DEFAULT_USER: &str = "git";
+/// How soon an interrupt is noticed.
+const TICK: Duration = Duration::from_millis(200);
+/// How long the reason may come after the end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// As much as is kept of what the host says beside the protocol: a sentence or two.
+const MAX_WORDS: usize = 1024;
+
+/// A private key and the hosts that may see it used.
+#[derive(Clone)]
+pub struct Login {
+    key: Arc<PrivateKey>,
+    known_hosts: Arc<str>,
+}
+
+/// Why a Secret's identity and known_hosts are no login.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// Nobody is there to type the passphrase.
+    #[error("identity is protected by a passphrase, which nobody can type here: use a key without one")]
+    Encrypted,
+    /// This build has no RSA for SSH.
+    #[error("identity is an RSA key, which is not supported: use an ed25519 or ecdsa key")]
+    Rsa,
+    /// Something else.
+    #[error("identity is no private key in OpenSSH or PEM format")]
+    Unreadable,
+    /// No line of it is a host key.
+    #[error("known_hosts holds no host key: it needs lines as ssh-keyscan prints them")]
+    NoHost,
+}
+
+/// What ended a session, or kept it from beginning.
+#[derive(Debug)]
+pub enum SshError {
+    /// The host cannot be reached, or does not speak SSH.
+    Unreachable(String),
+    /// The host is not the one that known_hosts knows.
+    HostKey(String),
+    /// The host is right, but does not let us in.
+    Refused(String),
+    /// It took too long, or nobody waits any more.
+    Impatient,
+}
+
+impl Login {
+    /// Reads the two entries of a Secret.
+    pub fn new(identity: &str, known_hosts: &str) -> Result<Self, LoginError> {
+        if identity.contains("ENCRYPTED") {
+            return Err(LoginError::Encrypted);
+        }
+        let key = decode_secret_key(identity, None).map_err(|error| match error {
+            russh::keys::Error::KeyIsEncrypted => LoginError::Encrypted,
+            russh::keys::Error::UnsupportedKeyType { key_type_string, .. } if key_type_string == "RSA" => {
+                LoginError::Rsa
+            }
+            _ => LoginError::Unreadable,
+        })?;
+        if matches!(key.algorithm(), Algorithm::Rsa { .. }) {
+            return Err(LoginError::Rsa);
+        }
+        if entries(known_hosts).next().is_none() {
+            return Err(LoginError::NoHost);
+        }
+        Ok(Self { key: Arc::new(key), known_hosts: known_hosts.into() })
+    }
+
+    /// What tells this login from others. Not secret.
+    pub fn fingerprint(&self) -> String {
+        format!("{}\n{}", self.key.fingerprint(HashAlg::Sha256), self.known_hosts)
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login(<redacted>)")
+    }
+}
+
+/// How long to wait: until the deadline, and only while somebody wants the answer.
+#[derive(Clone)]
+pub struct Patience {
+    pub deadline: Instant,
+    pub interrupt: Arc<AtomicBool>,
+}
+
+impl Patience {
+    async fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, SshError> {
+        let mut work = pin!(work);
+        loop {
+            if self.interrupt.load(Ordering::Relaxed) || Instant::now() >= self.deadline {
+                return Err(SshError::Impatient);
+            }
+            if let Ok(done) = tokio::time::timeout(TICK, work.as_mut()).await {
+                return Ok(done);
+            }
+        }
+    }
+}
+
+/// A session in which `git-upload-pack` runs, for gix to talk to.
+pub type Transport = Connection<Reader, Writer>;
+
+/// What the host said on stderr, for a person to read. Filled while the session goes on.
+#[derive(Clone, Default)]
+pub struct Words(Arc<Mutex<Vec<u8>>>);
+
+impl Words {
+    /// In one line; `None` if the host was silent.
+    pub fn read(&self) -> Option<String> {
+        let said = String::from_utf8_lossy(&self.0.lock()).into_owned();
+        let words: Vec<&str> =
+            said.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
+        (!words.is_empty()).then(|| words.join(" "))
+    }
+
+    fn hear(&self, data: &[u8]) {
+        let mut heard = self.0.lock();
+        let room = MAX_WORDS.saturating_sub(heard.len());
+        heard.extend(data.iter().take(room));
+    }
+}
+
+/// Logs in and starts `git-upload-pack` for the repository of the URL. Blocks.
+pub fn connect(login: &Login, url: &Url, patience: Patience) -> Result<(Transport, Words), SshError> {
+    let path = repository_path(url);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| SshError::Unreachable(error.to_string()))?;
+    let (session, channel) = runtime.block_on(patience.wait(open(login, url, &path)))??;
+    let (reading, writing) = channel.split();
+    let writing = Box::pin(writing.make_writer());
+    let link = Arc::new(Link { _session: session, runtime, patience });
+    let words = Words::default();
+    let reader = Reader { link: link.clone(), channel: reading, rest: Vec::new(), read: 0, words: words.clone() };
+    let host = None::<(&str, Option<u16>)>;
+    let connection =
+        Connection::new(reader, Writer { link, writing }, Protocol::V2, path, host, ConnectMode::Process, false);
+    Ok((connection.custom_url(Some(url.as_str().into())), words))
+}
+
+async fn open(
+    login: &Login,
+    url: &Url,
+    path: &str,
+) -> Result<(client::Handle<Client>, russh::Channel<client::Msg>), SshError> {
+    let host = host(url);
+    let port = url.port().unwrap_or(22);
+    let known = KnownHost::find(&login.known_hosts, host, port);
+    // The kinds of key that are known come first: else a host that has several shows another one.
+    let mut key = known.algorithms();
+    key.extend(Preferred::DEFAULT.key.iter().filter(|other| !known.algorithms().contains(other)).cloned());
+    let preferred = Preferred { key: key.into(), ..Preferred::DEFAULT };
+    let config = Arc::new(client::Config { preferred, nodelay: true, ..client::Config::default() });
+
+    let mut session = client::connect(config, (host, port), Client { known }).await?;
+    let user = if url.username().is_empty() { DEFAULT_USER } else { url.username() };
+    let key = PrivateKeyWithHashAlg::new(login.key.clone(), None);
+    if !matches!(session.authenticate_publickey(user, key).await.map_err(Problem::from)?, AuthResult::Success) {
+        let public = login.key.public_key();
+        let shown = public.to_openssh().unwrap_or_else(|_| public.fingerprint(HashAlg::Sha256).to_string());
+        let refused =
+            format!("the host does not let the user {user} in with the key in the Secret; add it there: {shown}");
+        return Err(SshError::Refused(refused));
+    }
+    let channel = session.channel_open_session().await.map_err(Problem::from)?;
+    // A host that drops the variable speaks an older protocol, which works too.
+    channel.set_env(false, "GIT_PROTOCOL", "version=2").await.map_err(Problem::from)?;
+    let command = format!("git-upload-pack {}", gix::quote::single(path.into()));
+    channel.exec(true, command).await.map_err(Problem::from)?;
+    Ok((session, channel))
+}
+
+/// The host as DNS and known_hosts know it: IPv6 without brackets.
+fn host(url: &Url) -> &str {
+    url.host_str().unwrap_or_default().trim_matches(['[', ']'])
+}
+
+/// As git does: escapes are undone, and `/~user/x` is `~user/x`.
+fn repository_path(url: &Url) -> String {
+    let path = gix::url::parse(url.as_str()).map_or_else(|_| url.path().to_owned(), |url| url.path.to_string());
+    if path.starts_with("/~") { path[1..].to_owned() } else { path }
+}
+
+/// Keeps the session going while its two ends are in use.
+struct Link {
+    _session: client::Handle<Client>,
+    runtime: Runtime,
+    patience: Patience,
+}
+
+impl Link {
+    fn wait<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
+        let waited = self.runtime.block_on(self.patience.wait(work));
+        waited.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the host did not answer in time"))
+    }
+}
+
+/// What `git-upload-pack` writes.
+pub struct Reader {
+    link: Arc<Link>,
+    channel: ChannelReadHalf,
+    rest: Vec<u8>,
+    read: usize,
+    words: Words,
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.rest.len() {
+            match self.link.wait(self.channel.wait())? {
+                Some(ChannelMsg::Data { data }) => (self.rest, self.read) = (data.to_vec(), 0),
+                Some(ChannelMsg::ExtendedData { data, .. }) => self.words.hear(&data),
+                Some(ChannelMsg::Failure) => self.words.hear(b"the host refuses to run git-upload-pack"),
+                Some(ChannelMsg::Eof | ChannelMsg::Close) | None => return self.drain(),
+                Some(_) => {}
+            }
+        }
+        let count = (&self.rest[self.read..]).read(buffer)?;
+        self.read += count;
+        Ok(count)
+    }
+}
+
+impl Reader {
+    /// Nothing more comes but, perhaps, the reason.
+    fn drain(&mut self) -> io::Result<usize> {
+        while let Ok(Some(message)) = self.link.wait(tokio::time::timeout(LAST_WORDS, self.channel.wait()))? {
+            match message {
+                ChannelMsg::ExtendedData { data, .. } => self.words.hear(&data),
+                ChannelMsg::Close => break,
+                _ => {}
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// What `git-upload-pack` reads.
+pub struct Writer {
+    link: Arc<Link>,
+    writing: Pin<Box<dyn AsyncWrite + Send + Sync>>,
+}
+
+impl Write for Writer {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.link.wait(self.writing.write(buffer))?
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.link.wait(self.writing.flush())?
+    }
+}
+
+struct Client {
+    known: KnownHost,
+}
+
+impl client::Handler for Client {
+    type Error = Problem;
+
+    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Problem> {
+        match shown {
+            PublicKeyOrCertificate::PublicKey { key, .. } => self.known.check(key).map_err(Problem::HostKey)?,
+            PublicKeyOrCertificate::Certificate(_) => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// What a session ends with.
+#[derive(Debug)]
+enum Problem {
+    HostKey(String),
+    Session(russh::Error),
+}
+
+impl From<russh::Error> for Problem {
+    fn from(error: russh::Error) -> Self {
+        Self::Session(error)
+    }
+}
+
+impl From<Problem> for SshError {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::HostKey(why) => Self::HostKey(why),
+            Problem::Session(error) => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+/// What known_hosts says of one host.
+struct KnownHost {
+    /// As known_hosts writes it: `host`, or `[host]:port` unless the port is 22.
+    name: String,
+    entries: Vec<Entry>,
+}
+
+impl KnownHost {
+    fn find(known_hosts: &str, host: &str, port: u16) -> Self {
+        let host = host.to_ascii_lowercase();
+        let name = if port == 22 { host } else { format!("[{host}]:{port}") };
+        let entries = entries(known_hosts).filter(|entry| matches(entry.host_patterns(), &name)).collect();
+        Self { name, entries }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &PublicKey> {
+        self.entries.iter().filter(|entry| entry.marker().is_none()).map(Entry::public_key)
+    }
+
+    fn algorithms(&self) -> Vec<Algorithm> {
+        let usable = |key: &PublicKey| Some(key.algorithm()).filter(|kind| Preferred::DEFAULT.key.contains(kind));
+        self.keys().filter_map(usable).collect()
+    }
+
+    fn check(&self, shown: &PublicKey) -> Result<(), String> {
+        let same = |key: &PublicKey| key.key_data() == shown.key_data();
+        let revoked = |entry: &Entry| entry.marker() == Some(&Marker::Revoked) && same(entry.public_key());
+        let fingerprint = shown.fingerprint(HashAlg::Sha256);
+        let name = &self.name;
+        if self.entries.iter().any(revoked) {
+            return Err(format!("known_hosts revokes the key of {name}, {fingerprint}"));
+        }
+        if self.keys().any(same) {
+            return Ok(());
+        }
+        let known: Vec<String> = self.keys().map(|key| key.fingerprint(HashAlg::Sha256).to_string()).collect();
+        let seen = if known.is_empty() {
+            format!("{name} is not in known_hosts; its key is {fingerprint}")
+        } else {
+            format!("the key of {name} is {fingerprint}, but known_hosts has {}", known.join(", "))
+        };
+        let line = shown.to_openssh().unwrap_or_default();
+        let remedy = "if that is what the host publishes, add this line to known_hosts in the Secret";
+        Err(format!("{seen}; {remedy}: {name} {line}"))
+    }
+}
+
+/// Lines that cannot be read, such as keys of unknown kinds, say nothing of a host, as in OpenSSH.
+fn entries(known_hosts: &str) -> impl Iterator<Item = Entry> {
+    known_hosts
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.parse().ok())
+}
+
+fn matches(patterns: &HostPatterns, name: &str) -> bool {
+    match patterns {
+        HostPatterns::HashedName { salt, hash } => hmac_sha1(salt, name.as_bytes()).is_some_and(|mac| mac == *hash),
+        HostPatterns::Patterns(patterns) => {
+            let hit = |pattern: &str| glob(pattern.to_ascii_lowercase().as_bytes(), name.as_bytes());
+            let (not, any): (Vec<&str>, Vec<&str>) =
+                patterns.iter().map(String::as_str).partition(|pattern| pattern.starts_with('!'));
+            any.into_iter().any(hit) && !not.into_iter().any(|pattern| hit(&pattern[1..]))
+        }
+    }
+}
+
+/// `*` is any text, `?` any one character. Takes no longer than the product of the two lengths.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut at, mut read, mut star) = (0, 0, None);
+    while read < text.len() {
+        match (pattern.get(at), star) {
+            (Some(b'*'), _) => {
+                star = Some((at, read));
+                at += 1;
+            }
+            (Some(&one), _) if one == b'?' || one == text[read] => (at, read) = (at + 1, read + 1),
+            (_, Some((after, skipped))) => {
+                star = Some((after, skipped + 1));
+                (at, read) = (after + 1, skipped + 1);
+            }
+            (_, None) => return false,
+        }
+    }
+    pattern[at..].iter().all(|rest| *rest == b'*')
+}
+
+/// By which OpenSSH hides the names in known_hosts. It guards no secret of ours.
+fn hmac_sha1(key: &[u8], message: &[u8]) -> Option<[u8; 20]> {
+    const BLOCK: usize = 64;
+    let digest = |parts: [&[u8]; 2]| {
+        let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
+        parts.iter().for_each(|part| hasher.update(part));
+        <[u8; 20]>::try_from(hasher.try_finalize().ok()?.as_slice()).ok()
+    };
+    let mut block = [0; BLOCK];
+    match block.get_mut(..key.len()) {
+        Some(start) => start.copy_from_slice(key),
+        None => block[..20].copy_from_slice(&digest([key, &[]])?),
+    }
+    let inner = digest([&block.map(|byte| byte ^ 0x36), message])?;
+    digest([&block.map(|byte| byte ^ 0x5c), &inner])
+}

@@ -1,0 +1,233 @@
+//! What a pass came to, as `status` says it. Pure: the clock is an argument, and a time moves only when what it dates
+//! has changed.
+
+use crds::{SealedSecret, git_sync::GitSyncStatus};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::core::error_boundary::InvalidObject;
+
+use super::render::Problem;
+
+/// Problems named in one message; the rest is counted.
+const NAMED: usize = 20;
+
+/// Why something is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// One word, for conditions, Events and metrics.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// Whether the cluster is as Git says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Ready(String),
+    /// It soon will be.
+    Progressing(String),
+    /// It is not; trying again may help.
+    Failed(Cause),
+    /// It is not, and will not be until the GitSync is changed.
+    Stalled(Cause),
+}
+
+impl Verdict {
+    /// Whether to try again before the interval is over.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+
+    /// The reason of the condition `Ready`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Ready(_) => "ReconciliationSucceeded",
+            Self::Progressing(_) => "Progressing",
+            Self::Failed(cause) | Self::Stalled(cause) => cause.reason,
+        }
+    }
+}
+
+/// One verdict of three: what the newest commit lacks, what the cluster lacks, and whether Git answers.
+pub fn overall(unrendered: Option<Cause>, applied: Verdict, unfetched: Option<Cause>) -> Verdict {
+    match (unrendered, applied, unfetched) {
+        (Some(cause), ..) | (None, Verdict::Failed(cause), _) => Verdict::Failed(cause),
+        (None, _, Some(cause)) if cause.reason == "InvalidUrl" => Verdict::Stalled(cause),
+        (None, _, Some(cause)) => Verdict::Failed(cause),
+        (None, applied, None) => applied,
+    }
+}
+
+/// The conditions after a pass: Ready always, Reconciling and Stalled while they hold.
+pub fn conditions(before: &[Condition], verdict: &Verdict, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    let condition = |kind: &str, status: &str, reason: &str, message: &str| {
+        let same = before.iter().find(|old| old.type_ == kind && old.status == status);
+        Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            observed_generation: generation,
+            last_transition_time: same.map_or(Time(now), |old| old.last_transition_time.clone()),
+        }
+    };
+    match verdict {
+        Verdict::Ready(message) => vec![condition("Ready", "True", "ReconciliationSucceeded", message)],
+        Verdict::Progressing(message) => vec![
+            condition("Ready", "Unknown", "Progressing", message),
+            condition("Reconciling", "True", "Progressing", message),
+        ],
+        Verdict::Failed(Cause { reason, message }) => vec![condition("Ready", "False", reason, message)],
+        Verdict::Stalled(Cause { reason, message }) => {
+            vec![condition("Ready", "False", reason, message), condition("Stalled", "True", reason, message)]
+        }
+    }
+}
+
+/// The condition `Ready`.
+pub fn ready(status: &GitSyncStatus) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == "Ready")
+}
+
+/// Many lines as one message, in their order.
+pub fn list<T: ToString>(lines: impl ExactSizeIterator<Item = T>) -> String {
+    let rest = lines.len().saturating_sub(NAMED);
+    let mut named: Vec<String> = lines.take(NAMED).map(|line| line.to_string()).collect();
+    if rest > 0 {
+        named.push(format!("and {rest} more"));
+    }
+    named.join("; ")
+}
+
+/// Whether a SealedSecret that was applied has opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It has, in the generation that was applied.
+    Yes,
+    /// The controller has not come to it.
+    NotYet,
+    /// It cannot, and why.
+    No(String),
+}
+
+/// Reads it off the object. `applied` is the generation that the apply returned.
+pub fn opened(sealed: Option<&Result<SealedSecret, InvalidObject>>, applied: Option<i64>) -> Opened {
+    let sealed = match sealed {
+        Some(Ok(sealed)) => sealed,
+        Some(Err(invalid)) => return Opened::No(format!("cannot be read: {}", invalid.error)),
+        None => return Opened::NotYet,
+    };
+    let observed = sealed.status.as_ref().and_then(|status| status.observed_generation);
+    match sealed.synced() {
+        Some(synced) if observed >= applied && observed >= sealed.metadata.generation => match synced.status.as_str() {
+            "True" => Opened::Yes,
+            _ => Opened::No(synced.message.clone().unwrap_or_else(|| "is not opened".to_owned())),
+        },
+        _ => Opened::NotYet,
+    }
+}
+
+/// What the SealedSecrets of a commit mean for the whole: failures with their place, and how many are under way.
+pub fn judge_sealed(all: impl Iterator<Item = (Problem, Opened)>) -> Option<Verdict> {
+    let (mut failed, mut waiting) = (Vec::new(), Vec::new());
+    for (subject, opened) in all {
+        match opened {
+            Opened::Yes => {}
+            Opened::NotYet => waiting.push(subject),
+            Opened::No(why) => failed.push(Problem { what: format!("{}: {why}", subject.what), ..subject }),
+        }
+    }
+    if !failed.is_empty() {
+        return Some(Verdict::Failed(Cause { reason: "SealedSecretFailed", message: list(failed.iter()) }));
+    }
+    let waits = || Verdict::Progressing(format!("waiting to be opened: {}", list(waiting.iter())));
+    (!waiting.is_empty()).then(waits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::render::Place;
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn cause(reason: &'static str, message: &str) -> Cause {
+        Cause { reason, message: message.to_owned() }
+    }
+
+    fn failed(reason: &'static str, message: &str) -> Verdict {
+        Verdict::Failed(cause(reason, message))
+    }
+
+    #[test]
+    fn the_newest_trouble_is_told_and_git_being_away_is_one() {
+        let ready = || Verdict::Ready("ok".to_owned());
+        let away = || Some(cause("Unreachable", "away"));
+        assert_eq!(overall(None, ready(), None), ready());
+        assert_eq!(overall(None, ready(), away()), failed("Unreachable", "away"));
+        assert_eq!(overall(None, failed("PruneFailed", "x"), away()), failed("PruneFailed", "x"));
+        assert_eq!(overall(Some(cause("BuildFailed", "b")), ready(), away()), failed("BuildFailed", "b"));
+        let bad = Some(cause("InvalidUrl", "u"));
+        assert!(matches!(overall(None, Verdict::Progressing(String::new()), bad), Verdict::Stalled(_)));
+    }
+
+    #[test]
+    fn a_time_moves_only_with_its_status() {
+        let first = conditions(&[], &failed("Unreachable", "away"), Some(1), at(1));
+        let second = conditions(&first, &failed("Unreachable", "still away"), Some(1), at(2));
+        assert_eq!(second[0].last_transition_time, Time(at(1)));
+        let third = conditions(&second, &Verdict::Ready("ok".into()), Some(1), at(3));
+        assert_eq!(third[0].last_transition_time, Time(at(3)));
+        assert_eq!(conditions(&third, &Verdict::Ready("ok".into()), Some(1), at(4)), third, "nothing to write");
+    }
+
+    #[test]
+    fn kstatus_can_read_each_verdict() {
+        let kinds = |verdict: Verdict| -> Vec<String> {
+            let all = conditions(&[], &verdict, Some(1), at(1));
+            all.into_iter().map(|condition| format!("{}={}", condition.type_, condition.status)).collect()
+        };
+        assert_eq!(kinds(Verdict::Ready(String::new())), ["Ready=True"]);
+        assert_eq!(kinds(Verdict::Progressing(String::new())), ["Ready=Unknown", "Reconciling=True"]);
+        assert_eq!(kinds(Verdict::Stalled(cause("InvalidUrl", ""))), ["Ready=False", "Stalled=True"]);
+    }
+
+    #[test]
+    fn long_lists_are_counted() {
+        assert_eq!(list([1, 2].iter()), "1; 2");
+        assert!(list((0..30).collect::<Vec<_>>().iter()).ends_with("19; and 10 more"));
+    }
+
+    #[test]
+    fn a_failed_opening_is_the_syncs_failure_with_its_place() {
+        let subject = |name: &str| Problem {
+            place: Place { file: format!("{name}.yaml"), line: 1 },
+            what: format!("SealedSecret shop/{name}"),
+        };
+        let all = [
+            (subject("a"), Opened::Yes),
+            (subject("b"), Opened::NotYet),
+            (subject("c"), Opened::No("no key could decrypt secret (x)".to_owned())),
+        ];
+        let expected = "c.yaml:1: SealedSecret shop/c: no key could decrypt secret (x)".to_owned();
+        assert_eq!(judge_sealed(all.clone().into_iter()), Some(failed("SealedSecretFailed", &expected)));
+        assert!(matches!(judge_sealed(all.into_iter().take(2)), Some(Verdict::Progressing(_))));
+        assert_eq!(judge_sealed([(subject("a"), Opened::Yes)].into_iter()), None);
+    }
+
+    #[test]
+    fn an_old_observation_says_nothing_about_a_new_generation() {
+        let mut sealed = SealedSecret::new("db", crds::sealed_secret::SealedSecretSpec::default());
+        assert_eq!(opened(None, None), Opened::NotYet);
+        sealed.metadata.generation = Some(1);
+        assert_eq!(opened(Some(&Ok(sealed.clone())), Some(1)), Opened::NotYet);
+        let condition = serde_json::json!({"type": "Synced", "status": "True"});
+        let status = serde_json::json!({"observedGeneration": 1, "conditions": [condition]});
+        sealed.status = serde_json::from_value(status).unwrap();
+        assert_eq!(opened(Some(&Ok(sealed.clone())), Some(1)), Opened::Yes);
+        assert_eq!(opened(Some(&Ok(sealed)), Some(2)), Opened::NotYet);
+    }
+}

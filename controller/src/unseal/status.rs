@@ -1,0 +1,144 @@
+//! What a pass came to, as `status` and Events say it. Pure: the clock is an argument, and a time moves only when what
+//! it dates has changed.
+
+use crds::{
+    sealed_secret::{SYNCED, SealedSecretCondition, SealedSecretStatus, UnsealedRecord},
+    unseal::UnsealError,
+};
+use jiff::Timestamp;
+
+/// Why there is no Secret, or not the right one.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The object is not a SealedSecret that can be read.
+    #[error("the SealedSecret cannot be read: {0}")]
+    Invalid(String),
+    /// It cannot be opened.
+    #[error(transparent)]
+    Unseal(#[from] UnsealError),
+    /// A Secret of that name is somebody else's.
+    #[error("failed update: Resource {0:?} already exists and is not managed by SealedSecret")]
+    NotManaged(String),
+    /// The API server refused the Secret.
+    #[error("cannot write the Secret: {0}")]
+    Update(String),
+}
+
+impl Failure {
+    /// The condition's reason: one word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "Invalid",
+            Self::Unseal(error) => error.into(),
+            Self::NotManaged(_) => "NotManaged",
+            Self::Update(_) => "UpdateFailed",
+        }
+    }
+
+    /// The Event's reason and message, in upstream's words.
+    pub fn event(&self) -> (&'static str, String) {
+        match self {
+            Self::Invalid(_) | Self::Unseal(_) => ("ErrUnsealFailed", format!("Failed to unseal: {self}")),
+            Self::NotManaged(_) | Self::Update(_) => ("ErrUpdateFailed", self.to_string()),
+        }
+    }
+
+    /// The label of `unseal_errors_total`.
+    pub fn metric(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "fetch",
+            Self::Unseal(_) => "unseal",
+            Self::NotManaged(_) => "unmanaged",
+            Self::Update(_) => "update",
+        }
+    }
+}
+
+/// The status after a pass.
+pub fn next(
+    before: Option<&SealedSecretStatus>,
+    generation: Option<i64>,
+    outcome: Result<UnsealedRecord, &Failure>,
+    now: Timestamp,
+) -> SealedSecretStatus {
+    let old = before.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == SYNCED));
+    let now = Some(format!("{now:.0}"));
+    let (status, reason, message, unsealed) = match outcome {
+        Ok(record) => ("True", "Unsealed", None, Some(record)),
+        Err(failure) => {
+            let record = before.and_then(|status| status.unsealed.clone());
+            ("False", failure.reason(), Some(failure.to_string()), record)
+        }
+    };
+    let mut condition = SealedSecretCondition {
+        type_: SYNCED.to_owned(),
+        status: status.to_owned(),
+        last_update_time: None,
+        last_transition_time: now.clone(),
+        reason: Some(reason.to_owned()),
+        message,
+    };
+    if let Some(old) = old.filter(|old| old.status == status) {
+        condition.last_transition_time.clone_from(&old.last_transition_time);
+    }
+    let same_generation = before.is_some_and(|status| status.observed_generation == generation);
+    let unmoved = old.filter(|old| {
+        same_generation && SealedSecretCondition { last_update_time: None, ..(*old).clone() } == condition
+    });
+    condition.last_update_time = unmoved.map_or(now, |old| old.last_update_time.clone());
+    SealedSecretStatus { conditions: vec![condition], observed_generation: generation, unsealed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> UnsealedRecord {
+        let text = str::to_owned;
+        UnsealedRecord {
+            scope: text("strict"),
+            secret_uid: text("u"),
+            secret_resource_version: text("1"),
+            keys: [].into(),
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn times(status: &SealedSecretStatus) -> (String, String) {
+        let condition = &status.conditions[0];
+        let end = |time: &Option<String>| time.as_deref().unwrap()["1970-01-01T00:00:".len()..].to_owned();
+        (end(&condition.last_transition_time), end(&condition.last_update_time))
+    }
+
+    #[test]
+    fn times_move_only_with_what_they_date() {
+        let first = next(None, Some(1), Ok(record()), at(1));
+        assert_eq!(times(&first), ("01Z".to_owned(), "01Z".to_owned()), "equal after the first pass");
+        assert_eq!(next(Some(&first), Some(1), Ok(record()), at(2)), first, "nothing new, nothing to write");
+        let edited = next(Some(&first), Some(2), Ok(record()), at(3));
+        assert_eq!(times(&edited), ("01Z".to_owned(), "03Z".to_owned()), "a new generation moves only the update");
+        let failure = Failure::NotManaged("db".to_owned());
+        let failed = next(Some(&edited), Some(2), Err(&failure), at(4));
+        assert_eq!(times(&failed), ("04Z".to_owned(), "04Z".to_owned()));
+        assert_eq!(failed.unsealed, Some(record()), "what was made is still known");
+        let other = Failure::Update("full".to_owned());
+        let failed = next(Some(&failed), Some(2), Err(&other), at(5));
+        assert_eq!(times(&failed), ("04Z".to_owned(), "05Z".to_owned()), "another error, the same status");
+        assert_eq!(failed.conditions[0].message.as_deref(), Some("cannot write the Secret: full"));
+    }
+
+    #[test]
+    fn words_are_upstreams() {
+        let failure = Failure::from(UnsealError::NoKey(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(
+            failure.event(),
+            ("ErrUnsealFailed", "Failed to unseal: no key could decrypt secret (a, b)".to_owned())
+        );
+        let (reason, message) = Failure::NotManaged("db".to_owned()).event();
+        assert_eq!(reason, "ErrUpdateFailed");
+        assert!(message.contains("\"db\" already exists and is not managed by SealedSecret"));
+    }
+}

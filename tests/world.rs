@@ -1,0 +1,158 @@
+//! What the tests say again and again: a cluster with the controller of `deploy/` in it, a namespace, a sealed Secret,
+//! a condition. Sentences, no assertions about the product.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, Result};
+use crds::{GitSync, SealedSecret, git_sync::GitSyncSpec, sealed_secret::SealedSecretCondition};
+use harness::{Cluster, ClusterOptions, Controller, ControllerOptions, eventually, seal};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{Api, Client, api::PostParams};
+use tokio::sync::OnceCell;
+
+/// How soon anything is expected on a machine that does other things too.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// A cluster with `deploy/` applied and its controller running.
+pub struct World {
+    pub cluster: Cluster,
+    pub controller: Controller,
+}
+
+impl World {
+    /// One of its own, for a test that does to the controller what others could not bear.
+    pub async fn new() -> Result<Self> {
+        Self::with(ClusterOptions::default(), ControllerOptions::default()).await
+    }
+
+    pub async fn with(cluster: ClusterOptions, mut controller: ControllerOptions) -> Result<Self> {
+        let cluster = Cluster::start_with(cluster).await?;
+        cluster.deploy().await?;
+        // Git repositories of the tests lie on this machine.
+        controller.args.extend(["--git-file-root=/".to_owned()]);
+        let controller = Controller::start_with(&cluster, controller).await?;
+        Ok(Self { cluster, controller })
+    }
+
+    /// One for all tests that leave the controller in peace; with garbage collection.
+    pub async fn shared() -> Result<&'static Self> {
+        static SHARED: OnceCell<World> = OnceCell::const_new();
+        let collecting = ClusterOptions { controller_manager: true };
+        SHARED.get_or_try_init(|| Self::with(collecting, ControllerOptions::default())).await
+    }
+
+    /// Seals with our own `seal` and the running controller's certificate.
+    pub async fn seal(&self, secret: &str, flags: &[&str]) -> Result<String> {
+        let args: Vec<&str> = ["--format", "yaml"].iter().chain(flags).copied().collect();
+        seal(Some(self.cluster.kubeconfig()), &args, secret).await?.success()
+    }
+
+    /// A namespace of its own, and a client of this test's runtime.
+    pub async fn place(&self, prefix: &str) -> Result<Place<'_>> {
+        let namespace = self.cluster.namespace(prefix).await?;
+        Ok(Place { world: self, namespace, client: self.cluster.admin().await? })
+    }
+}
+
+/// A namespace of a [`World`].
+pub struct Place<'a> {
+    pub world: &'a World,
+    pub namespace: String,
+    pub client: Client,
+}
+
+impl Place<'_> {
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn sealed(&self) -> Api<SealedSecret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn syncs(&self) -> Api<GitSync> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The manifest of a Secret of this namespace.
+    pub fn secret(&self, name: &str, values: &[(&str, &str)]) -> String {
+        manifest(&self.namespace, name, values)
+    }
+
+    /// Seals a Secret of this namespace and applies it.
+    pub async fn apply_sealed(&self, name: &str, values: &[(&str, &str)]) -> Result<String> {
+        let sealed = self.world.seal(&self.secret(name, values), &[]).await?;
+        self.world.cluster.apply(&sealed).await?;
+        Ok(sealed)
+    }
+
+    /// Waits until a Secret holds exactly these values.
+    pub async fn holds(&self, name: &str, values: &[(&str, &str)]) -> Result<Secret> {
+        let expected: BTreeMap<String, ByteString> =
+            values.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))).collect();
+        let api = self.secrets();
+        eventually(&format!("Secret {name} to hold {values:?}"), SOON, || async {
+            Ok(api.get_opt(name).await?.filter(|secret| secret.data.as_ref() == Some(&expected)))
+        })
+        .await
+    }
+
+    /// Waits until the condition `Synced` has this status, and answers it.
+    pub async fn synced(&self, name: &str, status: &str) -> Result<SealedSecretCondition> {
+        let api = self.sealed();
+        eventually(&format!("SealedSecret {name} to be Synced={status}"), SOON, || async {
+            let sealed = api.get(name).await?;
+            let observed = sealed.status.as_ref().and_then(|it| it.observed_generation);
+            let current = observed == sealed.metadata.generation;
+            Ok(sealed.synced().filter(|synced| current && synced.status == status).cloned())
+        })
+        .await
+    }
+
+    /// Makes a GitSync that looks every second.
+    pub async fn sync(&self, name: &str, url: &str, path: &str) -> Result<GitSync> {
+        let mut spec =
+            GitSyncSpec { path: path.to_owned(), interval: "1s".to_owned(), prune: true, ..GitSyncSpec::default() };
+        url.clone_into(&mut spec.source.url);
+        Ok(self.syncs().create(&PostParams::default(), &GitSync::new(name, spec)).await?)
+    }
+
+    /// Waits until the condition `Ready` is as wanted, and answers it.
+    pub async fn ready(&self, name: &str, wanted: impl Fn(&Condition, &GitSync) -> bool) -> Result<Condition> {
+        let api = self.syncs();
+        let seen = std::sync::Mutex::new(String::new());
+        let ready = eventually(&format!("GitSync {name} to be as wanted"), SOON, || async {
+            let sync = api.get(name).await?;
+            let ready = sync.status.iter().flat_map(|it| &it.conditions).find(|it| it.type_ == "Ready").cloned();
+            if let Ok(mut seen) = seen.lock() {
+                *seen = format!("{ready:?}");
+            }
+            Ok(ready.filter(|ready| wanted(ready, &sync)))
+        })
+        .await;
+        ready.with_context(|| format!("last seen: {}", seen.lock().map(|seen| seen.clone()).unwrap_or_default()))
+    }
+
+    /// Waits until a commit is applied whole.
+    pub async fn applied(&self, name: &str, commit: &str) -> Result<GitSync> {
+        let revision = format!("main@sha1:{commit}");
+        self.ready(name, |ready, sync| {
+            let applied = sync.status.as_ref().and_then(|it| it.last_applied_revision.as_deref());
+            ready.status == "True" && applied == Some(revision.as_str())
+        })
+        .await?;
+        Ok(self.syncs().get(name).await?)
+    }
+}
+
+/// The manifest of a Secret.
+pub fn manifest(namespace: &str, name: &str, values: &[(&str, &str)]) -> String {
+    let values: serde_json::Map<_, _> =
+        values.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "stringData": values,
+    })
+    .to_string()
+}
