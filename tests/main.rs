@@ -3,8 +3,10 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail by panic")]
 
 mod controllers_run;
+mod crash;
 mod git_hosts_work;
 mod harness_works;
 mod sealing;
+mod sync;
 mod tools_are_found;
 mod world;

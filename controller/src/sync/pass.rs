@@ -23,7 +23,7 @@ use super::{
     Error, Guarded, State, Syncer,
     execute::{Done, execute},
     fetch, key,
-    kinds::{Kind, Kinds},
+    kinds::Kinds,
     object::ObjectId,
     plan::{self, Known, Policy, Why, plan},
     render::{self, Desired, Documents, Owner, Problem, SourceFile},
@@ -31,6 +31,9 @@ use super::{
     status::{self, Cause, Opened, Verdict},
 };
 use crate::{backoff, context::FIELD_MANAGER, drive::bounded, events::Severity, metrics};
+
+/// Group, version and kind.
+type KindName = (String, String, String);
 
 /// Shortest wait between two passes that nothing triggered.
 const BREATH: Duration = Duration::from_millis(50);
@@ -81,8 +84,9 @@ impl Syncer {
             tracing::info!(namespace = sync.namespace(), name = sync.name_any(), "GitSync goes; its objects stay");
             return Ok(Action::await_change());
         }
-        let served = self.served().await?;
-        self.watch(&served, &[], &inventory).await?;
+        let kinds = kinds_of(&[], &inventory);
+        let served = self.served(&kinds).await?;
+        self.watch(&served, &kinds).await?;
         let known = self.live.find(ids(&inventory).iter());
         let me = key(sync);
         let stages =
@@ -130,7 +134,7 @@ impl Syncer {
             let kinds = served.clone().with_definitions(documents.objects.iter().map(|(_, object)| object));
             render::objects(&documents, &kinds, owner)
         };
-        let mut rendered = attempt(self.served().await?.as_ref());
+        let mut rendered = attempt(self.served(&HashSet::new()).await?.as_ref());
         if rendered.is_err() {
             // A kind may have come since the API server was last asked.
             rendered = attempt(self.discover().await?.as_ref());
@@ -163,8 +167,9 @@ impl Syncer {
     ) -> Result<Verdict, Error> {
         let me = key(sync);
         let inventory = status.inventory.clone().unwrap_or_default();
-        let served = self.served().await?;
-        self.watch(&served, desired, &inventory).await?;
+        let kinds = kinds_of(desired, &inventory);
+        let served = self.served(&kinds).await?;
+        self.watch(&served, &kinds).await?;
         let in_git = desired.iter().map(|object| object.id.clone());
         let ids: HashSet<ObjectId> = in_git.chain(ids(&inventory)).collect();
         let known = self.live.find(ids.iter());
@@ -219,24 +224,18 @@ impl Syncer {
         desired.iter().filter(is_sealed).map(fare).collect()
     }
 
-    async fn watch(&self, served: &Kinds, desired: &[Desired], inventory: &Inventory) -> Result<(), Error> {
-        let wanted = desired.iter().map(|object| (object.id.clone(), object.version.clone()));
-        let recorded =
-            inventory.entries.iter().filter_map(|it| Some((ObjectId::from_inventory(&it.id)?, it.v.clone())));
-        let kinds: Vec<&Kind> = wanted
-            .chain(recorded)
-            .map(|(ObjectId { group, kind, .. }, version)| (group, version, kind))
-            .collect::<HashSet<_>>()
-            .iter()
-            .filter_map(|(group, version, kind)| served.get(group, version, kind))
-            .collect();
-        Ok(self.live.ensure(kinds.into_iter()).await?)
+    async fn watch(&self, served: &Kinds, kinds: &HashSet<KindName>) -> Result<(), Error> {
+        let there = kinds.iter().filter_map(|(group, version, kind)| served.get(group, version, kind));
+        Ok(self.live.ensure(there).await?)
     }
 
-    /// What the API server serves, as far as it was asked.
-    async fn served(&self) -> Result<Arc<Kinds>, Error> {
+    /// What the API server serves, as it last said; asked anew when it did not say some of what is needed.
+    async fn served(&self, needed: &HashSet<KindName>) -> Result<Arc<Kinds>, Error> {
         let known = self.served.lock().await.clone();
-        match known {
+        let all = |served: &Arc<Kinds>| {
+            needed.iter().all(|(group, version, kind)| served.get(group, version, kind).is_some())
+        };
+        match known.filter(all) {
             Some(served) => Ok(served),
             None => self.discover().await,
         }
@@ -324,6 +323,12 @@ fn current_status(sync: &GitSync, state: &State) -> GitSyncStatus {
 
 fn ids(inventory: &Inventory) -> Vec<ObjectId> {
     inventory.entries.iter().filter_map(|entry| ObjectId::from_inventory(&entry.id)).collect()
+}
+
+fn kinds_of(desired: &[Desired], inventory: &Inventory) -> HashSet<KindName> {
+    let wanted = desired.iter().map(|object| (object.id.clone(), object.version.clone()));
+    let recorded = inventory.entries.iter().filter_map(|it| Some((ObjectId::from_inventory(&it.id)?, it.v.clone())));
+    wanted.chain(recorded).map(|(ObjectId { group, kind, .. }, version)| (group, version, kind)).collect()
 }
 
 fn guarded_key(sync: &Guarded) -> super::Key {

@@ -201,7 +201,7 @@ fn is_vital(id: &ObjectId, own_namespace: &str) -> bool {
             ["default", "kube-system", "kube-public", "kube-node-lease", own_namespace].contains(&id.name.as_str())
         }
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
-            id.name.ends_with(".signet.dev") || id.name == "sealedsecrets.bitnami.com"
+            ["gitsyncs.signet.dev", "sealedsecrets.bitnami.com"].contains(&id.name.as_str())
         }
         _ => false,
     }

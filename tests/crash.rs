@@ -1,0 +1,136 @@
+//! The controller may die at any moment: what it was doing is done after the next start, nothing lost and nothing twice.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use harness::{GitServer, eventually, process::Signal};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, ResourceExt as _, api::ListParams};
+
+use crate::world::{SOON, World};
+
+const ROUNDS: usize = 10;
+const SECRETS: usize = 4;
+
+/// SealedSecrets and commits arrive; each round the controller is killed a little further into its work.
+#[tokio::test]
+async fn a_controller_killed_again_and_again_loses_nothing() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("crash").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    repository.write("first.yaml", &config_map("first", 0))?;
+    repository.commit("first").await?;
+    place.sync("app", &repository.url(), "").await?;
+    let maps: Api<ConfigMap> = Api::namespaced(place.client.clone(), &place.namespace);
+
+    for round in 0..ROUNDS {
+        for number in 0..SECRETS {
+            place.apply_sealed(&name(round, number), &[("value", &name(round, number))]).await?;
+        }
+        let git_name = name(round, SECRETS);
+        let sealed = world.seal(&place.secret(&git_name, &[("value", &git_name)]), &[]).await?;
+        repository.write(&format!("sealed-{round}.yaml"), &sealed)?;
+        repository.write(&format!("map-{round}.yaml"), &config_map(&format!("map-{round}"), round))?;
+        repository.write("first.yaml", &config_map("first", round))?;
+        if round > 0 {
+            repository.remove(&format!("map-{}.yaml", round - 1))?;
+        }
+        repository.commit(&format!("round {round}")).await?;
+        // Each time a little more has been done when it dies: an opened Secret more, or the commit half applied.
+        let opened = round % (SECRETS + 1);
+        eventually("so many Secrets of this round", SOON, || async {
+            let all = place.secrets().list(&ListParams::default()).await?;
+            let prefix = format!("r{round}-");
+            Ok((all.iter().filter(|secret| secret.name_any().starts_with(&prefix)).count() >= opened).then_some(()))
+        })
+        .await?;
+        if round % 2 == 1 {
+            eventually("the round's ConfigMap", SOON, || maps_get(&maps, format!("map-{round}"))).await?;
+        }
+        world.controller.kill().await?;
+        world.controller.restart().await?;
+    }
+
+    let last = repository.head().await?;
+    let sync = place.applied("app", &last).await?;
+    for round in 0..ROUNDS {
+        for number in 0..=SECRETS {
+            place.holds(&name(round, number), &[("value", &name(round, number))]).await?;
+            place.synced(&name(round, number), "True").await?;
+        }
+    }
+    let found: BTreeSet<_> = maps.list(&ListParams::default()).await?.iter().map(kube::ResourceExt::name_any).collect();
+    let ours = found.into_iter().filter(|name| name != "kube-root-ca.crt").collect::<Vec<_>>();
+    assert_eq!(
+        ours,
+        ["first".to_owned(), format!("map-{}", ROUNDS - 1)],
+        "what was removed is gone, the rest is there"
+    );
+    assert_eq!(maps.get("first").await?.data.context("data")?["value"], (ROUNDS - 1).to_string());
+    let entries = sync.status.and_then(|status| status.inventory).context("an inventory")?.entries;
+    assert_eq!(entries.len(), 2 + ROUNDS);
+    assert!(entries.iter().all(|entry| entry.uid.is_some()), "{entries:?}");
+    let keys: Api<Secret> = Api::namespaced(place.client.clone(), "kube-system");
+    let keys = keys.list(&ListParams::default().labels("sealedsecrets.bitnami.com/sealed-secrets-key")).await?;
+    assert_eq!(keys.items.len(), 1, "no second key was minted");
+    Ok(())
+}
+
+/// A key made by signal seals from now on; what the old one sealed opens still, also after a restart.
+#[tokio::test]
+async fn a_rotated_key_keeps_opening() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("rotate").await?;
+    let old = place.world.seal(&place.secret("old", &[("a", "1")]), &[]).await?;
+    let certificate =
+        || async { harness::seal(Some(world.cluster.kubeconfig()), &["--fetch-cert"], "").await?.success() };
+    let before = certificate().await?;
+    world.controller.signal(Signal::USR1).await?;
+    eventually("another certificate", SOON, || async { Ok((certificate().await? != before).then_some(())) }).await?;
+    place.apply_sealed("new", &[("a", "2")]).await?;
+    world.cluster.apply(&old).await?;
+    place.holds("new", &[("a", "2")]).await?;
+    place.holds("old", &[("a", "1")]).await?;
+    assert!(world.controller.terminate().await?.success(), "{}", world.controller.logs().await?);
+    world.controller.restart().await?;
+    place.secrets().delete("old", &kube::api::DeleteParams::default()).await?;
+    place.holds("old", &[("a", "1")]).await?;
+    Ok(())
+}
+
+/// A key that is put back opens what waited for it, without a restart.
+#[tokio::test]
+async fn a_restored_key_wakes_what_waited_for_it() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("restore").await?;
+    let sealed = world.seal(&place.secret("db", &[("a", "1")]), &[]).await?;
+    let keys: Api<Secret> = Api::namespaced(place.client.clone(), "kube-system");
+    let labelled = ListParams::default().labels("sealedsecrets.bitnami.com/sealed-secrets-key=active");
+    let mut key = keys.list(&labelled).await?.items.pop().context("a key")?;
+    keys.delete(&key.name_any(), &kube::api::DeleteParams::default()).await?;
+    eventually("a key in its place", SOON, || async {
+        Ok((keys.list(&labelled).await?.items.len() == 1).then_some(()))
+    })
+    .await?;
+    world.cluster.apply(&sealed).await?;
+    place.synced("db", "False").await?;
+    key.metadata =
+        kube::api::ObjectMeta { name: Some(key.name_any()), labels: key.metadata.labels, ..Default::default() };
+    keys.create(&kube::api::PostParams::default(), &key).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    place.synced("db", "True").await?;
+    Ok(())
+}
+
+async fn maps_get(maps: &Api<ConfigMap>, name: String) -> Result<Option<ConfigMap>> {
+    Ok(maps.get_opt(&name).await?)
+}
+
+fn name(round: usize, number: usize) -> String {
+    format!("r{round}-{number}")
+}
+
+fn config_map(name: &str, value: usize) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  value: \"{value}\"\n")
+}

@@ -1,0 +1,388 @@
+//! What stands in Git stands in the cluster: applied, healed, pruned and reported.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use crds::{GitSync, git_sync::SecretReference};
+use harness::{GitServer, Repository, SshServer, eventually};
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        rbac::v1::Role,
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::json;
+
+use crate::world::{Place, SOON, World};
+
+/// Nine objects of a public repository, a SealedSecret beside them, and one file that goes.
+#[tokio::test]
+async fn real_manifests_are_applied_opened_and_pruned() -> Result<()> {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures/podinfo/deploy/webapp");
+    if !fixture.exists() {
+        let mut stderr = std::io::stderr();
+        std::io::Write::write_all(&mut stderr, b"skipped: ../shared/fixtures is not here\n")?;
+        return Ok(());
+    }
+    let world = World::shared().await?;
+    let place = world.place("podinfo").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("webapp").await?;
+    for file in [
+        "common/namespace",
+        "common/service-account",
+        "common/reconciler-rbac",
+        "backend/deployment",
+        "backend/service",
+        "backend/hpa",
+        "frontend/deployment",
+        "frontend/service",
+        "frontend/hpa",
+    ] {
+        let text = std::fs::read_to_string(fixture.join(format!("{file}.yaml")))?;
+        repository.write(&format!("deploy/{file}.yaml"), &text)?;
+    }
+    let sealed = world.seal(&crate::world::manifest("webapp", "db", &[("password", "s3cret")]), &[]).await?;
+    repository.write("deploy/db.yaml", &sealed)?;
+    repository.write("README.md", "not a manifest")?;
+    let first = repository.commit("everything").await?;
+
+    place.sync("webapp", &repository.url(), "deploy").await?;
+    let sync = place.applied("webapp", &first).await?;
+    assert_eq!(inventory(&sync).len(), 12, "{:?}", inventory(&sync));
+    let client = || place.client.clone();
+    Api::<Deployment>::namespaced(client(), "webapp").get("frontend").await?;
+    Api::<Deployment>::namespaced(client(), "webapp").get("backend").await?;
+    Api::<ServiceAccount>::namespaced(client(), "webapp").get("webapp").await?;
+    let role = Api::<Role>::namespaced(client(), "webapp").get("reconciler").await?;
+    assert_eq!(role.labels()["gitsync.signet.dev/name"], "webapp");
+    let webapp = Place { world, namespace: "webapp".to_owned(), client: client() };
+    webapp.holds("db", &[("password", "s3cret")]).await?;
+
+    repository.remove("deploy/frontend/service.yaml")?;
+    let second = repository.commit("without a Service").await?;
+    let sync = place.applied("webapp", &second).await?;
+    assert_eq!(inventory(&sync).len(), 11);
+    let services = Api::<Service>::namespaced(client(), "webapp");
+    assert!(services.get_opt("frontend").await?.is_none());
+    services.get("backend").await?;
+    Api::<Deployment>::namespaced(client(), "webapp").get("frontend").await?;
+    webapp.holds("db", &[("password", "s3cret")]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn drift_is_healed_within_seconds() -> Result<()> {
+    let (place, git) = start("drift").await?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", &config_map("settings", "right"))?;
+    let commit = repository.commit("a ConfigMap").await?;
+    slow_sync(&place, "app", &repository).await?;
+    place.applied("app", &commit).await?;
+    let maps = maps(&place);
+    let before = maps.get("settings").await?;
+
+    let wrong = json!({"data": {"value": "wrong"}});
+    maps.patch("settings", &PatchParams::default(), &Patch::Merge(wrong)).await?;
+    value(&place, "settings", "right").await?;
+    maps.delete("settings", &DeleteParams::default()).await?;
+    value(&place, "settings", "right").await?;
+    // Out of the watch's sight: without our label it is no longer ours to see, and so it is put back.
+    let bare = json!({"metadata": {"labels": {"gitsync.signet.dev/name": null}}, "data": {"value": "wrong"}});
+    maps.patch("settings", &PatchParams::default(), &Patch::Merge(bare)).await?;
+    value(&place, "settings", "right").await?;
+
+    // What is not in Git is nobody's drift.
+    let more = json!({"data": {"other": "kept"}});
+    maps.patch("settings", &PatchParams::default(), &Patch::Merge(more)).await?;
+    let wrong = json!({"data": {"value": "wrong again"}});
+    maps.patch("settings", &PatchParams::default(), &Patch::Merge(wrong)).await?;
+    let healed = value(&place, "settings", "right").await?;
+    assert_ne!(before.uid(), healed.uid());
+    assert_eq!(healed.data.unwrap_or_default()["other"], "kept");
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_git_is_away_the_last_good_state_is_kept_and_healed() -> Result<()> {
+    let (place, git) = start("away").await?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", &config_map("settings", "one"))?;
+    let first = repository.commit("one").await?;
+    place.sync("app", &repository.url(), "").await?;
+    place.applied("app", &first).await?;
+
+    git.stop();
+    let ready = place.ready("app", |ready, _| ready.status == "False").await?;
+    assert!(ready.message.contains(&repository.url()), "{}", ready.message);
+    maps(&place).delete("settings", &DeleteParams::default()).await?;
+    value(&place, "settings", "one").await?;
+
+    git.resume();
+    repository.write("map.yaml", &config_map("settings", "two"))?;
+    let second = repository.commit("two").await?;
+    place.applied("app", &second).await?;
+    value(&place, "settings", "two").await?;
+    Ok(())
+}
+
+/// All that is wrong with a commit is told at once, with file and line, and nothing of it is applied.
+#[tokio::test]
+async fn a_bad_commit_changes_nothing_and_says_everything() -> Result<()> {
+    let (place, git) = start("bad-commit").await?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", &config_map("settings", "good"))?;
+    let good = repository.commit("good").await?;
+    place.sync("app", &repository.url(), "").await?;
+    place.applied("app", &good).await?;
+
+    repository.write("map.yaml", &config_map("settings", "bad"))?;
+    repository.write(
+        "broken.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ok}\n---\nkey: [\n---\nkind: ConfigMap\n",
+    )?;
+    repository.write("plain.yaml", &place.secret("db", &[("password", "hunter2")]))?;
+    repository.write("widget.yaml", "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: w}\n")?;
+    let bad = repository.commit("bad").await?;
+    let ready = place.ready("app", |ready, _| ready.reason == "BuildFailed").await?;
+    for part in [
+        "broken.yaml:5",
+        "broken.yaml:7: apiVersion is missing",
+        "plain.yaml:1",
+        "seal -f plain.yaml",
+        "no Widget in example.com/v1",
+    ] {
+        assert!(ready.message.contains(part), "{part} in {}", ready.message);
+    }
+    assert!(!ready.message.contains("hunter2"), "{}", ready.message);
+    let status = place.syncs().get("app").await?.status.context("a status")?;
+    assert_eq!(status.last_attempted_revision, Some(format!("main@sha1:{bad}")));
+    assert_eq!(status.last_applied_revision, Some(format!("main@sha1:{good}")));
+    value(&place, "settings", "good").await?;
+
+    for file in ["broken.yaml", "plain.yaml", "widget.yaml"] {
+        repository.remove(file)?;
+    }
+    let repaired = repository.commit("repaired").await?;
+    place.applied("app", &repaired).await?;
+    value(&place, "settings", "bad").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sealed_secret_that_fails_is_the_syncs_failure() -> Result<()> {
+    let (place, git) = start("sealed").await?;
+    let repository = git.create("app").await?;
+    let sealed = place.world.seal(&place.secret("db", &[("password", "s3cret")]), &[]).await?;
+    repository.write("map.yaml", &config_map("settings", "one"))?;
+    repository.write("secrets/db.yaml", &sealed.replace("name: db", "name: renamed"))?;
+    repository.commit("renamed after sealing").await?;
+    place.sync("app", &repository.url(), ".").await?;
+    let ready = place.ready("app", |ready, _| ready.reason == "SealedSecretFailed").await?;
+    let expected =
+        format!("secrets/db.yaml:2: SealedSecret {}/renamed: no key could decrypt secret (password)", place.namespace);
+    assert!(ready.message.contains(&expected), "{}", ready.message);
+    value(&place, "settings", "one").await?;
+
+    repository.write("secrets/db.yaml", &sealed)?;
+    let fixed = repository.commit("sealed for its name").await?;
+    place.applied("app", &fixed).await?;
+    place.holds("db", &[("password", "s3cret")]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_definition_and_its_objects_come_in_one_commit() -> Result<()> {
+    let (place, git) = start("widgets").await?;
+    let repository = git.create("app").await?;
+    repository.write(
+        "a-widget.yaml",
+        "apiVersion: tests.signet.dev/v1\nkind: Widget\nmetadata: {name: first}\nspec: {size: 3}\n",
+    )?;
+    repository.write("z-crd.yaml", include_str!("testdata/widget-crd.yaml"))?;
+    let commit = repository.commit("a kind of our own").await?;
+    place.sync("app", &repository.url(), "/").await?;
+    place.applied("app", &commit).await?;
+    let of_it = ["-n", &place.namespace, "get", "widget", "first", "-o", "jsonpath={.spec.size}"];
+    assert_eq!(place.world.cluster.kubectl(&of_it).await?, "3");
+
+    // It goes as it came: the object, then its definition.
+    place.syncs().delete("app", &DeleteParams::default()).await?;
+    gone(&place, "app").await?;
+    let definitions: Api<CustomResourceDefinition> = Api::all(place.client.clone());
+    eventually("the definition to go", SOON, || async {
+        Ok(definitions.get_opt("widgets.tests.signet.dev").await?.is_none().then_some(()))
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_goes_with_its_git_sync_and_what_stays() -> Result<()> {
+    let (place, git) = start("teardown").await?;
+    let repository = git.create("app").await?;
+    repository.write("one/map.yaml", &config_map("pruned", "x"))?;
+    repository.write("two/map.yaml", &config_map("kept", "x"))?;
+    let commit = repository.commit("two folders").await?;
+    place.sync("one", &repository.url(), "one").await?;
+    place.sync("two", &repository.url(), "./two/").await?;
+    place.applied("one", &commit).await?;
+    place.applied("two", &commit).await?;
+
+    let suspend = json!({"spec": {"suspend": true}});
+    place.syncs().patch("two", &PatchParams::default(), &Patch::Merge(suspend)).await?;
+    for name in ["one", "two"] {
+        place.syncs().delete(name, &DeleteParams::default()).await?;
+        gone(&place, name).await?;
+    }
+    assert!(maps(&place).get_opt("pruned").await?.is_none());
+    value(&place, "kept", "x").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_emptied_by_mistake() -> Result<()> {
+    let (place, git) = start("empty").await?;
+    let repository = git.create("app").await?;
+    repository.write("app/map.yaml", &config_map("settings", "x"))?;
+    let commit = repository.commit("one").await?;
+    place.sync("app", &repository.url(), "app").await?;
+    place.applied("app", &commit).await?;
+    repository.remove("app/map.yaml")?;
+    repository.write("app/README.md", "moved")?;
+    repository.commit("nothing left").await?;
+    let ready = place.ready("app", |ready, _| ready.reason == "PruneRefused").await?;
+    assert!(ready.message.contains("refusing to delete all 1 objects"), "{}", ready.message);
+    repository.remove("app/README.md")?;
+    repository.write("README.md", "moved")?;
+    repository.commit("no folder left").await?;
+    let ready = place.ready("app", |ready, _| ready.reason == "PathNotFound").await?;
+    assert!(ready.message.contains("app"), "{}", ready.message);
+    value(&place, "settings", "x").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_syncs_do_not_fight_over_one_object() -> Result<()> {
+    let (place, git) = start("claim").await?;
+    let repository = git.create("app").await?;
+    repository.write("one/map.yaml", &config_map("shared", "one"))?;
+    repository.write("two/map.yaml", &config_map("shared", "two"))?;
+    let commit = repository.commit("the same object twice").await?;
+    place.sync("one", &repository.url(), "one").await?;
+    place.applied("one", &commit).await?;
+    place.sync("two", &repository.url(), "two").await?;
+    let ready = place.ready("two", |ready, _| ready.status == "False").await?;
+    let expected = format!("two/map.yaml:1: ConfigMap {0}/shared belongs to the GitSync {0}/one", place.namespace);
+    assert!(ready.message.contains(&expected), "{}", ready.message);
+    value(&place, "shared", "one").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn ssh_with_a_deploy_key_and_file_urls_are_followed_too() -> Result<()> {
+    let (place, git) = start("ssh").await?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", &config_map("settings", "over ssh"))?;
+    let commit = repository.commit("one").await?;
+    let ssh = SshServer::start(git.root())?;
+    let key = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "deploy-key", "namespace": place.namespace},
+        "stringData": {"identity": ssh.private_key(), "known_hosts": ssh.known_hosts()},
+    });
+    place.world.cluster.apply(&key.to_string()).await?;
+    let mut sync =
+        GitSync::new("ssh", serde_json::from_value(json!({"source": {"url": ssh.url("app")}, "interval": "1s"}))?);
+    sync.spec.source.secret_ref = Some(SecretReference { name: "deploy-key".to_owned() });
+    place.syncs().create(&kube::api::PostParams::default(), &sync).await?;
+    place.applied("ssh", &commit).await?;
+    value(&place, "settings", "over ssh").await?;
+    place.syncs().delete("ssh", &DeleteParams::default()).await?;
+    gone(&place, "ssh").await?;
+
+    place.sync("file", &repository.file_url(), "").await?;
+    place.applied("file", &commit).await?;
+    Ok(())
+}
+
+/// Nothing moved: no write, and no request but the watches, however often Git is asked.
+#[tokio::test]
+async fn an_idle_sync_makes_no_call() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("idle").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", &config_map("settings", "one"))?;
+    repository.write("db.yaml", &world.seal(&place.secret("db", &[("a", "1")]), &[]).await?)?;
+    let commit = repository.commit("one").await?;
+    place.sync("app", &repository.url(), "").await?;
+    let sync = place.applied("app", &commit).await?;
+    let requests = || async {
+        let text = world.cluster.kubectl(&["get", "--raw", "/metrics"]).await?;
+        // Every write, and every single read: kubectl's own reads are of other things.
+        let counted = |line: &&str| {
+            line.starts_with("apiserver_request_total")
+                && ["configmaps", "gitsyncs", "sealedsecrets", "secrets"]
+                    .iter()
+                    .any(|it| line.contains(&format!("resource=\"{it}\"")))
+                && !line.contains("verb=\"WATCH\"")
+        };
+        let count = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+        anyhow::Ok(text.lines().filter(counted).filter_map(count).sum::<f64>())
+    };
+    let (asked, before) = (git.requests(), requests().await?);
+    eventually("Git to be asked three times more", SOON, || async { Ok((git.requests() >= asked + 6).then_some(())) })
+        .await?;
+    assert_eq!(requests().await?.to_string(), before.to_string(), "{}", world.controller.logs().await?);
+    assert_eq!(place.syncs().get("app").await?.resource_version(), sync.resource_version());
+    Ok(())
+}
+
+async fn start(prefix: &str) -> Result<(Place<'static>, GitServer)> {
+    Ok((World::shared().await?.place(prefix).await?, GitServer::start()?))
+}
+
+/// A GitSync that looks at Git so seldom that only a watch can heal in time.
+async fn slow_sync(place: &Place<'_>, name: &str, repository: &Repository) -> Result<()> {
+    let spec = json!({"source": {"url": repository.url()}, "interval": "1h"});
+    let sync = GitSync::new(name, serde_json::from_value(spec)?);
+    place.syncs().create(&kube::api::PostParams::default(), &sync).await?;
+    Ok(())
+}
+
+fn inventory(sync: &GitSync) -> Vec<String> {
+    let inventory = sync.status.as_ref().and_then(|status| status.inventory.clone()).unwrap_or_default();
+    inventory.entries.into_iter().map(|entry| entry.id).collect()
+}
+
+fn maps(place: &Place<'_>) -> Api<ConfigMap> {
+    Api::namespaced(place.client.clone(), &place.namespace)
+}
+
+async fn value(place: &Place<'_>, name: &str, wanted: &str) -> Result<ConfigMap> {
+    let api = maps(place);
+    eventually(&format!("ConfigMap {name} to say {wanted}"), SOON, || async {
+        let labelled = |map: &ConfigMap| map.labels().contains_key("gitsync.signet.dev/name");
+        let says = |map: &ConfigMap| map.data.iter().flatten().any(|(key, value)| key == "value" && value == wanted);
+        Ok(api.get_opt(name).await?.filter(|map| says(map) && labelled(map)))
+    })
+    .await
+}
+
+async fn gone(place: &Place<'_>, name: &str) -> Result<()> {
+    let api = place.syncs();
+    eventually(&format!("GitSync {name} to go"), SOON, || async {
+        Ok(api.get_opt(name).await?.is_none().then_some(()))
+    })
+    .await
+}
+
+fn config_map(name: &str, value: &str) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  value: {value}\n")
+}
