@@ -1,0 +1,54 @@
+//! The shape of the house: what decides does no I/O, and the two halves do not reach into each other.
+#![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+
+use std::{fs, path::Path};
+
+/// Files that decide. They take what they need as arguments, time included.
+const PURE: [&str; 12] = [
+    "backoff.rs",
+    "keys/rotation.rs",
+    "observed.rs",
+    "sync/kinds.rs",
+    "sync/object.rs",
+    "sync/order.rs",
+    "sync/plan.rs",
+    "sync/render.rs",
+    "sync/status.rs",
+    "unseal/decide.rs",
+    "unseal/status.rs",
+    "args.rs",
+];
+
+/// What reaches out of a pure file.
+const IMPURE: [&str; 10] =
+    ["async ", ".await", "Client", "tokio::", "gix::", "std::fs", "std::net", "::now()", "rand::rng", "std::env"];
+
+fn product_code(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+    let text = fs::read_to_string(&path).unwrap();
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn what_decides_does_no_io() {
+    for file in PURE {
+        let code = product_code(file);
+        for word in IMPURE {
+            assert!(!code.contains(word), "{file} must stay pure, but holds {word:?}");
+        }
+    }
+}
+
+#[test]
+fn unsealing_and_syncing_do_not_know_each_other() {
+    for (folder, other) in
+        [("keys", "crate::unseal"), ("keys", "crate::sync"), ("unseal", "crate::sync"), ("sync", "crate::unseal")]
+    {
+        let folder_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(folder);
+        for file in fs::read_dir(folder_path).unwrap().filter_map(Result::ok).filter(|file| file.path().is_file()) {
+            let name = format!("{folder}/{}", file.file_name().to_string_lossy());
+            assert!(!product_code(&name).contains(other), "{name} must not know {other}");
+        }
+    }
+}
