@@ -92,7 +92,7 @@ struct State {
     status: Option<GitSyncStatus>,
     fetching: Fetching,
     /// The commit and path that were read last, and what stands there.
-    read: Option<(Commit, String, Result<Arc<Documents>, status::Cause>)>,
+    read: Option<(Commit, String, Arc<Documents>)>,
     /// The newest revision that rendered: as it says the cluster is kept.
     good: Option<(String, Arc<Vec<Desired>>)>,
     applied: HashMap<ObjectId, Applied>,

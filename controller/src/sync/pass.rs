@@ -118,16 +118,12 @@ impl Syncer {
         let path = &sync.spec.path;
         let documents = match &state.read {
             Some((read, from, documents)) if *read == commit && from == path => documents.clone(),
-            _ => {
-                let documents = self.read(sync, &commit).await;
-                state.read = Some((commit, path.clone(), documents.clone()));
-                documents
-            }
+            _ => match self.read(sync, &commit).await {
+                Ok(documents) => documents,
+                Err(cause) => return Ok(Some(cause)),
+            },
         };
-        let documents = match documents {
-            Ok(documents) => documents,
-            Err(cause) => return Ok(Some(cause)),
-        };
+        state.read = Some((commit, path.clone(), documents.clone()));
         let (namespace, name) = key(sync);
         let owner = Owner { namespace: &namespace, name: &name, allow_plain_secrets: sync.spec.allow_plain_secrets };
         let attempt = |served: &Kinds| {

@@ -7,7 +7,7 @@ pub mod status;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crds::{
-    Scope, SealedSecret,
+    KeyRing, Scope, SealedSecret,
     sealed_secret::{SealedSecretStatus, UnsealedRecord},
     unseal::{self as open, Attempt, ClearSecret},
 };
@@ -70,7 +70,8 @@ struct Unsealer {
     events: Events,
     secrets: RwLock<Observed<Key, LiveSecret>>,
     secrets_listed: watch::Sender<bool>,
-    passes: RwLock<HashMap<Key, LastPass>>,
+    /// With the UID: an object made anew under the same name has no past.
+    passes: RwLock<HashMap<Key, (Option<String>, LastPass)>>,
 }
 
 /// Runs until `stop`, then ends what is under way. `changed` hears of every SealedSecret that moved, `listed` that all
@@ -104,23 +105,27 @@ impl Unsealer {
     async fn reconcile(&self, guarded: &Guarded) -> Result<Action, Error> {
         let sealed = match &guarded.0 {
             Ok(sealed) => sealed,
-            Err(invalid) => return self.report(&stand_in(guarded), Err(Failure::Invalid(invalid.error.clone()))).await,
+            Err(invalid) => {
+                let failure = Failure::Invalid(invalid.error.clone());
+                return self.report(&stand_in(guarded), Err(failure), RingVersion::default()).await;
+            }
         };
         if sealed.metadata.deletion_timestamp.is_some() {
             return Ok(Action::await_change());
         }
         self.ready().await;
         let (last, live, ring) = self.seen(sealed);
-        match decide(sealed, last.as_ref(), live.as_ref(), ring) {
+        match decide(sealed, last.as_ref(), live.as_ref(), ring.version()) {
             Verdict::Unchanged => Ok(Action::await_change()),
-            Verdict::NotManaged => self.report(sealed, Err(Failure::NotManaged(sealed.name_any()))).await,
+            Verdict::NotManaged => {
+                self.report(sealed, Err(Failure::NotManaged(sealed.name_any())), ring.version()).await
+            }
             Verdict::Unseal => {
-                let opened = self.open(sealed, last).await?;
-                let outcome = match opened {
-                    Ok((secret, record)) => self.write(sealed, &secret, record, live.as_ref()).await?,
+                let outcome = match self.open(sealed, last, ring.clone()).await? {
+                    Ok((secret, record)) => self.write(sealed, secret, record, live.as_ref()).await?,
                     Err(failure) => Err(failure),
                 };
-                self.report(sealed, outcome).await
+                self.report(sealed, outcome, ring.version()).await
             }
         }
     }
@@ -134,11 +139,15 @@ impl Unsealer {
         drop(ring.wait_for(|ring| ring.newest().is_some()).await);
     }
 
-    fn seen(&self, sealed: &SealedSecret) -> (Option<LastPass>, Option<LiveSecret>, RingVersion) {
-        let key = key(sealed);
-        let live = self.secrets.read().get(&key).cloned();
-        let last = self.passes.read().get(&key).cloned();
-        (last.or_else(|| recorded(sealed)), live, self.context.ring.borrow().version())
+    fn seen(&self, sealed: &SealedSecret) -> (Option<LastPass>, Option<LiveSecret>, Arc<KeyRing>) {
+        let live = self.secrets.read().get(&key(sealed)).cloned();
+        let last = self.last(sealed).or_else(|| recorded(sealed));
+        (last, live, self.context.ring.borrow().clone())
+    }
+
+    fn last(&self, sealed: &SealedSecret) -> Option<LastPass> {
+        let passes = self.passes.read();
+        passes.get(&key(sealed)).filter(|(uid, _)| *uid == sealed.metadata.uid).map(|(_, last)| last.clone())
     }
 
     /// RSA is CPU work: it leaves the async threads free.
@@ -146,8 +155,8 @@ impl Unsealer {
         &self,
         sealed: &SealedSecret,
         last: Option<LastPass>,
+        ring: Arc<KeyRing>,
     ) -> Result<Result<(ClearSecret, UnsealedRecord), Failure>, Error> {
-        let ring = self.context.ring.borrow().clone();
         let sealed = sealed.clone();
         let metrics = self.context.metrics.clone();
         metrics.unseal_requests.inc();
@@ -171,14 +180,13 @@ impl Unsealer {
     async fn write(
         &self,
         sealed: &SealedSecret,
-        secret: &ClearSecret,
+        mut secret: ClearSecret,
         record: UnsealedRecord,
         live: Option<&LiveSecret>,
     ) -> Result<Result<UnsealedRecord, Failure>, Error> {
-        let mut body = ClearSecret::new(secret.expose().clone());
         let mut params = PatchParams::apply(FIELD_MANAGER);
         if let Some(live) = live {
-            let metadata = &mut body.expose_mut().metadata;
+            let metadata = &mut secret.expose_mut().metadata;
             metadata.uid = Some(live.uid.clone());
             metadata.resource_version = Some(live.resource_version.clone());
             if live.patch && !live.managed {
@@ -188,7 +196,7 @@ impl Unsealer {
         }
         let api: Api<Secret> = Api::namespaced(self.context.client.clone(), &sealed.namespace().unwrap_or_default());
         let name = sealed.name_any();
-        match bounded(api.patch_metadata(&name, &params, &Patch::Apply(body.expose()))).await {
+        match bounded(api.patch_metadata(&name, &params, &Patch::Apply(secret.expose()))).await {
             Ok(written) => {
                 let sighting = sighting(&written);
                 let LiveSecret { uid, resource_version, .. } = sighting.2.clone();
@@ -202,16 +210,20 @@ impl Unsealer {
         }
     }
 
-    /// Status, Event, metric; each only when something changed.
-    async fn report(&self, sealed: &SealedSecret, outcome: Result<UnsealedRecord, Failure>) -> Result<Action, Error> {
-        let key = key(sealed);
-        let last = self.passes.read().get(&key).cloned();
-        let before = last.map(|last| last.status).or_else(|| sealed.status.clone());
+    /// Status, Event, metric; each only when something changed. `ring` is the one that was tried.
+    async fn report(
+        &self,
+        sealed: &SealedSecret,
+        outcome: Result<UnsealedRecord, Failure>,
+        ring: RingVersion,
+    ) -> Result<Action, Error> {
+        let before = self.last(sealed).map(|last| last.status).or_else(|| sealed.status.clone());
         let failed = outcome.as_ref().err();
-        let as_borrowed = outcome.as_ref().map(Clone::clone);
-        let status = status::next(before.as_ref(), sealed.metadata.generation, as_borrowed, Timestamp::now());
+        let status =
+            status::next(before.as_ref(), sealed.metadata.generation, outcome.as_ref().cloned(), Timestamp::now());
         if let Some(failure) = failed {
-            let labels = metrics::UnsealError { reason: failure.metric(), namespace: key.0.clone() };
+            let labels =
+                metrics::UnsealError { reason: failure.metric(), namespace: sealed.namespace().unwrap_or_default() };
             self.context.metrics.unseal_errors.get_or_create(&labels).inc();
         }
         if before.as_ref() != Some(&status) {
@@ -229,10 +241,9 @@ impl Unsealer {
             Some(Failure::Update(_)) => Action::requeue(Duration::from_mins(1)),
             _ => Action::await_change(),
         };
-        let ring = self.context.ring.borrow().version();
         let failed_with = failed.filter(|failure| matches!(failure, Failure::Unseal(_))).map(|_| ring);
         let pass = LastPass { status, failed_with, scope: Scope::from_annotations(sealed.annotations()) };
-        self.passes.write().insert(key, pass);
+        self.passes.write().insert(key(sealed), (sealed.metadata.uid.clone(), pass));
         Ok(action)
     }
 
