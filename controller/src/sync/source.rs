@@ -53,7 +53,7 @@ pub enum SourceError {
     #[error("cannot fetch {place}: the repository has no such branch; push it, or correct source.ref.branch")]
     BranchNotFound { place: Place },
     /// The host cannot be reached, or is in trouble.
-    #[error("cannot fetch {place}: {why}")]
+    #[error("cannot fetch {place}: {why}; check that the host is well and can be reached from here")]
     Unreachable { place: Place, why: String },
     /// The host takes too long.
     #[error("cannot fetch {place}: it took longer than {} s (--git-timeout)", after.as_secs_f32())]
@@ -62,7 +62,7 @@ pub enum SourceError {
     #[error("cannot fetch {place}: {why}")]
     FetchFailed { place: Place, why: String },
     /// The mirror's folder cannot be written.
-    #[error("cannot keep a mirror of {url} below --git-cache: {why}")]
+    #[error("cannot keep a mirror of {url}: {why}; check the volume given as --git-cache")]
     StorageFailed { url: String, why: String },
     /// The mirror cannot be read; the next fetch replaces it.
     #[error("cannot read the mirror of {url}, which will be fetched anew: {why}")]
@@ -92,6 +92,21 @@ impl SourceError {
     /// Whether the commit and the path alone are to blame, so that reading them again gives the same.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::InvalidPath { .. } | Self::PathNotFound { .. } | Self::TooLarge { .. })
+    }
+}
+
+impl SourceError {
+    /// Without the mirror's folder.
+    fn without(mut self, folder: &Path) -> Self {
+        if let Self::RepositoryNotFound { why, .. }
+        | Self::Unreachable { why, .. }
+        | Self::FetchFailed { why, .. }
+        | Self::StorageFailed { why, .. }
+        | Self::MirrorDamaged { why, .. } = &mut self
+        {
+            *why = mirror::hide(why, folder);
+        }
+        self
     }
 }
 
@@ -342,27 +357,22 @@ impl Mirrors {
 
     /// Asks for the branch's commit, and transfers it when it is new. What is answered is whole, and on disk.
     pub async fn fetch(&self, source: &Source) -> Result<Commit, SourceError> {
-        let place = source.place();
-        let started = Instant::now();
         let interrupt = Interrupt::default();
-        let mirror = self.mirror(source);
-        let file_root = self.file_root.clone();
-        let (owned, patience) =
-            (source.clone(), Patience { deadline: started + self.timeout, interrupt: interrupt.0.clone() });
-        let (turn, timeout) = (mirror.turn.clone(), self.timeout);
+        let patience = Patience { deadline: Instant::now() + self.timeout, interrupt: interrupt.0.clone() };
+        let late = SourceError::Timeout { place: source.place(), after: self.timeout };
+        let (mirror, file_root, timeout) = (self.mirror(source), self.file_root.clone(), self.timeout);
+        let (turn, source) = (mirror.turn.clone(), source.clone());
         let work = async {
             // Whoever fetches holds the turn until that really ended, even when nobody waits for it any more.
             let turn = turn.lock_owned().await;
-            let fetch = move || {
+            run(&mirror.clone(), source.clone(), move |source| {
                 let _turn = turn;
-                let location = locate(&owned, file_root.as_deref())?;
-                mirror.fetch(&Attempt { source: &owned, location, timeout, patience })
-            };
-            tokio::task::spawn_blocking(fetch).await.map_err(|_| SourceError::Defect { url: source.url.to_string() })?
-        };
-        tokio::time::timeout(self.timeout, work)
+                let location = locate(source, file_root.as_deref())?;
+                mirror.fetch(&Attempt { source, location, timeout, patience })
+            })
             .await
-            .unwrap_or(Err(SourceError::Timeout { place, after: self.timeout }))
+        };
+        tokio::time::timeout(self.timeout, work).await.unwrap_or(Err(late))
     }
 
     /// The branch's commit that the mirror on disk has: what to go on with while Git is away.
@@ -397,9 +407,8 @@ impl Mirrors {
         wanted: fn(&str) -> bool,
     ) -> Result<Vec<File>, SourceError> {
         let mirror = self.mirror(source);
-        let (url, commit, path) = (source.url.to_string(), commit.clone(), path.to_owned());
-        let read = tokio::task::spawn_blocking(move || mirror.read(&url, &commit, &path, wanted)).await;
-        read.unwrap_or_else(|_| Err(SourceError::Defect { url: source.url.to_string() }))
+        let (commit, path) = (commit.clone(), path.to_owned());
+        run(&mirror.clone(), source.clone(), move |source| mirror.read(source.url(), &commit, &path, wanted)).await
     }
 
     fn mirror(&self, source: &Source) -> Arc<Mirror> {
@@ -407,6 +416,19 @@ impl Mirrors {
         let mut opened = self.opened.lock();
         opened.entry(name).or_insert_with_key(|name| Arc::new(Mirror::new(self.root.join(name)))).clone()
     }
+}
+
+/// Does what blocks. If it ends in a defect, a mirror that provokes it is not asked again.
+async fn run<T: Send + 'static>(
+    mirror: &Mirror,
+    source: Source,
+    work: impl FnOnce(&Source) -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    let url = source.url.to_string();
+    tokio::task::spawn_blocking(move || work(&source)).await.unwrap_or_else(|_| {
+        mirror.distrust();
+        Err(SourceError::Defect { url })
+    })
 }
 
 /// Ends a fetch that nobody waits for any more.

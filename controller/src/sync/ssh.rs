@@ -33,6 +33,8 @@ use url::Url;
 
 /// The user when the URL names none; every host that serves Git knows it.
 const DEFAULT_USER: &str = "git";
+/// The OID of an RSA key in PKCS#8.
+const RSA: &str = "1.2.840.113549.1.1.1";
 /// How soon an interrupt is noticed.
 const TICK: Duration = Duration::from_millis(200);
 /// How long the reason may come after the end.
@@ -80,14 +82,14 @@ pub enum SshError {
 impl Login {
     /// Reads the two entries of a Secret.
     pub fn new(identity: &str, known_hosts: &str) -> Result<Self, LoginError> {
+        use russh::keys::Error as E;
         if identity.contains("ENCRYPTED") {
             return Err(LoginError::Encrypted);
         }
         let key = decode_secret_key(identity, None).map_err(|error| match error {
-            russh::keys::Error::KeyIsEncrypted => LoginError::Encrypted,
-            russh::keys::Error::UnsupportedKeyType { key_type_string, .. } if key_type_string == "RSA" => {
-                LoginError::Rsa
-            }
+            E::KeyIsEncrypted => LoginError::Encrypted,
+            E::UnsupportedKeyType { key_type_string, .. } if key_type_string == "RSA" => LoginError::Rsa,
+            E::UnknownAlgorithm(id) if id.to_string() == RSA => LoginError::Rsa,
             _ => LoginError::Unreadable,
         })?;
         if matches!(key.algorithm(), Algorithm::Rsa { .. }) {
@@ -245,10 +247,8 @@ impl Read for Reader {
         while self.read == self.rest.len() {
             match self.link.wait(self.channel.wait())? {
                 Some(ChannelMsg::Data { data }) => (self.rest, self.read) = (data.to_vec(), 0),
-                Some(ChannelMsg::ExtendedData { data, .. }) => self.words.hear(&data),
-                Some(ChannelMsg::Failure) => self.words.hear(b"the host refuses to run git-upload-pack"),
                 Some(ChannelMsg::Eof | ChannelMsg::Close) | None => return self.drain(),
-                Some(_) => {}
+                Some(other) => self.note(other),
             }
         }
         let count = (&self.rest[self.read..]).read(buffer)?;
@@ -260,14 +260,25 @@ impl Read for Reader {
 impl Reader {
     /// Nothing more comes but, perhaps, the reason.
     fn drain(&mut self) -> io::Result<usize> {
-        while let Ok(Some(message)) = self.link.wait(tokio::time::timeout(LAST_WORDS, self.channel.wait()))? {
+        let next = |channel: &mut ChannelReadHalf| self.link.wait(tokio::time::timeout(LAST_WORDS, channel.wait()));
+        while let Ok(Some(message)) = next(&mut self.channel)? {
             match message {
-                ChannelMsg::ExtendedData { data, .. } => self.words.hear(&data),
                 ChannelMsg::Close => break,
-                _ => {}
+                other => self.note(other),
             }
         }
         Ok(0)
+    }
+
+    fn note(&self, message: ChannelMsg) {
+        match message {
+            ChannelMsg::ExtendedData { data, .. } => self.words.hear(&data),
+            ChannelMsg::Failure => self.words.hear(b"git-upload-pack may not be run"),
+            ChannelMsg::ExitStatus { exit_status } if exit_status != 0 && self.words.read().is_none() => {
+                self.words.hear(format!("git-upload-pack ended with status {exit_status}").as_bytes());
+            }
+            _ => {}
+        }
     }
 }
 
@@ -428,4 +439,102 @@ fn hmac_sha1(key: &[u8], message: &[u8]) -> Option<[u8; 20]> {
     }
     let inner = digest([&block.map(|byte| byte ^ 0x36), message])?;
     digest([&block.map(|byte| byte ^ 0x5c), &inner])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+    const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILIG2T/B0l0gaqj3puu510tu9N1OkQ4znY3LYuEm5zCF";
+    /// `example.com`, hidden by OpenSSH.
+    const HASHED: &str = "|1|O33ESRMWPVkMYIwJ1Uw+n877jTo=|nuuC5vEqXlEZ/8BXQR7m619W6Ak=";
+
+    fn knows(known_hosts: &str, host: &str, port: u16) -> Result<(), String> {
+        KnownHost::find(known_hosts, host, port).check(&ONE.parse().unwrap())
+    }
+
+    #[test]
+    fn a_host_is_known_by_its_name_and_port() {
+        for (names, host, port) in [
+            ("example.com", "example.com", 22),
+            ("example.com", "EXAMPLE.com", 22),
+            ("Example.com,192.0.2.1", "192.0.2.1", 22),
+            ("[example.com]:2222", "example.com", 2222),
+            ("[::1]:2222", "::1", 2222),
+            ("*.example.com", "git.example.com", 22),
+            ("git?.*.com", "git1.example.com", 22),
+            (HASHED, "example.com", 22),
+        ] {
+            assert_eq!(knows(&format!("# hosts\n\n{names}\t{ONE} comment\n"), host, port), Ok(()), "{names}");
+        }
+        for (names, host, port) in [
+            ("example.com", "example.com", 2222),
+            ("[example.com]:2222", "example.com", 22),
+            ("example.com", "example.com.evil.org", 22),
+            ("*.example.com", "example.com", 22),
+            ("*.example.com,!git.example.com", "git.example.com", 22),
+            (HASHED, "example.org", 22),
+            ("# example.com", "example.com", 22),
+            ("@cert-authority example.com", "example.com", 22),
+        ] {
+            assert!(
+                knows(&format!("{names} {ONE}"), host, port).is_err_and(|why| why.contains("is not in")),
+                "{names}"
+            );
+        }
+    }
+
+    #[test]
+    fn another_key_is_refused_with_the_line_that_would_trust_it() {
+        let why = knows(&format!("example.com {OTHER}"), "example.com", 22).unwrap_err();
+        assert!(why.contains("SHA256:"), "{why}");
+        let line = why.rsplit_once("in the Secret: ").unwrap().1;
+        assert_eq!(knows(line, "example.com", 22), Ok(()));
+        // Several keys may be right at a time, but not one that was revoked.
+        assert_eq!(knows(&format!("example.com {OTHER}\nexample.com {ONE}"), "example.com", 22), Ok(()));
+        let revoked = format!("example.com {ONE}\n@revoked * {ONE}");
+        assert!(knows(&revoked, "example.com", 22).is_err_and(|why| why.contains("revokes")));
+    }
+
+    #[test]
+    fn patterns_of_many_stars_take_no_time() {
+        assert!(!glob("*a".repeat(60).as_bytes(), "a".repeat(59).as_bytes()));
+        assert!(!glob(format!("{}b", "*a".repeat(60)).as_bytes(), "a".repeat(250).as_bytes()));
+        assert!(glob(b"**", b""));
+    }
+
+    #[test]
+    fn unusable_identities_say_why() {
+        let pem = |label: &str, body: &str| format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
+        let tell = |identity: &str| Login::new(identity, ONE).unwrap_err().to_string();
+        assert!(tell("").contains("no private key"));
+        assert!(tell(&pem("RSA PRIVATE KEY", "AAAA")).contains("ed25519"));
+        // PKCS#8: a version, the OID of RSA, and no key.
+        assert!(tell(&pem("PRIVATE KEY", "MBQCAQAwDQYJKoZIhvcNAQEBBQAEAA==")).contains("ed25519"));
+        assert!(tell(&pem("ENCRYPTED PRIVATE KEY", "AAAA")).contains("passphrase"));
+        assert!(tell(&pem("EC PRIVATE KEY", "Proc-Type: 4,ENCRYPTED")).contains("passphrase"));
+    }
+
+    #[test]
+    fn a_login_needs_a_host_and_shows_no_key() {
+        let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
+        let pem = key.to_openssh(russh::keys::ssh_key::LineEnding::LF).unwrap();
+        assert!(Login::new(&pem, "example.com").unwrap_err().to_string().contains("no host key"));
+        let login = Login::new(&pem, &format!("example.com {ONE}")).unwrap();
+        assert_eq!(format!("{login:?}"), "Login(<redacted>)");
+        assert!(Login::new(&pem.replace('\n', "\r\n"), &format!("example.com {ONE}")).is_ok());
+    }
+
+    #[test]
+    fn paths_are_what_git_makes_of_them() {
+        for (url, path) in [
+            ("ssh://git@example.com/org/app.git", "/org/app.git"),
+            ("ssh://example.com:22/a%20b", "/a b"),
+            ("ssh://example.com/~ada/app", "~ada/app"),
+        ] {
+            assert_eq!(repository_path(&url.parse().unwrap()), path);
+        }
+        assert_eq!(host(&"ssh://[::1]:22/x".parse().unwrap()), "::1");
+    }
 }

@@ -3,9 +3,12 @@
 //! It must not answer a commit of which an object is missing.
 
 use std::{
-    collections::HashSet,
-    fs, io,
+    collections::{HashMap, HashSet},
+    ffi::OsStr,
+    fs,
+    io::{self, ErrorKind},
     num::NonZeroU32,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -20,13 +23,13 @@ use gix::{
     bstr::ByteSlice as _,
     progress::Discard,
     protocol::transport::client::{
-        TransportWithoutIO as _,
+        self, TransportWithoutIO as _,
         blocking_io::{Transport, http},
     },
     remote::{Direction, fetch},
     sec::identity::Account,
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::{Commit, Credentials, File, Source, SourceError, is_loopback};
 use crate::sync::ssh::{self, Patience, SshError, Words};
@@ -45,6 +48,8 @@ const OBJECT_LIMIT: &str = "gitoxide.objects.allocLimit=268435456";
 const THREADS: &str = "pack.threads=2";
 /// Mirrors that nothing asked for in this time are removed: tokens expire, and each has a mirror of its own.
 const UNUSED: Duration = Duration::from_hours(72);
+/// As much as is shown of what a host says.
+const MAX_LINE: usize = 1024;
 /// Where a mirror is built, beside the numbered ones.
 const FRESH: &str = "fresh";
 /// Touched whenever the mirror is asked for.
@@ -61,6 +66,8 @@ pub struct Mirror {
     tidied: AtomicBool,
     /// Reading failed.
     damaged: AtomicBool,
+    /// Commits that were looked through, by branch: what nothing has moved is not looked through again.
+    whole: Mutex<HashMap<String, ObjectId>>,
 }
 
 /// One fetch.
@@ -69,6 +76,13 @@ pub struct Attempt<'a> {
     pub location: gix::Url,
     pub timeout: Duration,
     pub patience: Patience,
+}
+
+/// What a mirror has of a branch.
+struct Present {
+    tip: Option<ObjectId>,
+    whole: Option<ObjectId>,
+    packs: usize,
 }
 
 /// Why a mirror could not be brought up to date.
@@ -93,27 +107,48 @@ impl Mirror {
             reading: RwLock::default(),
             tidied: AtomicBool::default(),
             damaged: AtomicBool::default(),
+            whole: Mutex::default(),
         }
     }
 
     /// Whoever calls has the turn.
     pub fn fetch(&self, attempt: &Attempt) -> Result<Commit, SourceError> {
+        let id = self.follow(attempt).map_err(|error| error.without(&self.folder))?;
+        self.whole.lock().insert(attempt.source.branch().to_owned(), id);
+        Ok(Commit(id))
+    }
+
+    fn follow(&self, attempt: &Attempt) -> Result<ObjectId, SourceError> {
         self.prepare().map_err(|error| attempt.storage(&error))?;
         let current = self.current();
         if let Some(current) = &current
             && !self.damaged.load(Ordering::Relaxed)
         {
-            match open(current).map_err(Failure::Mirror).and_then(|repository| attempt.update(&repository, current)) {
-                Ok(id) => return Ok(Commit(id)),
+            let updated = open(current).map_err(Failure::Mirror).and_then(|repository| {
+                let whole = self.whole.lock().get(attempt.source.branch()).copied();
+                let present = Present { tip: tip(&repository, attempt.source.branch()), whole, packs: packs(current) };
+                attempt.transfer(&repository, Some(&present), &[])
+            });
+            match updated {
+                Ok(id) => return Ok(id),
                 Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Mirror(_)) if attempt.patience.interrupt.load(Ordering::Relaxed) => {
+                    return Err(attempt.late());
+                }
                 Err(Failure::Mirror(why)) => {
-                    tracing::info!(url = attempt.source.url(), why, "fetching the mirror anew")
+                    let why = hide(&why, &self.folder);
+                    tracing::info!(url = attempt.source.url(), why, "fetching a mirror anew");
                 }
             }
         }
-        let commit = self.renew(attempt, current.as_deref())?;
+        let id = self.renew(attempt, current.as_deref())?;
         self.damaged.store(false, Ordering::Relaxed);
-        Ok(commit)
+        Ok(id)
+    }
+
+    /// From now on the mirror is taken for damaged; the next fetch replaces it.
+    pub fn distrust(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
     }
 
     pub fn cached(&self, branch: &str) -> Option<Commit> {
@@ -134,8 +169,8 @@ impl Mirror {
         let parts = parts(path)?;
         let gone = || SourceError::CommitNotFound { url: url.to_owned(), commit: commit.clone() };
         let damaged = |why: String| {
-            self.damaged.store(true, Ordering::Relaxed);
-            SourceError::MirrorDamaged { url: url.to_owned(), why }
+            self.distrust();
+            SourceError::MirrorDamaged { url: url.to_owned(), why }.without(&self.folder)
         };
         let _reading = self.reading.read();
         let repository = open(&self.current().ok_or_else(gone)?).map_err(damaged)?;
@@ -159,7 +194,8 @@ impl Mirror {
 
     /// Makes the folder, and at the first use in this process removes what a killed one left behind.
     fn prepare(&self) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
+        // What is private in Git is private here.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         fs::write(self.folder.join(USED), "")?;
         if self.tidied.swap(true, Ordering::Relaxed) {
             return Ok(());
@@ -174,14 +210,14 @@ impl Mirror {
         current.map_or(Ok(()), |current| tidy(&current))
     }
 
-    /// The newest mirror. The numbers are in a range that a `u64` always holds.
+    /// The newest mirror.
     fn current(&self) -> Option<PathBuf> {
         let number = numbers(&self.folder).max()?;
         Some(self.folder.join(number.to_string()))
     }
 
     /// Builds a mirror aside, with the branches that the present one has, and puts it in its place.
-    fn renew(&self, attempt: &Attempt, current: Option<&Path>) -> Result<Commit, SourceError> {
+    fn renew(&self, attempt: &Attempt, current: Option<&Path>) -> Result<ObjectId, SourceError> {
         if current.is_none() {
             self.sweep();
         }
@@ -204,15 +240,18 @@ impl Mirror {
         fs::rename(&fresh, self.folder.join(next.to_string())).map_err(storage)?;
         if let Some(current) = current {
             let _nobody_reads = self.reading.write();
-            fs::remove_dir_all(current).map_err(storage)?;
+            // What stays behind is removed at the next start.
+            let _ = fs::remove_dir_all(current);
         }
-        Ok(Commit(id))
+        self.whole.lock().clear();
+        Ok(id)
     }
 
     /// Removes the mirrors beside this one that nothing asks for. What cannot be removed now can be later.
     fn sweep(&self) {
         let Some(folders) = self.folder.parent().and_then(|root| fs::read_dir(root).ok()) else { return };
-        for folder in folders.flatten().map(|entry| entry.path()) {
+        let ours = |folder: &PathBuf| folder.file_name().map(OsStr::len) == self.folder.file_name().map(OsStr::len);
+        for folder in folders.flatten().map(|entry| entry.path()).filter(ours) {
             let used = fs::metadata(folder.join(USED)).and_then(|used| used.modified()).ok();
             if used.and_then(|used| SystemTime::now().duration_since(used).ok()).is_some_and(|age| age > UNUSED) {
                 let _ = fs::remove_dir_all(folder);
@@ -222,18 +261,11 @@ impl Mirror {
 }
 
 impl Attempt<'_> {
-    fn update(&self, repository: &Repository, folder: &Path) -> Result<ObjectId, Failure> {
-        let before = tip(repository, self.source.branch());
-        let full = packs(folder) >= MAX_PACKS;
-        self.transfer(repository, Some((before, full)), &[])
-    }
-
-    /// Connects, asks for the branch's id, and takes what is new. `present` is what the mirror has, and whether it
-    /// should take more.
+    /// Connects, asks for the branch's id, and takes what is new, with `others` when they are asked for.
     fn transfer(
         &self,
         repository: &Repository,
-        present: Option<(Option<ObjectId>, bool)>,
+        present: Option<&Present>,
         others: &[String],
     ) -> Result<ObjectId, Failure> {
         let wanted = tracking(self.source.branch());
@@ -254,23 +286,34 @@ impl Attempt<'_> {
         let there = mapping.and_then(|mapping| mapping.remote.peeled_id()).map(gix::oid::to_owned);
         let there = there.ok_or_else(|| SourceError::BranchNotFound { place: self.source.place() })?;
         let interrupt = &self.patience.interrupt;
-        match present {
-            Some((Some(here), _)) if here == there => {
-                return match whole(repository, here, interrupt) {
-                    Ok(()) => Ok(here),
-                    Err(why) => Err(Failure::Mirror(why)),
-                };
+        if let Some(present) = present {
+            if present.tip == Some(there) {
+                if present.whole != Some(there) {
+                    whole(repository, there, interrupt).map_err(Failure::Mirror)?;
+                }
+                return Ok(there);
             }
-            Some((_, true)) => return Err(Failure::Mirror(format!("it has {MAX_PACKS} packs"))),
-            _ => {}
+            if present.packs >= MAX_PACKS {
+                return Err(Failure::Mirror(format!("it has {MAX_PACKS} packs")));
+            }
         }
         let received = ready.with_shallow(fetch::Shallow::DepthAtRemote(NonZeroU32::MIN)).receive(Discard, interrupt);
-        if let Err(error) = received {
-            // What is no trouble of the host's may be a trouble of the mirror's.
-            return Err(match self.told(&error, &words) {
-                SourceError::FetchFailed { why, .. } if present.is_some() => Failure::Mirror(why),
-                error => Failure::Final(error),
-            });
+        let received = received.map_err(|error| match (self.told(&error, &words), present) {
+            // What is no trouble of the host's may be one of the mirror's.
+            (SourceError::FetchFailed { why, .. }, Some(_)) => Failure::Mirror(why),
+            (error, Some(Present { tip: Some(tip), .. })) => match whole(repository, *tip, interrupt) {
+                Ok(()) => Failure::Final(error),
+                Err(why) => Failure::Mirror(why),
+            },
+            (error, _) => Failure::Final(error),
+        })?;
+        let protocol = received.handshake.server_protocol_version;
+        if protocol != gix::protocol::transport::Protocol::V2 {
+            tracing::debug!(
+                url = self.source.url(),
+                ?protocol,
+                "the host speaks an old protocol and may send all history"
+            );
         }
         whole(repository, there, interrupt).map_err(Failure::Mirror)?;
         if tip(repository, self.source.branch()) != Some(there) {
@@ -297,7 +340,7 @@ impl Attempt<'_> {
             return Ok((connection, Words::default()));
         }
         let mut options =
-            http::Options { backend: Some(client(self.timeout, is_loopback(url))), ..http::Options::default() };
+            http::Options { backend: Some(http_client(self.timeout, is_loopback(url))), ..http::Options::default() };
         if let Credentials::Basic { username, password } = &*self.source.credentials {
             if url.scheme() == "https" {
                 // At once and not when asked: that spares a request each time. A redirect elsewhere does not get it.
@@ -326,18 +369,24 @@ impl Attempt<'_> {
 
     /// What the host or the way to it did, in one sentence.
     fn told(&self, error: &gix::Error, words: &Words) -> SourceError {
-        let place = self.source.place();
-        let cause = text(error);
-        if self.patience.interrupt.load(Ordering::Relaxed) {
+        let (place, cause) = (self.source.place(), text(error));
+        let late = |error| kind(error) == Some(ErrorKind::TimedOut) || error.to_string().contains("timed out");
+        if self.patience.interrupt.load(Ordering::Relaxed) || error.iter_errors().any(late) {
             return self.late();
         }
-        if let Some(said) = words.read() {
-            let missing = ["not found", "does not exist", "not appear to be a git repository", "could not be found"];
+        let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem];
+        if error.iter_errors().any(|error| kind(error).is_some_and(|kind| full.contains(&kind))) {
+            return SourceError::StorageFailed { url: self.source.url().to_owned(), why: cause };
+        }
+        if let Some(said) = words.read().or_else(|| error_line(error)) {
+            // 128 is git's own way to end without a word; it comes before anything else if there is no repository.
+            let missing =
+                ["not found", "does not exist", "not appear to be a git repo", "could not be found", "status 128"];
             let why = format!("the host says: {said}");
             return if missing.iter().any(|words| said.to_ascii_lowercase().contains(words)) {
                 SourceError::RepositoryNotFound { place, why }
             } else {
-                SourceError::FetchFailed { place, why }
+                SourceError::Unreachable { place, why }
             };
         }
         let status = error
@@ -352,16 +401,11 @@ impl Attempt<'_> {
             };
             return SourceError::AuthenticationFailed { place, why: why.to_owned() };
         }
-        let late = |error: &(dyn std::error::Error + 'static)| {
-            error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-                || error.to_string().contains("timed out")
-        };
         match status.as_deref() {
             Some("403") => SourceError::AuthenticationFailed { place, why: format!("the host forbids it: {cause}") },
             Some("404" | "410") => SourceError::RepositoryNotFound { place, why: cause },
-            _ if error.iter_errors().any(late) => self.late(),
             Some(_) => SourceError::Unreachable { place, why: cause },
-            None if error.is_retryable() => SourceError::Unreachable { place, why: cause },
+            None if error.is_retryable() || cause == CUT_OFF => SourceError::Unreachable { place, why: cause },
             None => SourceError::FetchFailed { place, why: cause },
         }
     }
@@ -379,8 +423,11 @@ impl Attempt<'_> {
     }
 }
 
+/// What is said of an answer that ends in its middle.
+const CUT_OFF: &str = "the host ended its answer too early";
+
 /// Bounds each step of a request. What stays on this machine needs no proxy.
-fn client(timeout: Duration, direct: bool) -> Arc<std::sync::Mutex<http::reqwest::Options>> {
+fn http_client(timeout: Duration, direct: bool) -> Arc<std::sync::Mutex<http::reqwest::Options>> {
     let configure: Box<http::reqwest::ConfigureClientFn> = Box::new(move |builder| {
         let builder = builder.timeout(timeout).connect_timeout(timeout);
         Ok(if direct { builder.no_proxy() } else { builder })
@@ -391,15 +438,35 @@ fn client(timeout: Duration, direct: bool) -> Arc<std::sync::Mutex<http::reqwest
     }))
 }
 
-/// The cause that tells most: the host's own words if there are any, else the innermost.
+/// The cause that tells most.
 fn text(error: &gix::Error) -> String {
-    let host = |error: &(dyn std::error::Error + 'static)| {
-        let line = error.downcast_ref::<gix::protocol::transport::packetline::read::Error>()?;
-        Some(format!("the host says: {}", line.message.to_str_lossy().trim()))
+    if error.iter_errors().any(|error| kind(error) == Some(ErrorKind::UnexpectedEof)) {
+        return CUT_OFF.to_owned();
+    }
+    let missing = |error: &(dyn std::error::Error + 'static)| match error.downcast_ref()? {
+        client::Error::InvokeProgram { command, .. } => {
+            Some(format!("file:// needs the program {}, which is not here", command.display()))
+        }
+        _ => None,
     };
-    let cause = error.iter_errors().find_map(host).unwrap_or_else(|| error.probable_cause().to_string());
+    let cause = error.iter_errors().find_map(missing).unwrap_or_else(|| error.probable_cause().to_string());
     // The URL stands elsewhere already.
     cause.split(" for url (").next().unwrap_or(&cause).to_owned()
+}
+
+/// What the host sent instead of an answer.
+fn error_line(error: &gix::Error) -> Option<String> {
+    let line = error.downcast_any_ref::<gix::protocol::transport::packetline::read::Error>()?;
+    Some(line.message.to_str_lossy().chars().filter(|c| !c.is_control()).take(MAX_LINE).collect())
+}
+
+/// A mirror's path has no place in a message: its name says something, if little, of the credentials.
+pub fn hide(why: &str, folder: &Path) -> String {
+    why.replace(&*folder.to_string_lossy(), "the mirror")
+}
+
+fn kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
+    error.downcast_ref().map(io::Error::kind)
 }
 
 /// Nobody's configuration but ours.

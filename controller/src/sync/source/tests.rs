@@ -3,8 +3,9 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -31,14 +32,21 @@ impl World {
     }
 
     fn git(&self, arguments: &[&str]) -> String {
+        self.git_reads(arguments, "")
+    }
+
+    fn git_reads(&self, arguments: &[&str], input: &str) -> String {
         let mut git = Command::new("git");
         git.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.folder.path());
         git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
         for who in ["AUTHOR", "COMMITTER"] {
             git.env(format!("GIT_{who}_NAME"), "Ada").env(format!("GIT_{who}_EMAIL"), "ada@example.com");
         }
-        let output = git.current_dir(self.repository()).args(arguments).output().unwrap();
-        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        git.current_dir(self.repository()).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut git = git.spawn().unwrap();
+        git.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = git.wait_with_output().unwrap();
+        assert!(output.status.success(), "git {arguments:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
@@ -54,6 +62,14 @@ impl World {
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--message", path]);
         self.git(&["rev-parse", "HEAD"])
+    }
+
+    fn blob(&self, text: &str) -> String {
+        self.git_reads(&["hash-object", "-w", "--stdin"], text)
+    }
+
+    fn tree(&self, entries: &str) -> String {
+        self.git_reads(&["mktree"], entries)
     }
 
     fn mirrors(&self) -> Mirrors {
@@ -93,7 +109,7 @@ fn only(folder: &Path, fits: fn(&str) -> bool) -> PathBuf {
 }
 
 fn is_yaml(name: &str) -> bool {
-    name.ends_with(".yaml")
+    Path::new(name).extension().is_some_and(|extension| extension == "yaml")
 }
 
 async fn read(mirrors: &Mirrors, source: &Source, commit: &Commit, path: &str) -> Vec<(String, String)> {
@@ -256,12 +272,16 @@ async fn links_are_not_followed() {
 #[tokio::test]
 async fn too_much_is_refused() {
     let world = World::new();
-    world.write("large/a.yaml", &"x".repeat(20 << 20));
-    world.write("large/b.yaml", &"y".repeat(20 << 20));
-    for file in 0..=10_000 {
-        world.write(&format!("many/{file}.yaml"), "same");
-    }
-    world.commit("fits/a.yaml", "1");
+    let (small, large) = (world.blob("1"), world.blob(&"x".repeat(20 << 20)));
+    let many: Vec<String> = (0..=10_000).map(|file| format!("100644 blob {small}\t{file}.yaml\n")).collect();
+    let folders = [
+        ("fits", format!("100644 blob {small}\ta.yaml\n")),
+        ("large", format!("100644 blob {large}\ta.yaml\n100644 blob {large}\tb.yaml\n")),
+        ("many", many.concat()),
+    ];
+    let tree = folders.map(|(name, entries)| format!("040000 tree {}\t{name}\n", world.tree(&entries))).concat();
+    let commit = world.git(&["commit-tree", "-m", "Large", &world.tree(&tree)]);
+    world.git(&["update-ref", "refs/heads/main", &commit]);
     let (mirrors, source) = (world.mirrors(), world.source("main"));
     let commit = mirrors.fetch(&source).await.unwrap();
     for (path, limit) in [("large", "32 MiB"), ("many", "10,000 files"), ("", "split it")] {
