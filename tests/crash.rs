@@ -4,10 +4,16 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use harness::{GitServer, eventually, process::Signal};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{Api, ResourceExt as _, api::ListParams};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Event, Secret},
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
+};
 
-use crate::world::{SOON, World};
+use crate::world::{KEYS, SOON, World, config_map};
 
 const ROUNDS: usize = 10;
 const SECRETS: usize = 4;
@@ -19,7 +25,7 @@ async fn a_controller_killed_again_and_again_loses_nothing() -> Result<()> {
     let place = world.place("crash").await?;
     let git = GitServer::start()?;
     let repository = git.create("app").await?;
-    repository.write("first.yaml", &config_map("first", 0))?;
+    repository.write("first.yaml", config_map("first", 0))?;
     repository.commit("first").await?;
     place.sync("app", &repository.url(), "").await?;
     let maps: Api<ConfigMap> = Api::namespaced(place.client.clone(), &place.namespace);
@@ -31,8 +37,8 @@ async fn a_controller_killed_again_and_again_loses_nothing() -> Result<()> {
         let git_name = name(round, SECRETS);
         let sealed = world.seal(&place.secret(&git_name, &[("value", &git_name)]), &[]).await?;
         repository.write(&format!("sealed-{round}.yaml"), &sealed)?;
-        repository.write(&format!("map-{round}.yaml"), &config_map(&format!("map-{round}"), round))?;
-        repository.write("first.yaml", &config_map("first", round))?;
+        repository.write(&format!("map-{round}.yaml"), config_map(&format!("map-{round}"), round))?;
+        repository.write("first.yaml", config_map("first", round))?;
         if round > 0 {
             repository.remove(&format!("map-{}.yaml", round - 1))?;
         }
@@ -72,7 +78,7 @@ async fn a_controller_killed_again_and_again_loses_nothing() -> Result<()> {
     assert_eq!(entries.len(), 2 + ROUNDS);
     assert!(entries.iter().all(|entry| entry.uid.is_some()), "{entries:?}");
     let keys: Api<Secret> = Api::namespaced(place.client.clone(), "kube-system");
-    let keys = keys.list(&ListParams::default().labels("sealedsecrets.bitnami.com/sealed-secrets-key")).await?;
+    let keys = keys.list(&ListParams::default().labels(KEYS)).await?;
     assert_eq!(keys.items.len(), 1, "no second key was minted");
     Ok(())
 }
@@ -94,7 +100,7 @@ async fn a_rotated_key_keeps_opening() -> Result<()> {
     place.holds("old", &[("a", "1")]).await?;
     assert!(world.controller.terminate().await?.success(), "{}", world.controller.logs().await?);
     world.controller.restart().await?;
-    place.secrets().delete("old", &kube::api::DeleteParams::default()).await?;
+    place.secrets().delete("old", &DeleteParams::default()).await?;
     place.holds("old", &[("a", "1")]).await?;
     Ok(())
 }
@@ -106,20 +112,59 @@ async fn a_restored_key_wakes_what_waited_for_it() -> Result<()> {
     let place = world.place("restore").await?;
     let sealed = world.seal(&place.secret("db", &[("a", "1")]), &[]).await?;
     let keys: Api<Secret> = Api::namespaced(place.client.clone(), "kube-system");
-    let labelled = ListParams::default().labels("sealedsecrets.bitnami.com/sealed-secrets-key=active");
+    let labelled = ListParams::default().labels(KEYS);
     let mut key = keys.list(&labelled).await?.items.pop().context("a key")?;
-    keys.delete(&key.name_any(), &kube::api::DeleteParams::default()).await?;
+    keys.delete(&key.name_any(), &DeleteParams::default()).await?;
     eventually("a key in its place", SOON, || async {
         Ok((keys.list(&labelled).await?.items.len() == 1).then_some(()))
     })
     .await?;
     world.cluster.apply(&sealed).await?;
     place.synced("db", "False").await?;
-    key.metadata =
-        kube::api::ObjectMeta { name: Some(key.name_any()), labels: key.metadata.labels, ..Default::default() };
-    keys.create(&kube::api::PostParams::default(), &key).await?;
+    key.metadata = ObjectMeta { name: Some(key.name_any()), labels: key.metadata.labels, ..ObjectMeta::default() };
+    keys.create(&PostParams::default(), &key).await?;
     place.holds("db", &[("a", "1")]).await?;
     place.synced("db", "True").await?;
+    Ok(())
+}
+
+/// Upstream's oldest versions kept one key without a label, under the bare prefix.
+#[tokio::test]
+async fn an_unlabelled_legacy_key_is_found() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("legacy").await?;
+    let sealed = world.seal(&place.secret("db", &[("a", "1")]), &[]).await?;
+    let keys: Api<Secret> = Api::namespaced(place.client.clone(), "kube-system");
+    let mut key = keys.list(&ListParams::default().labels(KEYS)).await?.items.pop().context("a key")?;
+    keys.delete(&key.name_any(), &DeleteParams::default()).await?;
+    key.metadata = ObjectMeta { name: Some("sealed-secrets-key".to_owned()), ..ObjectMeta::default() };
+    keys.create(&PostParams::default(), &key).await?;
+    world.controller.restart().await?;
+    world.cluster.apply(&sealed).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    Ok(())
+}
+
+/// A key that cannot be read is reported, and the others go on.
+#[tokio::test]
+async fn a_malformed_key_stops_nothing() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("malformed").await?;
+    let keys: Api<Secret> = Api::namespaced(place.client.clone(), "kube-system");
+    let mut key = keys.list(&ListParams::default().labels(KEYS)).await?.items.pop().context("a key")?;
+    key.metadata = ObjectMeta { name: Some("broken".to_owned()), labels: key.metadata.labels, ..ObjectMeta::default() };
+    key.data.get_or_insert_default().insert("tls.key".to_owned(), ByteString(b"-----BEGIN NOTHING-----".to_vec()));
+    keys.create(&PostParams::default(), &key).await?;
+    let malformed = || world.controller.metric("sealed_secrets_controller_malformed_keys");
+    eventually("the metric", SOON, || async { Ok((malformed().await? > 0.0).then_some(())) }).await?;
+    world.controller.restart().await?;
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    let events: Api<Event> = Api::namespaced(place.client.clone(), "kube-system");
+    let events = events.list(&ListParams::default()).await?;
+    let event = events.iter().find(|event| event.reason.as_deref() == Some("MalformedKey")).context("an Event")?;
+    assert_eq!(event.involved_object.name.as_deref(), Some("broken"));
+    assert!(!world.controller.logs().await?.contains("BEGIN NOTHING"));
     Ok(())
 }
 
@@ -129,8 +174,4 @@ async fn maps_get(maps: &Api<ConfigMap>, name: String) -> Result<Option<ConfigMa
 
 fn name(round: usize, number: usize) -> String {
     format!("r{round}-{number}")
-}
-
-fn config_map(name: &str, value: usize) -> String {
-    format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  value: \"{value}\"\n")
 }

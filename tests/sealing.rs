@@ -9,7 +9,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{SOON, World};
+use crate::world::{KEYS, SOON, World};
 
 #[tokio::test]
 async fn a_sealed_secret_is_opened_and_says_so() -> Result<()> {
@@ -136,7 +136,7 @@ async fn what_seal_seals_the_real_kubeseal_opens() -> Result<()> {
     let world = World::shared().await?;
     let place = world.place("seal").await?;
     let keys: Api<Secret> = Api::namespaced(place.client.clone(), "kube-system");
-    let keys = keys.list(&ListParams::default().labels("sealedsecrets.bitnami.com/sealed-secrets-key=active")).await?;
+    let keys = keys.list(&ListParams::default().labels(KEYS)).await?;
     let key = serde_json::to_string(&json!({"apiVersion": "v1", "kind": "List", "items": keys.items}))?;
     let key = world.cluster.scratch().file("keys.json", key)?;
     let megabyte: String = "0123456789abcdef".repeat(1 << 16);

@@ -8,18 +8,18 @@ use harness::{GitServer, Repository, SshServer, eventually};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{ConfigMap, Service, ServiceAccount},
+        core::v1::{ConfigMap, Event, Service, ServiceAccount},
         rbac::v1::Role,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 
-use crate::world::{Place, SOON, World};
+use crate::world::{Place, SOON, World, config_map};
 
 /// Nine objects of a public repository, a SealedSecret beside them, and one file that goes.
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn real_manifests_are_applied_opened_and_pruned() -> Result<()> {
 async fn drift_is_healed_within_seconds() -> Result<()> {
     let (place, git) = start("drift").await?;
     let repository = git.create("app").await?;
-    repository.write("map.yaml", &config_map("settings", "right"))?;
+    repository.write("map.yaml", config_map("settings", "right"))?;
     let commit = repository.commit("a ConfigMap").await?;
     slow_sync(&place, "app", &repository).await?;
     place.applied("app", &commit).await?;
@@ -105,6 +105,12 @@ async fn drift_is_healed_within_seconds() -> Result<()> {
     maps.patch("settings", &PatchParams::default(), &Patch::Merge(wrong)).await?;
     let healed = value(&place, "settings", "right").await?;
     assert_ne!(before.uid(), healed.uid());
+    let events: Api<Event> = Api::namespaced(place.client.clone(), &place.namespace);
+    let said = |event: &Event| event.message.as_deref().is_some_and(|it| it.starts_with("Drift corrected: ConfigMap"));
+    eventually("the Event", SOON, || async {
+        Ok(events.list(&ListParams::default()).await?.iter().any(said).then_some(()))
+    })
+    .await?;
     assert_eq!(healed.data.unwrap_or_default()["other"], "kept");
     Ok(())
 }
@@ -113,7 +119,7 @@ async fn drift_is_healed_within_seconds() -> Result<()> {
 async fn while_git_is_away_the_last_good_state_is_kept_and_healed() -> Result<()> {
     let (place, git) = start("away").await?;
     let repository = git.create("app").await?;
-    repository.write("map.yaml", &config_map("settings", "one"))?;
+    repository.write("map.yaml", config_map("settings", "one"))?;
     let first = repository.commit("one").await?;
     place.sync("app", &repository.url(), "").await?;
     place.applied("app", &first).await?;
@@ -125,7 +131,7 @@ async fn while_git_is_away_the_last_good_state_is_kept_and_healed() -> Result<()
     value(&place, "settings", "one").await?;
 
     git.resume();
-    repository.write("map.yaml", &config_map("settings", "two"))?;
+    repository.write("map.yaml", config_map("settings", "two"))?;
     let second = repository.commit("two").await?;
     place.applied("app", &second).await?;
     value(&place, "settings", "two").await?;
@@ -137,17 +143,17 @@ async fn while_git_is_away_the_last_good_state_is_kept_and_healed() -> Result<()
 async fn a_bad_commit_changes_nothing_and_says_everything() -> Result<()> {
     let (place, git) = start("bad-commit").await?;
     let repository = git.create("app").await?;
-    repository.write("map.yaml", &config_map("settings", "good"))?;
+    repository.write("map.yaml", config_map("settings", "good"))?;
     let good = repository.commit("good").await?;
     place.sync("app", &repository.url(), "").await?;
     place.applied("app", &good).await?;
 
-    repository.write("map.yaml", &config_map("settings", "bad"))?;
+    repository.write("map.yaml", config_map("settings", "bad"))?;
     repository.write(
         "broken.yaml",
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ok}\n---\nkey: [\n---\nkind: ConfigMap\n",
     )?;
-    repository.write("plain.yaml", &place.secret("db", &[("password", "hunter2")]))?;
+    repository.write("plain.yaml", place.secret("db", &[("password", "hunter2")]))?;
     repository.write("widget.yaml", "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: w}\n")?;
     let bad = repository.commit("bad").await?;
     let ready = place.ready("app", |ready, _| ready.reason == "BuildFailed").await?;
@@ -180,8 +186,8 @@ async fn a_sealed_secret_that_fails_is_the_syncs_failure() -> Result<()> {
     let (place, git) = start("sealed").await?;
     let repository = git.create("app").await?;
     let sealed = place.world.seal(&place.secret("db", &[("password", "s3cret")]), &[]).await?;
-    repository.write("map.yaml", &config_map("settings", "one"))?;
-    repository.write("secrets/db.yaml", &sealed.replace("name: db", "name: renamed"))?;
+    repository.write("map.yaml", config_map("settings", "one"))?;
+    repository.write("secrets/db.yaml", sealed.replace("name: db", "name: renamed"))?;
     repository.commit("renamed after sealing").await?;
     place.sync("app", &repository.url(), ".").await?;
     let ready = place.ready("app", |ready, _| ready.reason == "SealedSecretFailed").await?;
@@ -227,8 +233,8 @@ async fn a_definition_and_its_objects_come_in_one_commit() -> Result<()> {
 async fn what_goes_with_its_git_sync_and_what_stays() -> Result<()> {
     let (place, git) = start("teardown").await?;
     let repository = git.create("app").await?;
-    repository.write("one/map.yaml", &config_map("pruned", "x"))?;
-    repository.write("two/map.yaml", &config_map("kept", "x"))?;
+    repository.write("one/map.yaml", config_map("pruned", "x"))?;
+    repository.write("two/map.yaml", config_map("kept", "x"))?;
     let commit = repository.commit("two folders").await?;
     place.sync("one", &repository.url(), "one").await?;
     place.sync("two", &repository.url(), "./two/").await?;
@@ -250,7 +256,7 @@ async fn what_goes_with_its_git_sync_and_what_stays() -> Result<()> {
 async fn nothing_is_emptied_by_mistake() -> Result<()> {
     let (place, git) = start("empty").await?;
     let repository = git.create("app").await?;
-    repository.write("app/map.yaml", &config_map("settings", "x"))?;
+    repository.write("app/map.yaml", config_map("settings", "x"))?;
     let commit = repository.commit("one").await?;
     place.sync("app", &repository.url(), "app").await?;
     place.applied("app", &commit).await?;
@@ -272,8 +278,8 @@ async fn nothing_is_emptied_by_mistake() -> Result<()> {
 async fn two_syncs_do_not_fight_over_one_object() -> Result<()> {
     let (place, git) = start("claim").await?;
     let repository = git.create("app").await?;
-    repository.write("one/map.yaml", &config_map("shared", "one"))?;
-    repository.write("two/map.yaml", &config_map("shared", "two"))?;
+    repository.write("one/map.yaml", config_map("shared", "one"))?;
+    repository.write("two/map.yaml", config_map("shared", "two"))?;
     let commit = repository.commit("the same object twice").await?;
     place.sync("one", &repository.url(), "one").await?;
     place.applied("one", &commit).await?;
@@ -289,7 +295,7 @@ async fn two_syncs_do_not_fight_over_one_object() -> Result<()> {
 async fn ssh_with_a_deploy_key_and_file_urls_are_followed_too() -> Result<()> {
     let (place, git) = start("ssh").await?;
     let repository = git.create("app").await?;
-    repository.write("map.yaml", &config_map("settings", "over ssh"))?;
+    repository.write("map.yaml", config_map("settings", "over ssh"))?;
     let commit = repository.commit("one").await?;
     let ssh = SshServer::start(git.root())?;
     let key = json!({
@@ -318,7 +324,7 @@ async fn an_idle_sync_makes_no_call() -> Result<()> {
     let place = world.place("idle").await?;
     let git = GitServer::start()?;
     let repository = git.create("app").await?;
-    repository.write("map.yaml", &config_map("settings", "one"))?;
+    repository.write("map.yaml", config_map("settings", "one"))?;
     repository.write("db.yaml", &world.seal(&place.secret("db", &[("a", "1")]), &[]).await?)?;
     let commit = repository.commit("one").await?;
     place.sync("app", &repository.url(), "").await?;
@@ -381,8 +387,4 @@ async fn gone(place: &Place<'_>, name: &str) -> Result<()> {
         Ok(api.get_opt(name).await?.is_none().then_some(()))
     })
     .await
-}
-
-fn config_map(name: &str, value: &str) -> String {
-    format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  value: {value}\n")
 }

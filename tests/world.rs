@@ -13,6 +13,9 @@ use tokio::sync::OnceCell;
 /// How soon anything is expected on a machine that does other things too.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// Selects the key Secrets.
+pub const KEYS: &str = "sealedsecrets.bitnami.com/sealed-secrets-key=active";
+
 /// A cluster with `deploy/` applied and its controller running.
 pub struct World {
     pub cluster: Cluster,
@@ -143,6 +146,11 @@ impl Place<'_> {
         .await?;
         Ok(self.syncs().get(name).await?)
     }
+}
+
+/// The manifest of a ConfigMap whose `value` says something.
+pub fn config_map(name: &str, value: impl std::fmt::Display) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  value: \"{value}\"\n")
 }
 
 /// The manifest of a Secret.

@@ -1,7 +1,7 @@
 //! Runs a reconciler over a stream of triggers: one pass at a time per object, failures tried again with growing waits
 //! and without end, a clean finish when told to stop. What a pass does is the reconciler's business.
 
-use std::{collections::HashMap, convert::Infallible, fmt::Debug, hash::Hash, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, hash::Hash, sync::Arc};
 
 use futures::{Stream, StreamExt as _, TryFutureExt as _};
 use kube::{
@@ -9,62 +9,12 @@ use kube::{
     runtime::{
         controller::{self, Action, applier},
         reflector::{ObjectRef, Store},
-        watcher,
     },
 };
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{backoff, context::chain};
-
-/// Longest wait for one answer of the API server. It answers within a second or is in trouble.
-const CALL: Duration = Duration::from_secs(30);
-
-/// A call to the API server that came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// It said no, or could not be reached.
-    #[error(transparent)]
-    Api(#[from] kube::Error),
-    /// It did not say anything.
-    #[error("the API server did not answer within {} s", CALL.as_secs())]
-    Timeout,
-}
-
-impl CallError {
-    /// HTTP status of the answer; `None` if there was none.
-    fn code(&self) -> Option<u16> {
-        match self {
-            Self::Api(kube::Error::Api(status)) => Some(status.code),
-            _ => None,
-        }
-    }
-
-    /// Somebody else was faster, or owns the field.
-    pub fn is_conflict(&self) -> bool {
-        self.code() == Some(409)
-    }
-
-    /// No such object, or no such kind.
-    pub fn is_not_found(&self) -> bool {
-        self.code() == Some(404)
-    }
-
-    /// A well-considered no: the same request would be refused again.
-    pub fn is_refusal(&self) -> bool {
-        self.code().is_some_and(|code| (400..500).contains(&code) && ![408, 429].contains(&code))
-    }
-}
-
-/// Awaits one call, but not for ever.
-pub async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
-    tokio::time::timeout(CALL, call).await.map_err(|_| CallError::Timeout)?.map_err(CallError::Api)
-}
-
-/// What a watch brings, with its errors logged: it goes on by itself.
-pub fn logged<T>(what: &str, event: watcher::Result<T>) -> Option<T> {
-    event.inspect_err(|error| tracing::warn!(error = chain(error), "cannot watch {what}; trying again")).ok()
-}
 
 /// Runs `pass` for every trigger until `stop`, then ends what is under way.
 pub async fn drive<K, C, E, Pass>(

@@ -11,7 +11,7 @@
 //! | module | touches the world | |
 //! |---|---|---|
 //! | [`args`], [`telemetry`], [`metrics`] | | flags, logs, counters |
-//! | [`runtime`], [`drive`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
+//! | [`runtime`], [`drive`], [`calls`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
 //! | [`observed`], [`backoff`] | pure | what a watch has shown; how long to wait |
 //! | [`keys`] | IO, with `rotation` pure | the ring of keys, minting |
 //! | [`unseal`] | IO, with `decide`, `status` pure | SealedSecret to Secret |
@@ -21,6 +21,7 @@
 
 pub mod args;
 pub mod backoff;
+pub mod calls;
 pub mod context;
 pub mod drive;
 pub mod events;

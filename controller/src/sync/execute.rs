@@ -23,8 +23,8 @@ use super::{
     render::{Desired, Problem},
 };
 use crate::{
+    calls::{CallError, bounded},
     context::chain,
-    drive::{CallError, bounded},
 };
 
 /// Requests under way at once.

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     backoff,
+    calls::{CallError, bounded},
     context::chain,
-    drive::{CallError, bounded},
 };
 
 /// Why the source gave nothing.

@@ -50,8 +50,9 @@ use self::{
     source::Commit,
 };
 use crate::{
+    calls::{CallError, logged},
     context::Context,
-    drive::{CallError, drive, logged},
+    drive::drive,
     events::Events,
 };
 

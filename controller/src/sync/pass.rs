@@ -13,11 +13,9 @@ use crds::{
 };
 use jiff::Timestamp;
 use kube::{
-    Api, Discovery, Resource as _, ResourceExt as _,
-    api::{Patch, PatchParams},
+    Discovery, Resource as _, ResourceExt as _,
     runtime::{controller::Action, reflector::ObjectRef},
 };
-use serde_json::json;
 
 use super::{
     Error, Guarded, State, Syncer,
@@ -30,7 +28,12 @@ use super::{
     source::Commit,
     status::{self, Cause, Opened, Verdict},
 };
-use crate::{backoff, context::FIELD_MANAGER, drive::bounded, events::Severity, metrics};
+use crate::{
+    backoff,
+    calls::{bounded, write_status},
+    events::Severity,
+    metrics,
+};
 
 /// Group, version and kind.
 type KindName = (String, String, String);
@@ -287,19 +290,7 @@ impl Syncer {
             state.status = Some(status);
             return Ok(false);
         }
-        let api: Api<Guarded> = Api::namespaced(self.context.client.clone(), &sync.namespace().unwrap_or_default());
-        let body = json!({
-            "apiVersion": GitSync::api_version(&()),
-            "kind": GitSync::kind(&()),
-            "metadata": {"uid": sync.metadata.uid},
-            "status": status,
-        });
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        match bounded(api.patch_status(&sync.name_any(), &params, &Patch::Apply(body))).await {
-            Ok(_) => {}
-            Err(error) if error.is_not_found() => return Ok(false), // deleted meanwhile
-            Err(error) => return Err(Error::Status(error)),
-        }
+        write_status(&self.context.client, sync, &status).await.map_err(Error::Status)?;
         if let Verdict::Failed(cause) | Verdict::Stalled(cause) = &verdict
             && status::ready(&before).is_none_or(|old| old.message != cause.message)
         {

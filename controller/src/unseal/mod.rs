@@ -26,7 +26,6 @@ use kube::{
     },
 };
 use parking_lot::RwLock;
-use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -35,8 +34,9 @@ use self::{
     status::Failure,
 };
 use crate::{
+    calls::{CallError, bounded, logged, write_status},
     context::{Context, FIELD_MANAGER, chain},
-    drive::{CallError, bounded, drive, logged},
+    drive::drive,
     events::{Events, Severity},
     metrics,
     observed::{Observed, Sighting, version},
@@ -227,7 +227,7 @@ impl Unsealer {
             self.context.metrics.unseal_errors.get_or_create(&labels).inc();
         }
         if before.as_ref() != Some(&status) {
-            self.write_status(sealed, &status).await?;
+            write_status(&self.context.client, sealed, &status).await.map_err(Error::Status)?;
             let said = |status: &SealedSecretStatus| {
                 let condition = status.conditions.first();
                 condition.map(|it| (it.status.clone(), it.message.clone(), status.observed_generation))
@@ -245,22 +245,6 @@ impl Unsealer {
         let pass = LastPass { status, failed_with, scope: Scope::from_annotations(sealed.annotations()) };
         self.passes.write().insert(key(sealed), (sealed.metadata.uid.clone(), pass));
         Ok(action)
-    }
-
-    async fn write_status(&self, sealed: &SealedSecret, status: &SealedSecretStatus) -> Result<(), Error> {
-        let api: Api<Guarded> = Api::namespaced(self.context.client.clone(), &sealed.namespace().unwrap_or_default());
-        let body = json!({
-            "apiVersion": SealedSecret::api_version(&()),
-            "kind": SealedSecret::kind(&()),
-            "metadata": {"uid": sealed.metadata.uid},
-            "status": status,
-        });
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        match bounded(api.patch_status(&sealed.name_any(), &params, &Patch::Apply(body))).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => Ok(()), // deleted meanwhile
-            Err(error) => Err(Error::Status(error)),
-        }
     }
 
     async fn announce(&self, sealed: &SealedSecret, failed: Option<&Failure>) {

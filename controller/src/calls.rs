@@ -1,0 +1,85 @@
+//! Calls to the API server, bounded in time, and what their refusals mean. Decides nothing.
+
+use std::time::Duration;
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Api, Client, Resource,
+    api::{Patch, PatchParams},
+    core::PartialObjectMeta,
+    runtime::watcher,
+};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::context::{FIELD_MANAGER, chain};
+
+/// Longest wait for one answer of the API server. It answers within a second or is in trouble.
+const CALL: Duration = Duration::from_secs(30);
+
+/// A call to the API server that came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// It said no, or could not be reached.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    /// It did not say anything.
+    #[error("the API server did not answer within {} s", CALL.as_secs())]
+    Timeout,
+}
+
+impl CallError {
+    /// HTTP status of the answer; `None` if there was none.
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Api(kube::Error::Api(status)) => Some(status.code),
+            _ => None,
+        }
+    }
+
+    /// Somebody else was faster, or owns the field.
+    pub fn is_conflict(&self) -> bool {
+        self.code() == Some(409)
+    }
+
+    /// No such object, or no such kind.
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some(404)
+    }
+
+    /// A well-considered no: the same request would be refused again.
+    pub fn is_refusal(&self) -> bool {
+        self.code().is_some_and(|code| (400..500).contains(&code) && ![408, 429].contains(&code))
+    }
+}
+
+/// Awaits one call, but not for ever.
+pub async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
+    tokio::time::timeout(CALL, call).await.map_err(|_| CallError::Timeout)?.map_err(CallError::Api)
+}
+
+/// Writes a status whole, and only to the very object that it is about. One that is gone needs none.
+pub async fn write_status<K>(client: &Client, about: &K, status: &impl Serialize) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let api: Api<PartialObjectMeta<K>> =
+        Api::namespaced(client.clone(), about.meta().namespace.as_deref().unwrap_or_default());
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"uid": about.meta().uid},
+        "status": status,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let name = about.meta().name.as_deref().unwrap_or_default();
+    match bounded(api.patch_status(name, &params, &Patch::Apply(body))).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What a watch brings, with its errors logged: it goes on by itself.
+pub fn logged<T>(what: &str, event: watcher::Result<T>) -> Option<T> {
+    event.inspect_err(|error| tracing::warn!(error = chain(error), "cannot watch {what}; trying again")).ok()
+}
