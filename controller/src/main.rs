@@ -1,13 +1,19 @@
 //! The doorway: process-wide set-up, then `runtime::run`.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
 use clap::Parser as _;
 use controller::{args::Args, runtime, telemetry};
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     telemetry::init(args.log_level, args.log_format);
     // kube and gix share one TLS provider; it must stand before the first client.
     let _already_there = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    runtime::run(args).await
+    let tokio = tokio::runtime::Runtime::new().context("cannot start threads")?;
+    let ended = tokio.block_on(runtime::run(args));
+    // A thread that waits for a silent Git host is not waited for.
+    tokio.shutdown_timeout(Duration::from_secs(1));
+    ended
 }

@@ -7,7 +7,7 @@
 //!                              (bytes ↔ bytes)  (who can open)
 //! ```
 //!
-//! - [`sealed_secret`] and [`git_sync`]: the two resources; [`yaml`]: manifests as text.
+//! - [`sealed_secret`] and [`git_sync`]: the two resources; [`yaml`] and [`base64`]: their text.
 //! - [`scope`]: the one place that builds an OAEP label; [`envelope`]: the one place that encrypts.
 //! - [`key`], [`key_ring`]: private keys, certificates and their order; [`key_secret`]: how a cluster keeps them.
 //! - [`seal`] and [`unseal`]: from a Secret to a `SealedSecret` and back.
@@ -16,6 +16,7 @@
 //! an offline recovery run the very same code.
 #![warn(missing_docs)]
 
+pub mod base64;
 pub mod envelope;
 pub mod git_sync;
 pub mod key;

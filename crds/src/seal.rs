@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::ObjectMeta;
 use rand::CryptoRng;
 use serde_json::{Map, Value};
 
 use crate::{
-    Certificate, Scope, SealedSecret,
+    Certificate, Scope, SealedSecret, base64,
     envelope::EnvelopeError,
     sealed_secret::{SealedSecretSpec, SecretTemplate},
 };
@@ -47,7 +46,7 @@ pub fn value(
     certificate: &Certificate,
     rng: &mut impl CryptoRng,
 ) -> Result<String, EnvelopeError> {
-    Ok(STANDARD.encode(certificate.seal(value, &scope.label(namespace, name), rng)?))
+    Ok(base64::encode(&certificate.seal(value, &scope.label(namespace, name), rng)?))
 }
 
 /// Seals every item of a Secret. Labels and annotations become the template's; what a server added is dropped.

@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{Resource as _, ResourceExt as _, core::ObjectMeta};
 
 use crate::{
-    Fingerprint, KeyRing, Plaintext, Scope, SealedSecret,
+    Fingerprint, KeyRing, Plaintext, Scope, SealedSecret, base64,
     key_ring::OpenError,
     sealed_secret::{SecretTemplate, UnsealedRecord},
 };
@@ -101,7 +100,7 @@ pub fn open(sealed: &SealedSecret, ring: &KeyRing, before: Option<&UnsealedRecor
     let mut unsealed = Unsealed { values: BTreeMap::new(), keys: BTreeMap::new() };
     let (mut unopened, mut malformed) = (Vec::new(), Vec::new());
     for (item, text) in &sealed.spec.encrypted_data {
-        let Ok(blob) = STANDARD.decode(text) else {
+        let Some(blob) = base64::decode(text) else {
             malformed.push((item.clone(), "not valid base64".to_owned()));
             continue;
         };
