@@ -19,7 +19,7 @@ use crate::story::Story;
 /// Git, syncs it, opens it, heals what is changed by hand, refuses a plain Secret, and rotates the key. Touches no
 /// other cluster, and leaves nothing behind.
 #[derive(Parser)]
-#[command(name = "cargo demo")]
+#[command(name = "cargo demo", bin_name = "cargo demo")]
 struct Flags {
     /// End after the last step instead of leaving everything running until Ctrl-C
     #[arg(long)]
