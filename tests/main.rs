@@ -4,6 +4,7 @@
 
 mod controllers_run;
 mod crash;
+mod deploy;
 mod git_hosts_work;
 mod harness_works;
 mod sealing;

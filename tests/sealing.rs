@@ -166,19 +166,22 @@ async fn the_certificate_comes_through_the_service_proxy_for_whoever_may_log_in(
     Ok(())
 }
 
+/// What is done to a good SealedSecret.
+type Spoil<'a> = &'a dyn Fn(&mut serde_json::Value);
+
 /// Each kind of bad input gets its error, and everything else goes on.
 #[tokio::test]
 async fn bad_sealed_secrets_say_what_is_wrong_and_stop_nothing() -> Result<()> {
     let place = World::shared().await?.place("bad").await?;
     let good = place.world.seal(&place.secret("good", &[("a", "1")]), &[]).await?;
-    let spoil = |name: &str, change: &dyn Fn(&mut serde_json::Value)| {
+    let spoil = |name: &str, change: Spoil| {
         let document = crds::yaml::documents(&good).remove(0);
         let mut sealed = document.value.map_err(anyhow::Error::from)?;
         sealed["metadata"]["name"] = json!(name);
         change(&mut sealed);
         anyhow::Ok(sealed.to_string())
     };
-    let cases: [(&str, &dyn Fn(&mut serde_json::Value), &str, &str); 5] = [
+    let cases: [(&str, Spoil, &str, &str); 5] = [
         ("other-name", &|_| {}, "NoKey", "no key could decrypt secret (a)"),
         (
             "other-scope",

@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -306,7 +306,7 @@ async fn ssh_with_a_deploy_key_and_file_urls_are_followed_too() -> Result<()> {
     let mut sync =
         GitSync::new("ssh", serde_json::from_value(json!({"source": {"url": ssh.url("app")}, "interval": "1s"}))?);
     sync.spec.source.secret_ref = Some(SecretReference { name: "deploy-key".to_owned() });
-    place.syncs().create(&kube::api::PostParams::default(), &sync).await?;
+    place.syncs().create(&PostParams::default(), &sync).await?;
     place.applied("ssh", &commit).await?;
     value(&place, "settings", "over ssh").await?;
     place.syncs().delete("ssh", &DeleteParams::default()).await?;
@@ -314,6 +314,27 @@ async fn ssh_with_a_deploy_key_and_file_urls_are_followed_too() -> Result<()> {
 
     place.sync("file", &repository.file_url(), "").await?;
     place.applied("file", &commit).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_private_repository_is_followed_with_the_secret_that_the_sync_names() -> Result<()> {
+    let (place, git) = start("private").await?;
+    git.require_basic("robot", "hunter2");
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", &config_map("settings", "private"))?;
+    let commit = repository.commit("one").await?;
+    let spec = json!({"source": {"url": repository.url(), "secretRef": {"name": "git"}}, "interval": "1s"});
+    place.syncs().create(&PostParams::default(), &GitSync::new("app", serde_json::from_value(spec)?)).await?;
+    let ready = place.ready("app", |ready, _| ready.reason == "AuthenticationFailed").await?;
+    assert!(ready.message.contains("cannot read the Secret git named in source.secretRef"), "{}", ready.message);
+
+    place.world.cluster.apply(&place.secret("git", &[("username", "robot"), ("password", "wrong")])).await?;
+    let ready = place.ready("app", |ready, _| ready.message.contains(&repository.url())).await?;
+    assert_eq!(ready.reason, "AuthenticationFailed");
+    place.world.cluster.apply(&place.secret("git", &[("username", "robot"), ("password", "hunter2")])).await?;
+    place.applied("app", &commit).await?;
+    assert!(!place.world.controller.logs().await?.contains("hunter2"));
     Ok(())
 }
 
@@ -358,7 +379,7 @@ async fn start(prefix: &str) -> Result<(Place<'static>, GitServer)> {
 async fn slow_sync(place: &Place<'_>, name: &str, repository: &Repository) -> Result<()> {
     let spec = json!({"source": {"url": repository.url()}, "interval": "1h"});
     let sync = GitSync::new(name, serde_json::from_value(spec)?);
-    place.syncs().create(&kube::api::PostParams::default(), &sync).await?;
+    place.syncs().create(&PostParams::default(), &sync).await?;
     Ok(())
 }
 

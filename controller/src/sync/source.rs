@@ -89,13 +89,6 @@ impl SourceError {
         self.into()
     }
 
-    /// Whether the commit and the path alone are to blame, so that reading them again gives the same.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::InvalidPath { .. } | Self::PathNotFound { .. } | Self::TooLarge { .. })
-    }
-}
-
-impl SourceError {
     /// Without the mirror's folder.
     fn without(mut self, folder: &Path) -> Self {
         if let Self::RepositoryNotFound { why, .. }

@@ -1,0 +1,40 @@
+//! What `deploy/` says to itself: names that must meet. That it works is shown by every other test, which runs with it.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::Value;
+
+#[test]
+fn services_lead_to_the_controller() -> Result<()> {
+    let all = objects("controller.yaml")?;
+    let of_kind = |kind: &'static str| all.iter().filter(move |object| object["kind"] == kind);
+    let pod = &of_kind("Deployment").next().unwrap()["spec"]["template"];
+    let ports = pod["spec"]["containers"][0]["ports"].as_array().unwrap();
+    for service in of_kind("Service") {
+        for (label, value) in service["spec"]["selector"].as_object().unwrap() {
+            assert_eq!(&pod["metadata"]["labels"][label], value, "{}", service["metadata"]["name"]);
+        }
+        let target = &service["spec"]["ports"][0]["targetPort"];
+        assert!(ports.iter().any(|port| port["name"] == *target), "{target}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_controller_runs_as_the_account_that_has_the_rights() -> Result<()> {
+    let deployment = objects("controller.yaml")?.into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let account = &deployment["spec"]["template"]["spec"]["serviceAccountName"];
+    let rights = objects("rbac.yaml")?;
+    assert!(rights.iter().any(|object| object["kind"] == "ServiceAccount" && object["metadata"]["name"] == *account));
+    let bound = |object: &&Value| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Binding"));
+    let to_account = |object: &&Value| object["subjects"][0]["name"] == *account;
+    assert_eq!(rights.iter().filter(bound).filter(to_account).count(), 2);
+    Ok(())
+}
+
+fn objects(file: &str) -> Result<Vec<Value>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy").join(file);
+    let documents = crds::yaml::documents(&std::fs::read_to_string(path)?);
+    Ok(documents.into_iter().map(|document| document.value).collect::<Result<_, _>>()?)
+}
