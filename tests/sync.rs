@@ -322,7 +322,7 @@ async fn a_private_repository_is_followed_with_the_secret_that_the_sync_names() 
     let (place, git) = start("private").await?;
     git.require_basic("robot", "hunter2");
     let repository = git.create("app").await?;
-    repository.write("map.yaml", &config_map("settings", "private"))?;
+    repository.write("map.yaml", config_map("settings", "private"))?;
     let commit = repository.commit("one").await?;
     let spec = json!({"source": {"url": repository.url(), "secretRef": {"name": "git"}}, "interval": "1s"});
     place.syncs().create(&PostParams::default(), &GitSync::new("app", serde_json::from_value(spec)?)).await?;
