@@ -138,6 +138,44 @@ async fn while_git_is_away_the_last_good_state_is_kept_and_healed() -> Result<()
     Ok(())
 }
 
+/// The mirror on disk outlives the process: drift is healed though Git is away from the start.
+#[tokio::test]
+async fn a_restart_while_git_is_away_forgets_nothing() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("away").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", config_map("settings", "one"))?;
+    let commit = repository.commit("one").await?;
+    place.sync("app", &repository.url(), "").await?;
+    place.applied("app", &commit).await?;
+
+    git.stop();
+    world.controller.kill().await?;
+    maps(&place).delete("settings", &DeleteParams::default()).await?;
+    world.controller.restart().await?;
+    value(&place, "settings", "one").await?;
+    place.ready("app", |ready, _| ready.status == "False" && ready.reason == "Unreachable").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_only_another_spec_can_mend_is_stalled() -> Result<()> {
+    let (place, git) = start("stalled").await?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", config_map("settings", "one"))?;
+    repository.commit("one").await?;
+    place.sync("outside", &repository.url(), "../..").await?;
+    place.sync("password", "http://robot:hunter2@127.0.0.1/app.git", "").await?;
+    for (name, reason) in [("outside", "InvalidPath"), ("password", "InvalidUrl")] {
+        let ready = place.ready(name, |ready, _| ready.reason == reason).await?;
+        assert!(!ready.message.contains("hunter2"), "{}", ready.message);
+        let status = place.syncs().get(name).await?.status.unwrap_or_default();
+        assert!(status.conditions.iter().any(|it| it.type_ == "Stalled" && it.status == "True"), "{name}: {status:?}");
+    }
+    Ok(())
+}
+
 /// All that is wrong with a commit is told at once, with file and line, and nothing of it is applied.
 #[tokio::test]
 async fn a_bad_commit_changes_nothing_and_says_everything() -> Result<()> {

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     backoff,
     calls::{bounded, write_status},
+    context::chain,
     events::Severity,
     metrics,
 };
@@ -62,12 +63,13 @@ impl Syncer {
             self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named }).inc();
             state.fetching.done(sync, outcome, interval, Instant::now());
         }
-        let unrendered = self.render(sync, state, &mut status).await?;
-        let applied = match state.good.clone() {
-            Some((revision, desired)) => self.apply(sync, state, &mut status, &revision, &desired).await?,
-            None => Verdict::Progressing("waiting for the first commit".to_owned()),
+        let verdict = match self.bring(sync, state, &mut status).await {
+            // The cluster cannot be seen: that too is for whoever looks at the GitSync.
+            Err(error @ (Error::Discovery(_) | Error::Watch(_))) => {
+                Verdict::Failed(Cause { reason: "ReconciliationFailed", message: chain(&error) })
+            }
+            verdict => verdict?,
         };
-        let verdict = status::overall(unrendered, applied, state.fetching.error.clone());
         state.failures = if verdict.is_failure() { state.failures.saturating_add(1) } else { 0 };
         let outcome = verdict.reason();
         if self.report(sync, state, status, verdict).await? {
@@ -78,6 +80,16 @@ impl Syncer {
             wait = wait.min(backoff::after(state.failures));
         }
         Ok(Action::requeue(wait.max(BREATH)))
+    }
+
+    /// Makes objects of the newest commit, and the cluster as the newest good one says.
+    async fn bring(&self, sync: &GitSync, state: &mut State, status: &mut GitSyncStatus) -> Result<Verdict, Error> {
+        let unrendered = self.render(sync, state, status).await?;
+        let applied = match state.good.clone() {
+            Some((revision, desired)) => self.apply(sync, state, status, &revision, &desired).await?,
+            None => Verdict::Progressing("waiting for the first commit".to_owned()),
+        };
+        Ok(status::overall(unrendered, applied, state.fetching.error.clone()))
     }
 
     /// Deletes what was applied, before the GitSync itself may go.

@@ -52,10 +52,16 @@ impl Verdict {
 /// One verdict of three: what the newest commit lacks, what the cluster lacks, and whether Git answers.
 pub fn overall(unrendered: Option<Cause>, applied: Verdict, unfetched: Option<Cause>) -> Verdict {
     match (unrendered, applied, unfetched) {
-        (Some(cause), ..) | (None, Verdict::Failed(cause), _) => Verdict::Failed(cause),
-        (None, _, Some(cause)) if cause.reason == "InvalidUrl" => Verdict::Stalled(cause),
-        (None, _, Some(cause)) => Verdict::Failed(cause),
+        (Some(cause), ..) | (None, Verdict::Failed(cause), _) | (None, _, Some(cause)) => failure(cause),
         (None, applied, None) => applied,
+    }
+}
+
+/// What only another spec can mend is stalled; everything else is tried again.
+fn failure(cause: Cause) -> Verdict {
+    match cause.reason {
+        "InvalidUrl" | "InvalidBranch" | "InvalidPath" => Verdict::Stalled(cause),
+        _ => Verdict::Failed(cause),
     }
 }
 
