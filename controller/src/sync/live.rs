@@ -2,7 +2,7 @@
 //! nothing while nothing happens, hold no object's content, and notice drift within the round trip of an event.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
@@ -152,14 +152,14 @@ fn take(
     };
     let mut objects = objects.lock();
     // After a gap in the watch anything may have happened: everyone looks again, those who lost an object included.
-    let before: Vec<_> = objects.iter().map(|(_, live)| live.owner.clone()).collect();
+    let mut owners: HashSet<Key> = touched.into_iter().collect();
+    if matches!(event, Event::InitDone) {
+        owners.extend(objects.iter().map(|(_, live)| live.owner.clone()));
+    }
     let listed = objects.on_event(event);
-    let owners = if listed {
-        let now = objects.iter().map(|(_, live)| live.owner.clone());
-        before.into_iter().chain(now).collect()
-    } else {
-        touched.into_iter().collect::<std::collections::HashSet<_>>()
-    };
+    if listed {
+        owners.extend(objects.iter().map(|(_, live)| live.owner.clone()));
+    }
     drop(objects);
     if listed {
         drop(state.send_replace(Ok(true)));

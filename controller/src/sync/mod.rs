@@ -85,6 +85,22 @@ pub enum Error {
     Finalizer(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What a rendering depends on, beside the kinds that there are.
+#[derive(Clone, PartialEq)]
+struct Origin {
+    /// As branch@sha1:commit.
+    revision: String,
+    commit: Commit,
+    path: String,
+    allow_plain_secrets: bool,
+}
+
+#[derive(Clone)]
+struct Good {
+    origin: Origin,
+    desired: Arc<Vec<Desired>>,
+}
+
 /// What this process knows of a GitSync.
 #[derive(Default)]
 struct State {
@@ -92,10 +108,10 @@ struct State {
     /// As last written: the watch's copy may be older than that, and an old inventory would lose objects.
     status: Option<GitSyncStatus>,
     fetching: Fetching,
-    /// The commit and path that were read last, and what stands there.
-    read: Option<(Commit, String, Arc<Documents>)>,
-    /// The newest revision that rendered: as it says the cluster is kept.
-    good: Option<(String, Arc<Vec<Desired>>)>,
+    /// What was read last and does not render, so that it need not be read again when a kind comes that it lacks.
+    read: Option<(Origin, Arc<Documents>)>,
+    /// The newest that rendered: as it says the cluster is kept.
+    good: Option<Good>,
     applied: HashMap<ObjectId, Applied>,
     failures: u32,
 }

@@ -18,7 +18,7 @@ use kube::{
 };
 
 use super::{
-    Error, Guarded, State, Syncer,
+    Error, Good, Guarded, Origin, State, Syncer,
     execute::{Done, execute},
     fetch, key,
     kinds::Kinds,
@@ -86,7 +86,7 @@ impl Syncer {
     async fn bring(&self, sync: &GitSync, state: &mut State, status: &mut GitSyncStatus) -> Result<Verdict, Error> {
         let unrendered = self.render(sync, state, status).await?;
         let applied = match state.good.clone() {
-            Some((revision, desired)) => self.apply(sync, state, status, &revision, &desired).await?,
+            Some(good) => self.apply(sync, state, status, &good).await?,
             None => Verdict::Progressing("waiting for the first commit".to_owned()),
         };
         Ok(status::overall(unrendered, applied, state.fetching.error.clone()))
@@ -128,19 +128,25 @@ impl Syncer {
         status: &mut GitSyncStatus,
     ) -> Result<Option<Cause>, Error> {
         let Some(commit) = state.fetching.commit.clone() else { return Ok(None) };
-        let revision = format!("{}@sha1:{commit}", sync.spec.source.reference.branch);
-        status.last_attempted_revision = Some(revision.clone());
-        let path = &sync.spec.path;
-        let documents = match &state.read {
-            Some((read, from, documents)) if *read == commit && from == path => documents.clone(),
-            _ => match self.read(sync, &commit).await {
+        let origin = Origin {
+            revision: format!("{}@sha1:{commit}", sync.spec.source.reference.branch),
+            commit,
+            path: sync.spec.path.clone(),
+            allow_plain_secrets: sync.spec.allow_plain_secrets,
+        };
+        status.last_attempted_revision = Some(origin.revision.clone());
+        if state.good.as_ref().is_some_and(|good| good.origin == origin) {
+            return Ok(None);
+        }
+        let documents = match state.read.take() {
+            Some((read, documents)) if read == origin => documents,
+            _ => match self.read(sync, &origin.commit).await {
                 Ok(documents) => documents,
                 Err(cause) => return Ok(Some(cause)),
             },
         };
-        state.read = Some((commit, path.clone(), documents.clone()));
         let (namespace, name) = key(sync);
-        let owner = Owner { namespace: &namespace, name: &name, allow_plain_secrets: sync.spec.allow_plain_secrets };
+        let owner = Owner { namespace: &namespace, name: &name, allow_plain_secrets: origin.allow_plain_secrets };
         let attempt = |served: &Kinds| {
             let kinds = served.clone().with_definitions(documents.objects.iter().map(|(_, object)| object));
             render::objects(&documents, &kinds, owner)
@@ -152,10 +158,13 @@ impl Syncer {
         }
         match rendered {
             Ok(desired) => {
-                state.good = Some((revision, Arc::new(desired)));
+                state.good = Some(Good { origin, desired: Arc::new(desired) });
                 Ok(None)
             }
-            Err(problems) => Ok(Some(Cause { reason: "BuildFailed", message: status::list(problems.iter()) })),
+            Err(problems) => {
+                state.read = Some((origin, documents));
+                Ok(Some(Cause { reason: "BuildFailed", message: status::list(problems.iter()) }))
+            }
         }
     }
 
@@ -167,14 +176,13 @@ impl Syncer {
         Ok(Arc::new(render::documents(&files.into_iter().map(text).collect::<Vec<_>>())))
     }
 
-    /// Makes the cluster as `desired` says. The inventory is written before anything is, and made smaller after.
+    /// Makes the cluster as a good rendering says. The inventory is written before anything is, and made smaller after.
     async fn apply(
         &self,
         sync: &GitSync,
         state: &mut State,
         status: &mut GitSyncStatus,
-        revision: &str,
-        desired: &[Desired],
+        Good { origin: Origin { revision, .. }, desired }: &Good,
     ) -> Result<Verdict, Error> {
         let me = key(sync);
         let inventory = status.inventory.clone().unwrap_or_default();
@@ -215,7 +223,7 @@ impl Syncer {
         if let Some(refused) = planned.refused_prune {
             return Ok(cause("PruneRefused", refused));
         }
-        status.last_applied_revision = Some(revision.to_owned());
+        status.last_applied_revision = Some(revision.clone());
         let opened = status::judge_sealed(self.sealed(desired).into_iter());
         Ok(opened.unwrap_or_else(|| Verdict::Ready(format!("Applied revision: {revision}"))))
     }
