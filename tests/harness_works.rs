@@ -158,7 +158,9 @@ async fn victim() -> Result<()> {
     let unfinished = Path::new(&told).with_extension("unfinished");
     fs::write(&unfinished, format!("{} {dir}\n", cluster.api_server_id().await))?;
     fs::rename(unfinished, told)?;
-    std::future::pending().await
+    // Dies of Ctrl-C also where that is ignored from the start, as for a job in the background; without any clean-up.
+    tokio::signal::ctrl_c().await?;
+    std::process::exit(130)
 }
 
 /// Whether the process runs; one that nobody has reaped yet runs no more.
