@@ -3,6 +3,8 @@
 //! wrong, and must not let one slow host hold up another.
 
 mod mirror;
+mod transfer;
+mod tree;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use self::mirror::{Attempt, Mirror};
+use self::{mirror::Mirror, transfer::Attempt};
 use super::ssh::{Login, LoginError, Patience};
 
 /// Why a source gives nothing. The text says what was done, to what, why it failed and what to do.

@@ -1,6 +1,8 @@
 //! Git over SSH without a program beside us: logs in with one key, runs `git-upload-pack`, and hands its two ends to
 //! gix. The host must be one that known_hosts knows. It must not learn new hosts, nor wait beyond the patience it got.
 
+mod known_hosts;
+
 use std::{
     fmt,
     io::{self, Read, Write},
@@ -20,16 +22,15 @@ use parking_lot::Mutex;
 use russh::{
     ChannelMsg, ChannelReadHalf, Preferred,
     client::{self, AuthResult},
-    keys::{
-        Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate, decode_secret_key,
-        ssh_key::known_hosts::{Entry, HostPatterns, Marker},
-    },
+    keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key},
 };
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
     runtime::Runtime,
 };
 use url::Url;
+
+use self::known_hosts::KnownHost;
 
 /// The user when the URL names none; every host that serves Git knows it.
 const DEFAULT_USER: &str = "git";
@@ -95,7 +96,7 @@ impl Login {
         if matches!(key.algorithm(), Algorithm::Rsa { .. }) {
             return Err(LoginError::Rsa);
         }
-        if entries(known_hosts).next().is_none() {
+        if known_hosts::entries(known_hosts).next().is_none() {
             return Err(LoginError::NoHost);
         }
         Ok(Self { key: Arc::new(key), known_hosts: known_hosts.into() })
@@ -336,173 +337,11 @@ impl From<Problem> for SshError {
     }
 }
 
-/// What known_hosts says of one host.
-struct KnownHost {
-    /// As known_hosts writes it: `host`, or `[host]:port` unless the port is 22.
-    name: String,
-    entries: Vec<Entry>,
-}
-
-impl KnownHost {
-    fn find(known_hosts: &str, host: &str, port: u16) -> Self {
-        let host = host.to_ascii_lowercase();
-        let name = if port == 22 { host } else { format!("[{host}]:{port}") };
-        let entries = entries(known_hosts).filter(|entry| matches(entry.host_patterns(), &name)).collect();
-        Self { name, entries }
-    }
-
-    fn keys(&self) -> impl Iterator<Item = &PublicKey> {
-        self.entries.iter().filter(|entry| entry.marker().is_none()).map(Entry::public_key)
-    }
-
-    fn algorithms(&self) -> Vec<Algorithm> {
-        let usable = |key: &PublicKey| Some(key.algorithm()).filter(|kind| Preferred::DEFAULT.key.contains(kind));
-        self.keys().filter_map(usable).collect()
-    }
-
-    fn check(&self, shown: &PublicKey) -> Result<(), String> {
-        let same = |key: &PublicKey| key.key_data() == shown.key_data();
-        let revoked = |entry: &Entry| entry.marker() == Some(&Marker::Revoked) && same(entry.public_key());
-        let fingerprint = shown.fingerprint(HashAlg::Sha256);
-        let name = &self.name;
-        if self.entries.iter().any(revoked) {
-            return Err(format!("known_hosts revokes the key of {name}, {fingerprint}"));
-        }
-        if self.keys().any(same) {
-            return Ok(());
-        }
-        let known: Vec<String> = self.keys().map(|key| key.fingerprint(HashAlg::Sha256).to_string()).collect();
-        let seen = if known.is_empty() {
-            format!("{name} is not in known_hosts; its key is {fingerprint}")
-        } else {
-            format!("the key of {name} is {fingerprint}, but known_hosts has {}", known.join(", "))
-        };
-        let line = shown.to_openssh().unwrap_or_default();
-        let remedy = "if that is what the host publishes, add this line to known_hosts in the Secret";
-        Err(format!("{seen}; {remedy}: {name} {line}"))
-    }
-}
-
-/// Lines that cannot be read, such as keys of unknown kinds, say nothing of a host, as in OpenSSH.
-fn entries(known_hosts: &str) -> impl Iterator<Item = Entry> {
-    known_hosts
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.parse().ok())
-}
-
-fn matches(patterns: &HostPatterns, name: &str) -> bool {
-    match patterns {
-        HostPatterns::HashedName { salt, hash } => hmac_sha1(salt, name.as_bytes()).is_some_and(|mac| mac == *hash),
-        HostPatterns::Patterns(patterns) => {
-            let hit = |pattern: &str| glob(pattern.to_ascii_lowercase().as_bytes(), name.as_bytes());
-            let (not, any): (Vec<&str>, Vec<&str>) =
-                patterns.iter().map(String::as_str).partition(|pattern| pattern.starts_with('!'));
-            any.into_iter().any(hit) && !not.into_iter().any(|pattern| hit(&pattern[1..]))
-        }
-    }
-}
-
-/// `*` is any text, `?` any one character. Takes no longer than the product of the two lengths.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut at, mut read, mut star) = (0, 0, None);
-    while read < text.len() {
-        match (pattern.get(at), star) {
-            (Some(b'*'), _) => {
-                star = Some((at, read));
-                at += 1;
-            }
-            (Some(&one), _) if one == b'?' || one == text[read] => (at, read) = (at + 1, read + 1),
-            (_, Some((after, skipped))) => {
-                star = Some((after, skipped + 1));
-                (at, read) = (after + 1, skipped + 1);
-            }
-            (_, None) => return false,
-        }
-    }
-    pattern[at..].iter().all(|rest| *rest == b'*')
-}
-
-/// By which OpenSSH hides the names in known_hosts. It guards no secret of ours.
-fn hmac_sha1(key: &[u8], message: &[u8]) -> Option<[u8; 20]> {
-    const BLOCK: usize = 64;
-    let digest = |parts: [&[u8]; 2]| {
-        let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
-        parts.iter().for_each(|part| hasher.update(part));
-        <[u8; 20]>::try_from(hasher.try_finalize().ok()?.as_slice()).ok()
-    };
-    let mut block = [0; BLOCK];
-    match block.get_mut(..key.len()) {
-        Some(start) => start.copy_from_slice(key),
-        None => block[..20].copy_from_slice(&digest([key, &[]])?),
-    }
-    let inner = digest([&block.map(|byte| byte ^ 0x36), message])?;
-    digest([&block.map(|byte| byte ^ 0x5c), &inner])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const ONE: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
-    const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILIG2T/B0l0gaqj3puu510tu9N1OkQ4znY3LYuEm5zCF";
-    /// `example.com`, hidden by OpenSSH.
-    const HASHED: &str = "|1|O33ESRMWPVkMYIwJ1Uw+n877jTo=|nuuC5vEqXlEZ/8BXQR7m619W6Ak=";
-
-    fn knows(known_hosts: &str, host: &str, port: u16) -> Result<(), String> {
-        KnownHost::find(known_hosts, host, port).check(&ONE.parse().unwrap())
-    }
-
-    #[test]
-    fn a_host_is_known_by_its_name_and_port() {
-        for (names, host, port) in [
-            ("example.com", "example.com", 22),
-            ("example.com", "EXAMPLE.com", 22),
-            ("Example.com,192.0.2.1", "192.0.2.1", 22),
-            ("[example.com]:2222", "example.com", 2222),
-            ("[::1]:2222", "::1", 2222),
-            ("*.example.com", "git.example.com", 22),
-            ("git?.*.com", "git1.example.com", 22),
-            (HASHED, "example.com", 22),
-        ] {
-            assert_eq!(knows(&format!("# hosts\n\n{names}\t{ONE} comment\n"), host, port), Ok(()), "{names}");
-        }
-        for (names, host, port) in [
-            ("example.com", "example.com", 2222),
-            ("[example.com]:2222", "example.com", 22),
-            ("example.com", "example.com.evil.org", 22),
-            ("*.example.com", "example.com", 22),
-            ("*.example.com,!git.example.com", "git.example.com", 22),
-            (HASHED, "example.org", 22),
-            ("# example.com", "example.com", 22),
-            ("@cert-authority example.com", "example.com", 22),
-        ] {
-            assert!(
-                knows(&format!("{names} {ONE}"), host, port).is_err_and(|why| why.contains("is not in")),
-                "{names}"
-            );
-        }
-    }
-
-    #[test]
-    fn another_key_is_refused_with_the_line_that_would_trust_it() {
-        let why = knows(&format!("example.com {OTHER}"), "example.com", 22).unwrap_err();
-        assert!(why.contains("SHA256:"), "{why}");
-        let line = why.rsplit_once("in the Secret: ").unwrap().1;
-        assert_eq!(knows(line, "example.com", 22), Ok(()));
-        // Several keys may be right at a time, but not one that was revoked.
-        assert_eq!(knows(&format!("example.com {OTHER}\nexample.com {ONE}"), "example.com", 22), Ok(()));
-        let revoked = format!("example.com {ONE}\n@revoked * {ONE}");
-        assert!(knows(&revoked, "example.com", 22).is_err_and(|why| why.contains("revokes")));
-    }
-
-    #[test]
-    fn patterns_of_many_stars_take_no_time() {
-        assert!(!glob("*a".repeat(60).as_bytes(), "a".repeat(59).as_bytes()));
-        assert!(!glob(format!("{}b", "*a".repeat(60)).as_bytes(), "a".repeat(250).as_bytes()));
-        assert!(glob(b"**", b""));
-    }
 
     #[test]
     fn unusable_identities_say_why() {
