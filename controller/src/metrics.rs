@@ -55,20 +55,21 @@ pub struct Metrics {
 impl Metrics {
     /// In the text format of Prometheus.
     pub fn render(&self) -> Result<String, std::fmt::Error> {
-        let Self { unseal_requests, unseal_errors, rsa_operations, keys, malformed_keys, keys_minted, .. } =
-            self.clone();
-        let Self { syncs, sync_steps, git_fetches, .. } = self.clone();
         let mut registry = Registry::with_prefix("sealed_secrets_controller");
-        registry.register("unseal_requests", "SealedSecrets opened or tried", unseal_requests);
-        registry.register("unseal_errors", "SealedSecrets that failed, by reason and namespace", unseal_errors);
-        registry.register("rsa_operations", "RSA private-key operations", rsa_operations);
-        registry.register("keys", "Keys that can open", keys);
-        registry.register("malformed_keys", "Key Secrets that cannot be read", malformed_keys);
-        registry.register("keys_minted", "Keys minted by this process", keys_minted);
+        registry.register("unseal_requests", "SealedSecrets opened or tried", self.unseal_requests.clone());
+        registry.register(
+            "unseal_errors",
+            "SealedSecrets that failed, by reason and namespace",
+            self.unseal_errors.clone(),
+        );
+        registry.register("rsa_operations", "RSA private-key operations", self.rsa_operations.clone());
+        registry.register("keys", "Keys that can open", self.keys.clone());
+        registry.register("malformed_keys", "Key Secrets that cannot be read", self.malformed_keys.clone());
+        registry.register("keys_minted", "Keys minted by this process", self.keys_minted.clone());
         let signet = registry.sub_registry_with_prefix("git_sync");
-        signet.register("passes", "Passes over a GitSync that did something, by outcome", syncs);
-        signet.register("steps", "Objects applied, healed and pruned", sync_steps);
-        signet.register("fetches", "Fetches from Git, by outcome", git_fetches);
+        signet.register("passes", "Passes over a GitSync that did something, by outcome", self.syncs.clone());
+        signet.register("steps", "Objects applied, healed and pruned", self.sync_steps.clone());
+        signet.register("fetches", "Fetches from Git, by outcome", self.git_fetches.clone());
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
