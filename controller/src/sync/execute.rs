@@ -69,17 +69,17 @@ pub async fn execute(
 ) -> Done {
     let mut done = Done::default();
     for stage in stages {
-        let definitions: Vec<String> = stage.iter().filter_map(definition).collect();
+        let definitions: Vec<&Desired> = stage.iter().filter_map(definition).collect();
         let steps: Vec<_> = stage.into_iter().map(|step| run(client, live, known, kinds, step).boxed()).collect();
         let outcomes: Vec<Outcome> = stream::iter(steps).buffer_unordered(CONCURRENCY).collect().await;
         outcomes.into_iter().for_each(|outcome| done.take(outcome));
         if !done.failed.is_empty() || !done.unpruned.is_empty() {
             break;
         }
-        for name in definitions {
+        for definition in definitions {
             done.defined = true;
-            if let Err(what) = established(client, &name).await {
-                done.unpruned.push(what);
+            if let Err(why) = established(client, &definition.id.name).await {
+                done.take(failed(definition, &why));
                 return done;
             }
         }
@@ -167,9 +167,9 @@ fn api(client: &Client, kind: &Kind, id: &ObjectId) -> Api<DynamicObject> {
     Api::dynamic(client.clone(), &kind.resource, &kind.scope).constrain(&id.namespace)
 }
 
-fn definition(step: &Step<'_>) -> Option<String> {
+fn definition<'a>(step: &Step<'a>) -> Option<&'a Desired> {
     match step {
-        Step::Apply { desired, .. } if desired.id.kind == "CustomResourceDefinition" => Some(desired.id.name.clone()),
+        Step::Apply { desired, .. } if desired.id.kind == "CustomResourceDefinition" => Some(desired),
         _ => None,
     }
 }
@@ -179,9 +179,7 @@ async fn established(client: &Client, name: &str) -> Result<(), String> {
     let wait = await_condition(api, name, conditions::is_crd_established());
     match tokio::time::timeout(ESTABLISH, wait).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => {
-            Err(format!("cannot see whether CustomResourceDefinition {name} is established: {}", chain(&error)))
-        }
-        Err(_) => Err(format!("CustomResourceDefinition {name} was not established within {} s", ESTABLISH.as_secs())),
+        Ok(Err(error)) => Err(format!("cannot see whether it is established: {}", chain(&error))),
+        Err(_) => Err(format!("was not established within {} s", ESTABLISH.as_secs())),
     }
 }
