@@ -1,6 +1,9 @@
 //! A SealedSecret becomes a Secret and stays one: what a developer and an operator would notice.
 
+use std::{path::Path, sync::Arc};
+
 use anyhow::Result;
+use crds::{KeyRing, PrivateKey, key_ring::RingKey, unseal};
 use harness::{eventually, kubeseal, seal};
 use k8s_openapi::api::core::v1::{Event, Secret};
 use kube::{
@@ -119,14 +122,34 @@ async fn a_secret_marked_as_managed_is_taken_over() -> Result<()> {
 async fn what_the_real_kubeseal_seals_is_opened() -> Result<()> {
     let world = World::shared().await?;
     let place = world.place("kubeseal").await?;
-    let megabyte: String = "0123456789abcdef".repeat(1 << 15); // two of them: a Secret may hold 1 MiB
+    // Half a mebibyte: sealed and in base64, a whole one is more than the API server takes of one object.
+    let large: String = "0123456789abcdef".repeat(1 << 15);
     for (name, scope) in [("strict", "strict"), ("namespace", "namespace-wide"), ("cluster", "cluster-wide")] {
-        let values = [("empty", ""), ("one", "x"), ("unicode", "pässwörd\n"), ("large", megabyte.as_str())];
+        let values = [("empty", ""), ("one", "x"), ("unicode", "pässwörd\n"), ("large", large.as_str())];
         let kubeconfig = Some(world.cluster.kubeconfig());
         let sealed = kubeseal(kubeconfig, &["--scope", scope, "--format", "yaml"], place.secret(name, &values)).await?;
         world.cluster.apply(&sealed.success()?).await?;
         place.holds(name, &values).await?;
     }
+    Ok(())
+}
+
+/// The largest value that a Secret may hold, and binary, without an API server in between.
+#[tokio::test]
+async fn a_whole_mebibyte_from_the_real_kubeseal_is_opened() -> Result<()> {
+    let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("crds").join("testdata");
+    let certificate = testdata.join("new.crt").display().to_string();
+    let binary: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": "shop"},
+        "data": {"large": crds::base64::encode(&binary)},
+    });
+    let sealed = kubeseal(None, &["--cert", &certificate], secret.to_string()).await?.success()?;
+    let private = PrivateKey::from_pem(&std::fs::read_to_string(testdata.join("new.key"))?)?;
+    let born = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+    let key = RingKey { private: Arc::new(private), certificate: None, certificate_pem: "".into(), born };
+    let opened = unseal::open(&serde_json::from_str(&sealed)?, &KeyRing::from_iter([key]), None).outcome?;
+    assert!(opened.values["large"].expose() == binary);
     Ok(())
 }
 
