@@ -131,6 +131,11 @@ impl PrivateKey {
             .open(session_key.first_chunk::<SESSION_KEY_BYTES>().filter(|_| session_key.len() == SESSION_KEY_BYTES)?)
     }
 
+    /// Whether the session key opens under a label, whatever becomes of the value. One RSA operation.
+    pub(crate) fn recognises(&self, envelope: Envelope<'_>, label: &str) -> bool {
+        self.session_key(envelope.sealed_session_key, label).is_some_and(|key| key.len() == SESSION_KEY_BYTES)
+    }
+
     fn session_key(&self, sealed: &[u8], label: &str) -> Option<Zeroizing<Vec<u8>>> {
         match &self.decryptor {
             Decryptor::AwsLc(key) => {

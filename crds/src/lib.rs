@@ -10,7 +10,7 @@
 //! - [`sealed_secret`] and [`git_sync`]: the two resources; [`yaml`] and [`base64`]: their text.
 //! - [`scope`]: the one place that builds an OAEP label; [`envelope`]: the one place that encrypts.
 //! - [`key`], [`key_ring`]: private keys, certificates and their order; [`key_secret`]: how a cluster keeps them.
-//! - [`seal`] and [`unseal`]: from a Secret to a `SealedSecret` and back.
+//! - [`seal`] and [`unseal`]: from a Secret to a `SealedSecret` and back; [`explain`]: why it does not open.
 //!
 //! Nothing here does I/O or knows a clock: time and randomness are arguments, so the command line, the controller and
 //! an offline recovery run the very same code.
@@ -18,6 +18,7 @@
 
 pub mod base64;
 pub mod envelope;
+pub mod explain;
 pub mod git_sync;
 pub mod key;
 pub mod key_ring;

@@ -8,8 +8,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crds::{
     KeyRing, Scope, SealedSecret,
+    explain::explain,
     sealed_secret::{SealedSecretStatus, UnsealedRecord},
-    unseal::{self as open, Attempt, ClearSecret},
+    unseal::{self as open, Attempt, ClearSecret, UnsealError},
 };
 use futures::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
@@ -162,8 +163,11 @@ impl Unsealer {
         metrics.unseal_requests.inc();
         let work = move || {
             let before = last.as_ref().and_then(|last| last.status.unsealed.as_ref());
-            let Attempt { operations, outcome } = open::open(&sealed, &ring, before);
+            let Attempt { operations, mut outcome } = open::open(&sealed, &ring, before);
             metrics.rsa_operations.inc_by(operations.into());
+            if let Err(UnsealError::NoKey(closed)) = &mut outcome {
+                metrics.rsa_operations.inc_by(explain(&sealed, &ring, closed).into());
+            }
             let unsealed = outcome?;
             let record = UnsealedRecord {
                 scope: Scope::from_annotations(sealed.annotations()).to_string(),

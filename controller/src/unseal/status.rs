@@ -91,6 +91,8 @@ pub fn next(
 
 #[cfg(test)]
 mod tests {
+    use crds::unseal::Closed;
+
     use super::*;
 
     fn record() -> UnsealedRecord {
@@ -132,7 +134,7 @@ mod tests {
 
     #[test]
     fn words_are_upstreams() {
-        let failure = Failure::from(UnsealError::NoKey(vec!["a".to_owned(), "b".to_owned()]));
+        let failure = Failure::from(UnsealError::NoKey(Closed(vec![("a".to_owned(), None), ("b".to_owned(), None)])));
         assert_eq!(
             failure.event(),
             ("ErrUnsealFailed", "Failed to unseal: no key could decrypt secret (a, b)".to_owned())

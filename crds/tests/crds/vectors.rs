@@ -7,7 +7,7 @@ use crds::{
     key::{KeyRequest, mint},
     key_ring::RingKey,
     seal,
-    unseal::{self, UnsealError},
+    unseal::{self, Closed, UnsealError},
     yaml,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -93,7 +93,8 @@ fn a_value_opens_only_where_its_scope_lets_it() {
         sealed.metadata.name = Some(name.to_owned());
         assert_opens(&sealed, &ring)
     };
-    let refused = Err(UnsealError::NoKey(["binary", "empty", "one", "password"].map(str::to_owned).to_vec()));
+    let closed = ["binary", "empty", "one", "password"].map(|item| (item.to_owned(), None));
+    let refused = Err(UnsealError::NoKey(Closed(closed.to_vec())));
     assert_eq!(moved("strict.yaml", "shop", "other"), refused);
     assert_eq!(moved("strict.yaml", "other", "db"), refused);
     assert!(moved("namespace-wide.yaml", "shop", "other").is_ok());
@@ -122,7 +123,7 @@ fn bad_items_are_named_all_at_once() {
     let blob = sealed.spec.encrypted_data["one"].replace(['x', 'y', 'z'], "w");
     sealed.spec.encrypted_data.insert("one".to_owned(), blob);
     let error = assert_opens(&sealed, &ring(&["new"])).unwrap_err();
-    assert_eq!(error, UnsealError::NoKey(vec!["one".to_owned()]));
+    assert_eq!(error, UnsealError::NoKey(Closed(vec![("one".to_owned(), None)])));
 }
 
 #[test]
