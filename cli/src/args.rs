@@ -183,7 +183,7 @@ fn command() -> clap::Command {
             .require_equals(true)
             .default_missing_value("true")
             .default_value("false")
-            .value_parser(go_bool)
+            .value_parser(crds::go::parse_bool)
             .value_name("BOOL")
             .hide_default_value(true)
     })
@@ -200,15 +200,6 @@ fn environment(flag: &str) -> Option<String> {
 /// A path that may be empty, as scripts pass it for a flag that they leave out.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
-}
-
-/// What Go's `strconv.ParseBool` takes.
-fn go_bool(word: &str) -> Result<bool, &'static str> {
-    match word {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("use true or false"),
-    }
 }
 
 #[cfg(test)]

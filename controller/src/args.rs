@@ -1,24 +1,74 @@
 //! Flags and their environment variables, under upstream's names where upstream has them. Defaults stand here and
 //! nowhere else.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::PathBuf,
+};
 
-use clap::{Parser, ValueEnum};
-use crds::key_secret::{DEFAULT_PREFIX, KeyOrder};
-use jiff::SignedDuration;
+use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use crds::key_secret::{self, DEFAULT_PREFIX, KeyOrder};
+use jiff::{SignedDuration, Timestamp, fmt::strtime};
 use tracing::Level;
 
-/// Opens SealedSecrets into Secrets, rotates their keys, and keeps the cluster as Git says.
+/// What the controller does, and how.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "signet-controller", version, disable_version_flag = true, rename_all_env = "SCREAMING_SNAKE_CASE")]
+#[command(
+    name = "signet-controller",
+    about = "Opens SealedSecrets into Secrets, rotates their keys, and keeps the cluster as Git says",
+    version = concat!("v", env!("CARGO_PKG_VERSION")),
+    display_name = "controller version:", // as tools read it
+    disable_version_flag = true
+)]
 pub struct Args {
+    /// How to reach the API server.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// What keys are made, and when.
+    #[command(flatten)]
+    pub keys: KeyArgs,
+    /// What is served.
+    #[command(flatten)]
+    pub http: HttpArgs,
+    /// What of Git is followed.
+    #[command(flatten)]
+    pub sync: SyncArgs,
+    /// What is said.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Print the version.
+    #[arg(long, action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// How to reach the API server.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ApiArgs {
     /// Kubeconfig file. Without it the controller uses the Pod it runs in.
     #[arg(long, env = "SEALED_SECRETS_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace of the key Secrets and of the sync's ServiceAccount.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
+    /// Requests to the API server in a second; negative for no limit.
+    ///
+    /// There is none by default: the API server has its own priorities and fairness, and upstream's 5 make a restart
+    /// take minutes.
+    #[arg(long, env = "SEALED_SECRETS_KUBECLIENT_QPS", default_value = "-1", value_parser = qps, allow_negative_numbers = true, value_name = "NUMBER")]
+    pub kubeclient_qps: f64,
+    /// Requests to the API server that may come at once, where --kubeclient-qps limits them.
+    #[arg(long, env = "SEALED_SECRETS_KUBECLIENT_BURST", default_value = "10", value_name = "NUMBER")]
+    pub kubeclient_burst: NonZeroU32,
+}
 
+/// What keys are made, and when.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Keys")]
+pub struct KeyArgs {
     /// Name that the key Secrets begin with.
     #[arg(long, env = "SEALED_SECRETS_KEY_PREFIX", default_value = DEFAULT_PREFIX, value_parser = key_prefix)]
     pub key_prefix: String,
@@ -26,27 +76,68 @@ pub struct Args {
     #[arg(long, env = "SEALED_SECRETS_KEY_SIZE", default_value_t = 4096, value_parser = key_size)]
     pub key_size: u32,
     /// Validity of a new key's certificate.
-    #[arg(long, env = "SEALED_SECRETS_KEY_TTL", default_value = "87600h", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, env = "SEALED_SECRETS_KEY_TTL", default_value = "87600h", value_parser = some_time, value_name = "DURATION")]
     pub key_ttl: SignedDuration,
     /// Mint a new key when the newest is older than this; 0 for never. Old keys stay.
-    #[arg(long, env = "SEALED_SECRETS_KEY_RENEW_PERIOD", alias = "rotate-period", default_value = "720h", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, env = "SEALED_SECRETS_KEY_RENEW_PERIOD", default_value = "720h", value_parser = duration, value_name = "DURATION")]
     pub key_renew_period: SignedDuration,
+    /// Deprecated: use --key-renew-period.
+    #[arg(long, env = "SEALED_SECRETS_ROTATE_PERIOD", value_parser = duration, value_name = "DURATION", hide = true)]
+    pub rotate_period: Option<SignedDuration>,
+    /// At the start, mint a new key if the newest is older than this: `Mon, 02 Jan 2006 15:04:05 -0700`, as date -R writes it.
+    // Spelled out, so that clap takes the parser's own answer: an empty text means none.
+    #[arg(long, env = "SEALED_SECRETS_KEY_CUTOFF_TIME", default_value = "", value_parser = cutoff, value_name = "TIME", hide_default_value = true)]
+    pub key_cutoff_time: std::option::Option<Timestamp>,
     /// Which time makes a key the newest.
     #[arg(long, env = "SEALED_SECRETS_KEY_ORDER_PRIORITY", default_value = "CertNotBefore")]
     pub key_order_priority: KeyOrderPriority,
     /// Common name of a new key's certificate.
-    #[arg(long, env = "SEALED_SECRETS_MY_CN", default_value = "")]
+    #[arg(long, env = "SEALED_SECRETS_MY_CN", default_value = "", value_name = "NAME", hide_default_value = true)]
     pub my_cn: String,
+    /// Annotations of a new key Secret: `key=value,key=value`.
+    #[arg(long, env = "SEALED_SECRETS_PRIVATEKEY_ANNOTATIONS", default_value = "", value_parser = annotations, value_name = "LIST", hide_default_value = true)]
+    pub privatekey_annotations: BTreeMap<String, String>,
+    /// Labels of a new key Secret: `key=value,key=value`.
+    #[arg(long, env = "SEALED_SECRETS_PRIVATEKEY_LABELS", default_value = "", value_parser = labels, value_name = "LIST", hide_default_value = true)]
+    pub privatekey_labels: BTreeMap<String, String>,
+    /// Watch the key Secrets. This is always done.
+    #[arg(long, env = "SEALED_SECRETS_WATCH_FOR_SECRETS", action = ArgAction::Set, default_value = "true", value_name = "BOOL", hide = true)]
+    pub watch_for_secrets: bool,
+}
 
-    /// Address of the certificate and health endpoints.
+/// What is served.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpArgs {
+    /// Address of the /v1 and health endpoints.
     #[arg(long, env = "SEALED_SECRETS_LISTEN_ADDR", default_value = "0.0.0.0:8080", value_parser = address)]
     pub listen_addr: SocketAddr,
     /// Address of /metrics.
     #[arg(long, env = "SEALED_SECRETS_LISTEN_METRICS_ADDR", default_value = "0.0.0.0:8081", value_parser = address)]
     pub listen_metrics_addr: SocketAddr,
+    /// Time that a client has to send a request.
+    #[arg(long, env = "SEALED_SECRETS_READ_TIMEOUT", default_value = "2m", value_parser = some_time, value_name = "DURATION")]
+    pub read_timeout: SignedDuration,
+    /// Time that a request has to be answered, and the answer to be taken.
+    #[arg(long, env = "SEALED_SECRETS_WRITE_TIMEOUT", default_value = "2m", value_parser = some_time, value_name = "DURATION")]
+    pub write_timeout: SignedDuration,
+    /// Requests in a second to each of /v1/verify and /v1/rotate, from all clients together.
+    #[arg(long, env = "SEALED_SECRETS_RATE_LIMIT", default_value = "2", value_name = "NUMBER")]
+    pub rate_limit: NonZeroU32,
+    /// Requests that may exceed that rate at once.
+    #[arg(long, env = "SEALED_SECRETS_RATE_LIMIT_BURST", default_value = "2", value_name = "NUMBER")]
+    pub rate_limit_burst: u32,
+    /// Leave condition_info, which names every SealedSecret, out of /metrics.
+    #[arg(long, env = "SEALED_SECRETS_METRICS_OMIT_SECRET_LABELS", action = ArgAction::Set, default_value = "false", value_name = "BOOL")]
+    pub metrics_omit_secret_labels: bool,
+}
 
+/// What of Git is followed.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Git")]
+pub struct SyncArgs {
     /// Follow GitSyncs. Without it the controller only opens SealedSecrets.
-    #[arg(long, env = "SIGNET_GIT_SYNC", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    #[arg(long, env = "SIGNET_GIT_SYNC", action = ArgAction::Set, default_value = "true", value_name = "BOOL")]
     pub git_sync: bool,
     /// Folder for mirrors of Git repositories.
     #[arg(long, env = "SIGNET_GIT_CACHE", default_value = "/var/cache/signet", value_name = "DIR")]
@@ -60,16 +151,46 @@ pub struct Args {
     /// ServiceAccount, in the controller's namespace, whose rights the sync has.
     #[arg(long, env = "SIGNET_SYNC_SERVICE_ACCOUNT", default_value = "signet-sync", value_name = "NAME")]
     pub sync_service_account: String,
+}
 
+/// What is said.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Log")]
+pub struct LogArgs {
     /// Least severe line to log.
     #[arg(long, env = "SEALED_SECRETS_LOG_LEVEL", default_value = "INFO", ignore_case = true)]
     pub log_level: LogLevel,
     /// Form of a log line.
     #[arg(long, env = "SEALED_SECRETS_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// Print the version.
-    #[arg(long, action = clap::ArgAction::Version)]
-    version: Option<bool>,
+    /// Log INFO and DEBUG to stdout, and only WARN and ERROR to stderr.
+    #[arg(long, env = "SEALED_SECRETS_LOG_INFO_STDOUT", action = ArgAction::Set, default_value = "true", value_name = "BOOL")]
+    pub log_info_stdout: bool,
+}
+
+impl Args {
+    /// Reads a command line. `environment` answers what a variable holds; one that is empty counts as absent, since
+    /// charts set those that they have no value for.
+    pub fn from_command_line<T>(
+        line: impl IntoIterator<Item = T>,
+        environment: impl Fn(&OsStr) -> Option<OsString>,
+    ) -> Result<Self, clap::Error>
+    where
+        T: Into<OsString> + Clone,
+    {
+        let mut command = Self::command().mut_args(|arg| {
+            let empty = arg.get_env().and_then(&environment).is_some_and(|value| value.is_empty());
+            let arg = if empty { arg.env(None::<&str>) } else { arg };
+            let switch = arg.get_value_names().is_some_and(|names| names.iter().any(|name| name == "BOOL"));
+            if !switch {
+                return arg;
+            }
+            // As Go's: `--flag`, `--flag=false`, `--flag=T`.
+            arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_parser(crds::go::parse_bool)
+        });
+        let matches = command.try_get_matches_from_mut(line)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
 }
 
 /// See `--key-order-priority`.
@@ -133,6 +254,78 @@ fn duration(text: &str) -> Result<SignedDuration, String> {
         .ok_or_else(|| "not a duration such as 30s, 10m or 720h".to_owned())
 }
 
+fn some_time(text: &str) -> Result<SignedDuration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("must be longer than 0".to_owned()) } else { Ok(duration) }
+}
+
+/// Go's RFC1123Z.
+fn cutoff(text: &str) -> Result<Option<Timestamp>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    strtime::parse("%a, %d %b %Y %H:%M:%S %z", text)
+        .and_then(|time| time.to_timestamp())
+        .map(Some)
+        .map_err(|_| "not a time such as \"Mon, 02 Jan 2006 15:04:05 -0700\" (date -R writes this form)".to_owned())
+}
+
+fn qps(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|qps: &f64| qps.is_finite() && *qps != 0.0)
+        .ok_or_else(|| "must be a number above 0, or a negative one for no limit".to_owned())
+}
+
+fn annotations(list: &str) -> Result<BTreeMap<String, String>, String> {
+    pairs(list)
+}
+
+fn labels(list: &str) -> Result<BTreeMap<String, String>, String> {
+    let labels = pairs(list)?;
+    for (key, value) in &labels {
+        if key == key_secret::LABEL {
+            return Err(format!("{key} marks the key Secrets and is always set"));
+        }
+        if !value.is_empty() && !is_name(value) {
+            return Err(format!("{value:?} cannot be the value of a label"));
+        }
+    }
+    Ok(labels)
+}
+
+/// `key=value,key=value`. A value may hold further `=`.
+fn pairs(list: &str) -> Result<BTreeMap<String, String>, String> {
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} is not of the form key=value"))?;
+        let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+        if !is_name(name) || !prefix.is_none_or(is_domain) {
+            return Err(format!("{key:?} cannot be the key of a label or annotation"));
+        }
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    list.split(',').filter(|part| !list.is_empty() || !part.is_empty()).map(pair).collect()
+}
+
+/// What Kubernetes takes for a label's value, and for the name in its key.
+fn is_name(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    text.len() <= 63
+        && text.chars().all(inner)
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn is_domain(text: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(part)
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     // Go's short form for all addresses.
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
@@ -159,23 +352,58 @@ mod tests {
     use super::*;
 
     fn parse(flags: &[&str]) -> Result<Args, clap::Error> {
-        Args::try_parse_from(["signet-controller"].iter().chain(flags))
+        Args::from_command_line(["signet-controller"].iter().chain(flags), |_| None)
+    }
+
+    fn refusal(flag: &str) -> String {
+        parse(&[flag]).unwrap_err().to_string()
     }
 
     #[test]
-    fn defaults_are_upstreams() {
-        let args = parse(&[]).unwrap();
-        assert_eq!(args.key_renew_period, SignedDuration::from_hours(720));
-        assert_eq!((args.key_size, args.key_prefix.as_str()), (4096, "sealed-secrets-key"));
-        assert_eq!(args.listen_addr.port(), 8080);
+    fn the_flags_are_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_upstreams_but_for_the_limit_on_calls() {
+        let Args { api, keys, http, sync: _, log, .. } = parse(&[]).unwrap();
+        assert_eq!(keys.key_renew_period, SignedDuration::from_hours(720));
+        assert_eq!(keys.key_ttl, SignedDuration::from_hours(87600));
+        assert_eq!((keys.key_size, keys.key_prefix.as_str()), (4096, "sealed-secrets-key"));
+        assert_eq!((keys.key_cutoff_time, keys.privatekey_labels.len()), (None, 0));
+        assert_eq!((http.listen_addr.port(), http.listen_metrics_addr.port()), (8080, 8081));
+        assert_eq!((http.rate_limit.get(), http.rate_limit_burst), (2, 2));
+        assert_eq!(
+            (http.read_timeout, http.write_timeout),
+            (SignedDuration::from_mins(2), SignedDuration::from_mins(2))
+        );
+        assert!(log.log_info_stdout && !http.metrics_omit_secret_labels);
+        assert!(api.kubeclient_qps < 0.0, "no limit");
     }
 
     #[test]
     fn go_spellings_are_read() {
-        let args = parse(&["--listen-addr", ":9090", "--key-renew-period", "0", "--rotate-period=0"]);
-        assert!(args.is_err(), "given twice");
         let args = parse(&["--listen-addr", ":9090", "--rotate-period", "0", "--log-level", "info"]).unwrap();
-        assert_eq!((args.listen_addr.port(), args.key_renew_period), (9090, SignedDuration::ZERO));
+        assert_eq!((args.http.listen_addr.port(), args.keys.rotate_period), (9090, Some(SignedDuration::ZERO)));
+        for (text, seconds) in [("1h30m", 5400), ("1.5h", 5400), ("720h0m0s", 720 * 3600), ("1m30.5s", 90), ("0", 0)] {
+            assert_eq!(duration(text).unwrap().as_secs(), seconds, "{text}");
+        }
+        let switch = |flag: &str| parse(&[flag]).unwrap().http.metrics_omit_secret_labels;
+        let name = "--metrics-omit-secret-labels";
+        assert!(["", "=true", "=T", "=1"].iter().all(|value| switch(&format!("{name}{value}"))));
+        assert!(["=false", "=F", "=0"].iter().all(|value| !switch(&format!("{name}{value}"))));
+        assert!(!parse(&["--git-sync=false", "--log-info-stdout=0"]).unwrap().sync.git_sync);
+    }
+
+    #[test]
+    fn every_upstream_flag_reads_its_variable() {
+        let command = Args::command();
+        let flags = command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg.get_env()?)));
+        for (flag, variable) in flags {
+            let upstreams = format!("SEALED_SECRETS_{}", flag.to_uppercase().replace('-', "_"));
+            let ours = ["SIGNET_", "POD_NAMESPACE"].iter().any(|prefix| variable.to_string_lossy().starts_with(prefix));
+            assert!(ours || variable == upstreams.as_str(), "--{flag} reads {}", variable.display());
+        }
     }
 
     #[test]
@@ -183,5 +411,68 @@ mod tests {
         for flags in [["--key-size", "1000"], ["--key-prefix", "Nö"], ["--key-ttl", "-1h"], ["--log-level", "LOUD"]] {
             assert!(parse(&flags).is_err(), "{flags:?}");
         }
+        for (flag, why) in [
+            ("--git-sync=maybe", "use true or false"),
+            ("--rate-limit=0", "0"),
+            ("--rate-limit-burst=-1", "-1"),
+            ("--read-timeout=0", "longer than 0"),
+            ("--kubeclient-qps=0", "negative one for no limit"),
+            ("--kubeclient-qps=NaN", "must be a number"),
+            ("--kubeclient-burst=0", "0"),
+            ("--key-cutoff-time=yesterday", "date -R"),
+        ] {
+            assert!(refusal(flag).contains(why), "{flag}: {}", refusal(flag));
+        }
+    }
+
+    #[test]
+    fn a_cutoff_is_a_time_as_go_writes_it() {
+        let args = parse(&["--key-cutoff-time", "Mon, 02 Jan 2006 15:04:05 -0700"]).unwrap();
+        assert_eq!(args.keys.key_cutoff_time.unwrap().to_string(), "2006-01-02T22:04:05Z");
+        assert_eq!(parse(&["--key-cutoff-time", ""]).unwrap().keys.key_cutoff_time, None);
+    }
+
+    #[test]
+    fn a_limit_on_calls_may_be_a_fraction_or_none() {
+        let qps = |text| parse(&["--kubeclient-qps", text]).unwrap().api.kubeclient_qps;
+        assert_eq!(qps("0.5").to_string(), "0.5");
+        assert!(qps("-1") < 0.0);
+    }
+
+    #[test]
+    fn marks_of_a_new_key_are_checked() {
+        let marks = parse(&["--privatekey-annotations", "a=b=c,example.org/team=x y", "--privatekey-labels", "t=1"]);
+        let keys = marks.unwrap().keys;
+        assert_eq!(keys.privatekey_annotations["a"], "b=c");
+        assert_eq!(keys.privatekey_annotations["example.org/team"], "x y");
+        assert_eq!(keys.privatekey_labels["t"], "1");
+        for (flag, why) in [
+            ("--privatekey-annotations=alone", "not of the form key=value"),
+            ("--privatekey-annotations=a=1,", "not of the form key=value"),
+            ("--privatekey-annotations=Ä=1", "cannot be the key"),
+            ("--privatekey-labels=Ex.org/a=1", "cannot be the key"),
+            ("--privatekey-labels=a=x y", "cannot be the value of a label"),
+            ("--privatekey-labels=sealedsecrets.bitnami.com/sealed-secrets-key=no", "always set"),
+        ] {
+            assert!(refusal(flag).contains(why), "{flag}: {}", refusal(flag));
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_absent() {
+        // clap itself reads the process's variables, of which a test sets none: what is shown is the question asked.
+        let asked = std::cell::RefCell::new(Vec::new());
+        let answer = |variable: &OsStr| {
+            asked.borrow_mut().push(variable.to_owned());
+            Some(OsString::new())
+        };
+        let args = Args::from_command_line(["signet-controller"], answer).unwrap();
+        assert!(args.sync.git_sync && asked.borrow().iter().any(|variable| variable == "SEALED_SECRETS_KEY_SIZE"));
+    }
+
+    #[test]
+    fn the_version_is_told_as_tools_read_it() {
+        let told = parse(&["--version"]).unwrap_err().to_string();
+        assert!(told.starts_with("controller version: v"), "{told}");
     }
 }

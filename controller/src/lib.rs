@@ -11,7 +11,7 @@
 //! | module | touches the world | |
 //! |---|---|---|
 //! | [`args`], [`telemetry`], [`metrics`] | | flags, logs, counters |
-//! | [`runtime`], [`drive`], [`calls`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
+//! | [`runtime`], [`drive`], [`calls`], [`pace`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
 //! | [`observed`], [`backoff`] | pure | what a watch has shown; how long to wait |
 //! | [`keys`] | IO, with `rotation` pure | the ring of keys, minting |
 //! | [`unseal`] | IO, with `decide`, `status` pure | SealedSecret to Secret |
@@ -29,6 +29,7 @@ pub mod http;
 pub mod keys;
 pub mod metrics;
 pub mod observed;
+pub mod pace;
 pub mod runtime;
 pub mod sync;
 pub mod telemetry;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use controller::{args::Args, runtime, telemetry};
 
 fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    telemetry::init(args.log_level, args.log_format);
+    let args = Args::from_command_line(std::env::args_os(), |variable| std::env::var_os(variable));
+    let args = args.unwrap_or_else(|error| error.exit());
+    telemetry::init(&args.log);
     // kube and gix share one TLS provider; it must stand before the first client.
     let _already_there = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let tokio = tokio::runtime::Runtime::new().context("cannot start threads")?;

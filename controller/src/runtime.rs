@@ -21,12 +21,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::Args,
+    args::{ApiArgs, Args, KeyArgs},
     context,
     events::Events,
     http::{self, Endpoints},
     keys::{self, Keeper},
     metrics::Metrics,
+    pace::Pace,
     sync::{self, Mirrors},
     unseal,
 };
@@ -39,22 +40,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "Starting signet-controller");
     let stop = stop_on_signal()?;
     let renew = renewals()?;
-    let (config, namespace) = configure(&args).await?;
-    let client = Client::try_from(config.clone()).context("cannot make a client for the API server")?;
+    let args = settled(args);
+    let (config, namespace) = configure(&args.api).await?;
+    let pace = Pace::new(args.api.kubeclient_qps, args.api.kubeclient_burst);
+    let client = pace.of(Client::try_from(config.clone()).context("cannot make a client for the API server")?);
 
     let (listed, is_listed) = watch::channel(false);
     let metrics = Metrics::default();
     let keeper = Keeper::new(
         client.clone(),
-        keys::Options {
-            namespace: namespace.clone(),
-            prefix: args.key_prefix.clone(),
-            order: args.key_order_priority.into(),
-            renew_period: args.key_renew_period,
-            bits: args.key_size,
-            lifetime: args.key_ttl,
-            common_name: args.my_cn.clone(),
-        },
+        key_options(args.keys, namespace.clone()),
         Events::new(client.clone(), "sealed-secrets"),
         metrics.clone(),
     );
@@ -64,8 +59,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     // HTTP first: a probe that waits for the first key must find somebody to ask.
     let mut servers = JoinSet::new();
-    let listener = http::bind(args.listen_addr).await?;
-    let metrics_listener = http::bind(args.listen_metrics_addr).await?;
+    let listener = http::bind(args.http.listen_addr).await?;
+    let metrics_listener = http::bind(args.http.listen_metrics_addr).await?;
     tracing::info!(address = %listener.local_addr()?, metrics = %metrics_listener.local_addr()?, "serving HTTP");
     let serving = CancellationToken::new();
     servers.spawn(served("http", http::serve(listener, http::main_routes(endpoints.clone()), serving.clone())));
@@ -84,12 +79,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         unseal::run(shared.clone(), sealed_writer, tell, listed, stop.clone()),
         stop.clone(),
     ));
-    if args.git_sync {
+    if args.sync.git_sync {
         require::<GitSync>(&client).await?;
-        let account = format!("system:serviceaccount:{namespace}:{}", args.sync_service_account);
-        let hands = impersonate(config, &account)?;
-        let timeout = args.git_timeout.try_into().context("--git-timeout is too long")?;
-        let mirrors = Mirrors::new(args.git_cache.clone(), args.git_file_root.clone(), timeout);
+        let account = format!("system:serviceaccount:{namespace}:{}", args.sync.sync_service_account);
+        let hands = pace.of(impersonate(config, &account)?);
+        let timeout = args.sync.git_timeout.try_into().context("--git-timeout is too long")?;
+        let mirrors = Mirrors::new(args.sync.git_cache, args.sync.git_file_root, timeout);
         workers.spawn(forever("sync", sync::run(shared, hands, mirrors, changes, stop.clone()), stop.clone()));
     }
     let ended = tokio::select! {
@@ -145,8 +140,35 @@ fn renewals() -> anyhow::Result<impl Stream<Item = ()> + Send> {
     Ok(stream::unfold(asked, |mut asked| async move { asked.recv().await.map(|()| ((), asked)) }))
 }
 
+/// What was typed for an older version, as this one has it; and a word about it.
+fn settled(mut args: Args) -> Args {
+    if let Some(period) = args.keys.rotate_period.take() {
+        tracing::warn!("--rotate-period is deprecated: use --key-renew-period");
+        args.keys.key_renew_period = period;
+    }
+    if !args.keys.watch_for_secrets {
+        tracing::warn!("--watch-for-secrets=false has no effect: the key Secrets are always watched");
+    }
+    args
+}
+
+fn key_options(args: KeyArgs, namespace: String) -> keys::Options {
+    keys::Options {
+        namespace,
+        prefix: args.key_prefix,
+        order: args.key_order_priority.into(),
+        renew_period: args.key_renew_period,
+        cutoff: args.key_cutoff_time,
+        bits: args.key_size,
+        lifetime: args.key_ttl,
+        common_name: args.my_cn,
+        annotations: args.privatekey_annotations,
+        labels: args.privatekey_labels,
+    }
+}
+
 /// The API server to talk to, and the controller's own namespace.
-async fn configure(args: &Args) -> anyhow::Result<(Config, String)> {
+async fn configure(args: &ApiArgs) -> anyhow::Result<(Config, String)> {
     let config = match &args.kubeconfig {
         Some(path) => from_file(path).await?,
         None => Config::incluster().context("not running in a Pod; name a kubeconfig with --kubeconfig")?,

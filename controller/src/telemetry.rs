@@ -1,19 +1,26 @@
 //! Logs: text for people, JSON for machines. What happened is said where it happens; here is only the form.
 
 use tracing::Level;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{self, writer::MakeWriterExt as _},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
-use crate::args::{LogFormat, LogLevel};
+use crate::args::{LogArgs, LogFormat};
 
 /// Call once, before anything logs. `RUST_LOG` refines the level for one who is debugging.
-pub fn init(level: LogLevel, format: LogFormat) {
+pub fn init(args: &LogArgs) {
     // Chatty libraries speak only when they warn.
     let quiet = ["gix=warn", "hyper=warn", "kube=warn", "reqwest=warn", "rustls=warn", "russh=warn", "tower=warn"];
-    let directives = format!("{},{}", Level::from(level), quiet.join(","));
+    let directives = format!("{},{}", Level::from(args.log_level), quiet.join(","));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives));
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let quietest_aside = if args.log_info_stdout { Level::WARN } else { Level::TRACE };
+    let writer = std::io::stderr.with_max_level(quietest_aside).or_else(std::io::stdout);
+    let lines = fmt::layer().with_writer(writer).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
-    match format {
+    match args.log_format {
         LogFormat::Text => registry.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }

@@ -7,7 +7,7 @@
 //!                              (bytes ↔ bytes)  (who can open)
 //! ```
 //!
-//! - [`sealed_secret`] and [`git_sync`]: the two resources; [`yaml`] and [`base64`]: their text.
+//! - [`sealed_secret`] and [`git_sync`]: the two resources; [`yaml`], [`base64`] and [`go`]: text.
 //! - [`scope`]: the one place that builds an OAEP label; [`envelope`]: the one place that encrypts.
 //! - [`key`], [`key_ring`]: private keys, certificates and their order; [`key_secret`]: how a cluster keeps them.
 //! - [`seal`] and [`unseal`]: from a Secret to a `SealedSecret` and back; [`explain`]: why it does not open.
@@ -20,6 +20,7 @@ pub mod base64;
 pub mod envelope;
 pub mod explain;
 pub mod git_sync;
+pub mod go;
 pub mod key;
 pub mod key_ring;
 pub mod key_secret;

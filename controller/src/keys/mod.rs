@@ -45,12 +45,18 @@ pub struct Options {
     pub order: KeyOrder,
     /// `--key-renew-period`.
     pub renew_period: SignedDuration,
+    /// `--key-cutoff-time`, until a key was made.
+    pub cutoff: Option<Timestamp>,
     /// `--key-size`.
     pub bits: u32,
     /// `--key-ttl`.
     pub lifetime: SignedDuration,
     /// `--my-cn`.
     pub common_name: String,
+    /// `--privatekey-annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `--privatekey-labels`.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// The ring as others see it: empty until the first list is in and a key is there.
@@ -139,7 +145,7 @@ impl Keeper {
             return Some(backoff::after(self.failures));
         }
         let newest = self.ring.borrow().newest().map(|key| key.born);
-        match rotation::due(newest, self.options.renew_period, now) {
+        match rotation::due(newest, self.options.cutoff, self.options.renew_period, now) {
             Rotation::Mint => Some(Duration::ZERO),
             Rotation::Keep { until } => until.map(|until| now.duration_until(until).unsigned_abs()),
         }
@@ -209,7 +215,11 @@ impl Keeper {
 
     async fn mint(&mut self) {
         match self.try_mint().await {
-            Ok(()) => self.failures = 0,
+            Ok(()) => {
+                self.failures = 0;
+                // One that lies ahead would ask for another key at once, and for ever.
+                self.options.cutoff = None;
+            }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
                 tracing::error!(error = chain(&error), "cannot make a new key; trying again, the old ones go on");
@@ -218,10 +228,14 @@ impl Keeper {
     }
 
     async fn try_mint(&mut self) -> Result<(), MintError> {
-        let Options { namespace, prefix, order, bits, lifetime, common_name, renew_period: _ } = self.options.clone();
+        let Options { namespace, prefix, order, bits, lifetime, common_name, annotations, labels, .. } =
+            self.options.clone();
         let request = KeyRequest { bits, common_name, not_before: Timestamp::now(), lifetime };
         let minted = tokio::task::spawn_blocking(move || key::mint(&request, &mut rand::rng())).await??;
-        let secret = self.api.create(&PostParams::default(), &key_secret::write(&minted, &namespace, &prefix)).await?;
+        let mut secret = key_secret::write(&minted, &namespace, &prefix);
+        secret.annotations_mut().extend(annotations);
+        secret.labels_mut().extend(labels);
+        let secret = self.api.create(&PostParams::default(), &secret).await?;
         let key = key_secret::read(&secret, order)?;
         tracing::info!(name = secret.name_any(), fingerprint = %key.private.fingerprint(), "New key written");
         self.metrics.keys_minted.inc();

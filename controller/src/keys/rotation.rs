@@ -14,9 +14,10 @@ pub enum Rotation {
     },
 }
 
-/// Decides by the birth of the newest key. A period of zero never renews, but a first key is always made.
-pub fn due(newest: Option<Timestamp>, period: SignedDuration, now: Timestamp) -> Rotation {
-    let Some(born) = newest else { return Rotation::Mint };
+/// Decides by the birth of the newest key. A period of zero never renews, but a first key is always made, and so is one
+/// when the newest was born before `cutoff`.
+pub fn due(newest: Option<Timestamp>, cutoff: Option<Timestamp>, period: SignedDuration, now: Timestamp) -> Rotation {
+    let Some(born) = newest.filter(|born| cutoff.is_none_or(|cutoff| *born >= cutoff)) else { return Rotation::Mint };
     if period.is_zero() {
         return Rotation::Keep { until: None };
     }
@@ -39,25 +40,31 @@ mod tests {
 
     #[test]
     fn the_first_key_is_made_whatever_the_period() {
-        assert_eq!(due(None, MONTH, at(0)), Rotation::Mint);
-        assert_eq!(due(None, SignedDuration::ZERO, at(0)), Rotation::Mint);
+        assert_eq!(due(None, None, MONTH, at(0)), Rotation::Mint);
+        assert_eq!(due(None, None, SignedDuration::ZERO, at(0)), Rotation::Mint);
     }
 
     #[test]
     fn a_key_is_renewed_when_the_period_is_over() {
         let end = at(0) + MONTH;
-        assert_eq!(due(Some(at(0)), MONTH, at(1)), Rotation::Keep { until: Some(end) });
-        assert_eq!(due(Some(at(0)), MONTH, end), Rotation::Mint);
-        assert_eq!(due(Some(at(0)), SignedDuration::ZERO, end), Rotation::Keep { until: None });
+        assert_eq!(due(Some(at(0)), None, MONTH, at(1)), Rotation::Keep { until: Some(end) });
+        assert_eq!(due(Some(at(0)), None, MONTH, end), Rotation::Mint);
+        assert_eq!(due(Some(at(0)), None, SignedDuration::ZERO, end), Rotation::Keep { until: None });
+    }
+
+    #[test]
+    fn a_key_from_before_the_cutoff_is_replaced_whatever_the_period() {
+        assert_eq!(due(Some(at(9)), Some(at(10)), SignedDuration::ZERO, at(20)), Rotation::Mint);
+        assert_eq!(due(Some(at(10)), Some(at(10)), SignedDuration::ZERO, at(20)), Rotation::Keep { until: None });
     }
 
     #[test]
     fn a_clock_that_runs_behind_makes_no_key() {
-        assert_eq!(due(Some(at(1000)), MONTH, at(0)), Rotation::Keep { until: Some(at(1000) + MONTH) });
+        assert_eq!(due(Some(at(1000)), None, MONTH, at(0)), Rotation::Keep { until: Some(at(1000) + MONTH) });
     }
 
     #[test]
     fn a_period_beyond_all_time_never_ends() {
-        assert_eq!(due(Some(at(0)), SignedDuration::MAX, at(0)), Rotation::Keep { until: None });
+        assert_eq!(due(Some(at(0)), None, SignedDuration::MAX, at(0)), Rotation::Keep { until: None });
     }
 }
