@@ -9,6 +9,7 @@
 //! - [`args`]: what was typed. [`command`] (pure): what was meant; every conflict of flags is decided there.
 //! - [`commands`]: one verb each, `run(what, io)`.
 //! - [`manifest`] (pure): a stream of documents to Secrets, with the place of every fault.
+//! - [`surgery`] (pure): edits of a manifest's text that leave everything else as it was.
 //! - [`certificate`]: the certificate to seal with; [`cluster`]: the only module that talks to an API server.
 //! - [`io`], [`output`]: reading, writing, atomically; [`exit`]: errors to words and exit codes.
 //!
@@ -23,6 +24,7 @@ pub mod exit;
 pub mod io;
 pub mod manifest;
 pub mod output;
+pub mod surgery;
 
 use std::ffi::OsString;
 

@@ -2,6 +2,8 @@
 //! (YAML 1.1 booleans, old octals), each document by itself, so that a broken one spoils no other. Its errors say
 //! where, never what: a manifest may be a Secret.
 
+use std::ops::Range;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -10,6 +12,8 @@ use serde_json::Value;
 pub struct Document {
     /// Line of its first content, from 1.
     pub line: usize,
+    /// Its bytes in the stream, without the markers around them.
+    pub range: Range<usize>,
     /// What it says. A stream's empty documents are left out.
     pub value: Result<Value, SyntaxError>,
 }
@@ -26,8 +30,11 @@ pub struct SyntaxError {
 
 /// Reads a stream of documents. Never fails as a whole.
 pub fn documents(text: &str) -> Vec<Document> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    json_stream(text).unwrap_or_else(|| split(text).iter().filter_map(read).collect())
+    let body = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut found = json_stream(body).unwrap_or_else(|| split(body).iter().filter_map(read).collect());
+    let mark = text.len() - body.len();
+    found.iter_mut().for_each(|document| document.range = document.range.start + mark..document.range.end + mark);
+    found
 }
 
 /// Writes one document, without a leading `---`.
@@ -46,35 +53,43 @@ fn json_stream(text: &str) -> Option<Vec<Document>> {
     let mut offset = 0;
     while let Some(next) = stream.next() {
         let gap = text.get(offset..)?;
-        let line = line_of(text, offset + gap.len() - gap.trim_start().len());
-        found.push(Document { line, value: Ok(next.ok()?) });
+        let start = offset + gap.len() - gap.trim_start().len();
         offset = stream.byte_offset();
+        found.push(Document { line: line_of(text, start), range: start..offset, value: Ok(next.ok()?) });
     }
     Some(found)
 }
 
-struct Chunk {
+struct Chunk<'a> {
     line: usize,
-    text: String,
+    start: usize,
+    text: &'a str,
 }
 
 /// Cuts at `---` and `...` markers: at the start of a line they are markers wherever they stand.
-fn split(text: &str) -> Vec<Chunk> {
-    let mut chunks = vec![Chunk { line: 1, text: String::new() }];
+fn split(text: &str) -> Vec<Chunk<'_>> {
+    let mut chunks = Vec::new();
+    let mut chunk = Chunk { line: 1, start: 0, text: "" };
+    let mut offset = 0;
     for (number, line) in text.split_inclusive('\n').enumerate() {
+        let end = offset + line.len();
         let marker = ["---", "..."].into_iter().find_map(|marker| {
             line.strip_prefix(marker).filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
         });
-        match (marker, chunks.last_mut()) {
-            (Some(rest), _) => chunks.push(Chunk { line: number + 1, text: rest.to_owned() }),
-            (None, Some(chunk)) => chunk.text.push_str(line),
-            (None, None) => {}
+        match marker {
+            Some(rest) => {
+                let start = end - rest.len();
+                chunks.push(std::mem::replace(&mut chunk, Chunk { line: number + 1, start, text: rest }));
+            }
+            None => chunk.text = text.get(chunk.start..end).unwrap_or_default(),
         }
+        offset = end;
     }
+    chunks.push(chunk);
     chunks
 }
 
-fn read(chunk: &Chunk) -> Option<Document> {
+fn read(chunk: &Chunk<'_>) -> Option<Document> {
     let blank = |line: &str| line.trim_start().is_empty() || line.trim_start().starts_with('#');
     let first = chunk.text.lines().position(|line| !blank(line))?;
     let line = chunk.line + first;
@@ -90,13 +105,13 @@ fn read(chunk: &Chunk) -> Option<Document> {
             max_events: 8_000_000,
         },
     };
-    let value = serde_saphyr::from_str_with_options::<Value>(&chunk.text, options).map_err(|error| {
+    let value = serde_saphyr::from_str_with_options::<Value>(chunk.text, options).map_err(|error| {
         let within = error.location().map_or(first as u64, |location| location.line().saturating_sub(1));
         SyntaxError { line: chunk.line + usize::try_from(within).unwrap_or(first), problem: problem(&error) }
     });
     match value {
         Ok(Value::Null) => None,
-        value => Some(Document { line, value }),
+        value => Some(Document { line, range: chunk.start..chunk.start + chunk.text.len(), value }),
     }
 }
 
@@ -128,6 +143,15 @@ mod tests {
     fn documents_know_their_lines() {
         let text = "# head\n---\n# a\na: 1\n---\n\n--- # b\nb: 2\n...\n---\nc: |\n  ---\n  x\n";
         assert_eq!(values(text), [(4, json!({"a": 1})), (8, json!({"b": 2})), (11, json!({"c": "---\nx\n"}))]);
+    }
+
+    #[test]
+    fn documents_know_their_bytes() {
+        let pieces = |text: &'static str| -> Vec<&str> {
+            documents(text).into_iter().map(|document| text.get(document.range).unwrap()).collect()
+        };
+        assert_eq!(pieces("\u{feff}a: 1\n---\n---\r\nb: 2\r\n...\n--- {c: 3}"), ["a: 1\n", "\r\nb: 2\r\n", " {c: 3}"]);
+        assert_eq!(pieces("\u{feff} {\"a\": 1}\n{\"b\": 2}\n"), ["{\"a\": 1}", "{\"b\": 2}"]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub fn documents(files: &[SourceFile]) -> Documents {
             read.problems.push(Problem { place: at(1), what: "is not UTF-8 text".to_owned() });
             continue;
         };
-        for yaml::Document { line, value } in yaml::documents(text) {
+        for yaml::Document { line, range: _, value } in yaml::documents(text) {
             match value {
                 Ok(value) => flatten(at(line), value, &mut read.objects),
                 Err(error) => read.problems.push(Problem { place: at(error.line), what: error.problem }),
