@@ -7,11 +7,12 @@ use std::{
 };
 
 use clap::{
-    ArgAction, CommandFactory as _, FromArgMatches as _, Parser,
-    builder::{OsStringValueParser, TypedValueParser},
-    error::ContextKind,
+    Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser,
+    builder::{OsStringValueParser, StringValueParser, TypedValueParser},
+    error::{ContextKind, ContextValue},
 };
 use crds::Scope;
+use secrecy::SecretString;
 
 /// Before a flag's name in capitals.
 const ENVIRONMENT_PREFIX: &str = "SEALED_SECRETS_";
@@ -32,8 +33,42 @@ Examples:
   Seal one value
     seal --raw --cert cert.pem -n shop --name db < password.txt
     seal --raw --cert cert.pem --scope cluster-wide --from-file password=password.txt
+  Change a sealed file: add or replace items, or seal all of it anew with the newest key
+    seal --merge-into sealed.yaml < secret.yaml
+    seal --re-encrypt -f sealed.yaml
+  Ask the controller whether it can open a file; open it without any cluster
+    seal --validate < sealed.yaml
+    seal --recovery-unseal --recovery-private-key keys.yaml -o yaml < sealed.yaml
+  Reach another cluster than the current context's
+    seal --cluster production --user ci --request-timeout 10s --fetch-cert
+    seal --as deploy --as-group ops --as-uid 1000 -v 1 --fetch-cert
+    seal --server https://10.0.0.1 --token $TOKEN --certificate-authority ca.crt --fetch-cert
+    seal --client-certificate me.crt --client-key me.key --tls-server-name api.example.com --fetch-cert
+    seal --proxy-url http://proxy:3128 --disable-compression --fetch-cert
+    seal --insecure-skip-tls-verify --username me --password $PASSWORD --fetch-cert
 
 Every flag can also stand in the environment: SEALED_SECRETS_CONTROLLER_NAME for --controller-name.";
+
+/// Switches of klog's that kubeseal takes, and scripts pass. They mean nothing here; their own is `-v`.
+const KLOG_SWITCHES: [&str; 7] = [
+    "add_dir_header",
+    "alsologtostderr",
+    "legacy_stderr_threshold_behavior",
+    "logtostderr",
+    "one_output",
+    "skip_headers",
+    "skip_log_headers",
+];
+/// See [`KLOG_SWITCHES`]: those with a value.
+const KLOG_VALUES: [&str; 7] = [
+    "alsologtostderrthreshold",
+    "log_backtrace_at",
+    "log_dir",
+    "log_file",
+    "log_file_max_size",
+    "stderrthreshold",
+    "vmodule",
+];
 
 /// Seals Kubernetes Secrets so that they can live in Git
 #[derive(Debug, Parser)]
@@ -59,14 +94,33 @@ pub struct Args {
 
 /// What to do; without any of these, seal.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "kubeseal's verbs are switches")]
 #[command(next_help_heading = "What to do (default: seal Secrets)")]
 pub struct Verb {
     /// Seal a single value instead of a whole Secret
     #[arg(long)]
     pub raw: bool,
+    /// Seal the Secret for the SealedSecret in this file, and add its items to it
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub merge_into: Option<PathBuf>,
     /// Write the certificate, for later use with --cert
     #[arg(long)]
     pub fetch_cert: bool,
+    /// Seal SealedSecrets anew, with the controller's newest key; in place with --secret-file alone
+    #[arg(long)]
+    pub re_encrypt: bool,
+    /// The old name of --re-encrypt
+    #[arg(long, hide = true)]
+    pub rotate: bool,
+    /// Ask the controller whether it can open SealedSecrets
+    #[arg(long)]
+    pub validate: bool,
+    /// Open SealedSecrets with private keys, without a cluster
+    #[arg(long)]
+    pub recovery_unseal: bool,
+    /// For --recovery-unseal: a PEM key, a key Secret or a list of them; repeatable, or separated by commas
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub recovery_private_key: Vec<PathBuf>,
     /// Print the version
     #[arg(long)]
     pub version: bool,
@@ -107,6 +161,9 @@ pub struct Files {
     /// json or yaml
     #[arg(short = 'o', long, default_value = "json")]
     pub format: String,
+    /// How much to tell; from 1 on, remarks come without a terminal too
+    #[arg(short, long = "v", value_name = "LEVEL", default_value_t = 0, hide_default_value = true)]
+    pub verbosity: i32,
 }
 
 /// Which certificate.
@@ -124,7 +181,7 @@ pub struct Certificate {
     pub controller_namespace: String,
 }
 
-/// Which cluster, and as whom.
+/// Which cluster, and as whom: kubectl's flags.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Cluster")]
 pub struct Connection {
@@ -134,6 +191,57 @@ pub struct Connection {
     /// Context of the kubeconfig to use
     #[arg(long)]
     pub context: Option<String>,
+    /// Cluster of the kubeconfig to use
+    #[arg(long)]
+    pub cluster: Option<String>,
+    /// User of the kubeconfig to use
+    #[arg(long)]
+    pub user: Option<String>,
+    /// Address of the API server
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// File with the certificates that the API server's is checked against
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub certificate_authority: Option<PathBuf>,
+    /// Name that the API server's certificate must be for, instead of its address
+    #[arg(long, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+    /// Do not check the API server's certificate: whoever is in between reads and answers everything
+    #[arg(long)]
+    pub insecure_skip_tls_verify: bool,
+    /// Proxy to the API server
+    #[arg(long, value_name = "URL")]
+    pub proxy_url: Option<String>,
+    /// Do not ask the API server for compressed answers
+    #[arg(long)]
+    pub disable_compression: bool,
+    /// How long an answer may take: 10s, 2m, or seconds; 0 is without end [default: 1m of silence]
+    #[arg(long, value_name = "TIME")]
+    pub request_timeout: Option<String>,
+    /// Bearer token
+    #[arg(long, value_parser = secret(), hide_env_values = true)]
+    pub token: Option<SecretString>,
+    /// Client certificate
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub client_certificate: Option<PathBuf>,
+    /// Key of the client certificate
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub client_key: Option<PathBuf>,
+    /// User name for basic authentication
+    #[arg(long, value_name = "NAME")]
+    pub username: Option<String>,
+    /// Password for basic authentication
+    #[arg(long, value_parser = secret(), hide_env_values = true)]
+    pub password: Option<SecretString>,
+    /// User to act as
+    #[arg(long = "as", value_name = "USER")]
+    pub as_user: Option<String>,
+    /// Group to act as; repeatable
+    #[arg(long, value_name = "GROUP")]
+    pub as_group: Vec<String>,
+    /// UID to act as
+    #[arg(long, value_name = "UID")]
+    pub as_uid: Option<String>,
 }
 
 /// The name decides how the version is told: tools parse kubeseal's.
@@ -156,50 +264,76 @@ impl Program {
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Args, clap::Error> {
     let argv: Vec<OsString> = argv.into_iter().collect();
     let program = argv.first().map_or_else(Program::default, |path| Program::named(path));
-    let mut command = command();
-    let matches = command.try_get_matches_from_mut(argv).map_err(|mut error| {
+    let mut command = command(environment);
+    let matches = command.try_get_matches_from_mut(&argv).map_err(|mut error| {
         error.remove(ContextKind::Suggested); // "pass it as a value after --": here values mean nothing
-        error
+        blame(error, &argv)
     })?;
     let mut args = Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     args.program = program;
     Ok(args)
 }
 
+/// A value that came from the environment is the variable's fault, not the flag's: what fails without the environment
+/// as well was typed.
+fn blame(mut error: clap::Error, argv: &[OsString]) -> clap::Error {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
+    let long = flag.trim_start_matches('-').split(['=', '[', ' ']).next().unwrap_or_default();
+    let Some(variable) = environment(long).filter(|variable| std::env::var_os(variable).is_some()) else {
+        return error;
+    };
+    let typed = command(|_| None).try_get_matches_from(argv).err();
+    if typed.is_none_or(|typed| typed.get(ContextKind::InvalidArg) != error.get(ContextKind::InvalidArg)) {
+        error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
+    }
+    error
+}
+
 /// The flags, with what they have in common: a variable of the environment, and switches that take a value as Go's
 /// do (`--raw`, `--raw=true`, `--raw=false`).
-fn command() -> clap::Command {
-    Args::command().mut_args(|arg| {
-        let variable = arg.get_long().and_then(environment);
-        let arg = match variable {
-            Some(variable) => arg.env(variable).hide_env(true),
-            None => arg,
-        };
-        if !matches!(arg.get_action(), ArgAction::SetTrue) {
-            return arg;
-        }
-        arg.action(ArgAction::Set)
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true")
-            .default_value("false")
-            .value_parser(crds::go::parse_bool)
-            .value_name("BOOL")
-            .hide_default_value(true)
-    })
+fn command(environment: impl Fn(&str) -> Option<String>) -> clap::Command {
+    let klog = |name: &'static str| Arg::new(name).long(name).hide(true);
+    let switches = KLOG_SWITCHES.map(|name| switch(klog(name)));
+    Args::command()
+        .mut_args(|arg| {
+            let variable = arg.get_long().and_then(&environment);
+            let arg = match variable {
+                Some(variable) => arg.env(variable).hide_env(true),
+                None => arg,
+            };
+            if matches!(arg.get_action(), ArgAction::SetTrue) { switch(arg) } else { arg }
+        })
+        .args(switches)
+        .args(KLOG_VALUES.map(klog))
+}
+
+fn switch(arg: Arg) -> Arg {
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("true")
+        .default_value("false")
+        .value_parser(crds::go::parse_bool)
+        .value_name("BOOL")
+        .hide_default_value(true)
 }
 
 /// The variable that stands in for a flag. An empty one counts as absent. `SEALED_SECRETS_VERSION` is no flag: scripts
-/// keep there which version they install.
+/// keep there which version they install. Nor is klog's `-v` for kubeseal.
 fn environment(flag: &str) -> Option<String> {
     let variable = format!("{ENVIRONMENT_PREFIX}{}", flag.to_uppercase().replace('-', "_"));
     let given = std::env::var_os(&variable).is_none_or(|value| !value.is_empty());
-    (given && flag != "version").then_some(variable)
+    (given && !["version", "v"].contains(&flag)).then_some(variable)
 }
 
 /// A path that may be empty, as scripts pass it for a flag that they leave out.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// A value that is never printed.
+fn secret() -> impl TypedValueParser<Value = SecretString> {
+    StringValueParser::new().map(SecretString::from)
 }
 
 #[cfg(test)]
@@ -212,7 +346,7 @@ mod tests {
 
     #[test]
     fn the_flags_are_well_formed() {
-        command().debug_assert();
+        command(environment).debug_assert();
     }
 
     #[test]
@@ -223,7 +357,7 @@ mod tests {
             parsed(typed).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
         let examples = lines.join(" ") + " ";
-        for arg in command().get_arguments().filter(|arg| !arg.is_positional()) {
+        for arg in command(environment).get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set()) {
             let long = format!("--{} ", arg.get_long().unwrap());
             let short = arg.get_short().map(|short| format!("-{short} "));
             let shown = examples.contains(&long) || short.is_some_and(|short| examples.contains(&short));
@@ -251,12 +385,13 @@ mod tests {
 
     #[test]
     fn every_flag_has_its_variable() {
-        let missing: Vec<_> = command()
+        let missing: Vec<_> = command(environment)
             .get_arguments()
             .filter(|arg| !arg.is_positional() && arg.get_env().is_none())
             .map(|arg| arg.get_id().to_string())
+            .filter(|id| !KLOG_SWITCHES.iter().chain(&KLOG_VALUES).any(|klog| klog == id))
             .collect();
-        assert_eq!(missing, ["version"]);
+        assert_eq!(missing, ["version", "verbosity"]);
     }
 
     #[test]

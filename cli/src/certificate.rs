@@ -1,7 +1,7 @@
 //! The certificate to seal with: where it comes from, and whether it may be used. Trusts what the user names; the
 //! controller is asked through `cluster`.
 
-use std::{fmt, fs, io, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use crds::{Certificate, key::KeyError};
 use jiff::{Timestamp, tz::TimeZone};
@@ -9,18 +9,18 @@ use reqwest::{StatusCode, Url};
 
 use crate::{
     cluster::{self, Access, ClusterError, Controller},
-    io::Io,
+    io::{Io, ReadError},
 };
 
 /// Long enough for a slow proxy, short enough for a build to say why it failed.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a certificate comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Origin {
     File(PathBuf),
     Url(Url),
-    Controller(Access, Controller),
+    Controller(Box<Access>, Controller),
 }
 
 /// A certificate, and the text it came as.
@@ -38,8 +38,8 @@ pub struct UrlError(String);
 /// Why there is no certificate to seal with.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    #[error("open {}", path.display())]
-    Open { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     #[error("cannot fetch {url:?}")]
     Fetch { url: String, source: reqwest::Error },
     #[error("cannot fetch {url:?}: {status}")]
@@ -81,11 +81,11 @@ impl fmt::Display for Origin {
 /// Gets the certificate, and says to a person which one it is.
 pub async fn fetch(origin: &Origin, io: &mut Io<'_>) -> Result<Fetched, CertificateError> {
     let pem = match origin {
-        Origin::File(path) => fs::read(path)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .map_err(|source| CertificateError::Open { path: path.clone(), source })?,
+        Origin::File(path) => io.read_text(Some(path))?.0.to_string(),
         Origin::Url(url) => download(url).await?,
-        Origin::Controller(access, controller) => cluster::connect(access).await?.certificate(controller).await?,
+        Origin::Controller(access, controller) => {
+            cluster::connect(access).await?.controller(controller).await?.certificate().await?
+        }
     };
     let unusable = |source| CertificateError::Unusable { origin: origin.to_string(), source };
     let certificate = Certificate::from_pem(&pem).map_err(unusable)?;
@@ -148,9 +148,11 @@ mod tests {
 
     #[test]
     fn an_origin_is_a_file_unless_it_is_a_url() {
-        assert_eq!(Origin::parse("cert.pem").unwrap(), Origin::File("cert.pem".into()));
-        assert_eq!(Origin::parse("c:\\cert.pem").unwrap(), Origin::File("c:\\cert.pem".into()));
-        assert_eq!(Origin::parse("file:///a%20b.pem").unwrap(), Origin::File("/a b.pem".into()));
+        for (text, path) in
+            [("cert.pem", "cert.pem"), ("c:\\cert.pem", "c:\\cert.pem"), ("file:///a%20b.pem", "/a b.pem")]
+        {
+            assert!(matches!(Origin::parse(text).unwrap(), Origin::File(file) if file.as_os_str() == path), "{text}");
+        }
         assert!(matches!(Origin::parse("HTTPS://example.com/cert.pem").unwrap(), Origin::Url(_)));
         assert!(Origin::parse("https://").is_err());
     }

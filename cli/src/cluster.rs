@@ -7,22 +7,56 @@ use std::{
     time::Duration,
 };
 
+use http::{Request, StatusCode, header};
+use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, Client, Config,
-    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+    client::Body,
+    config::{
+        AuthInfo, Cluster as ClusterInfo, KubeConfigOptions, Kubeconfig, KubeconfigError, NamedAuthInfo, NamedCluster,
+        NamedContext,
+    },
 };
+use secrecy::SecretString;
+use tokio::time::{Instant, sleep, timeout};
 
 /// As long as an API server itself gives a request.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Which kubeconfig, and what of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How long to come back to a controller that limits how much it is asked.
+const PATIENCE: Duration = Duration::from_mins(5);
+/// Upstream's controllers answer two requests a second.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Which kubeconfig, what of it, and what instead of what it says. Only what was given is there.
+#[derive(Clone, Debug, Default)]
 pub struct Access {
     /// Instead of `$KUBECONFIG` and `~/.kube/config`.
     pub kubeconfig: Option<PathBuf>,
     /// Instead of the current one.
     pub context: Option<String>,
+    /// Instead of the context's.
+    pub cluster: Option<String>,
+    pub user: Option<String>,
+    /// Instead of the cluster's.
+    pub server: Option<String>,
+    pub certificate_authority: Option<PathBuf>,
+    pub tls_server_name: Option<String>,
+    pub insecure_skip_tls_verify: bool,
+    pub proxy_url: Option<String>,
+    pub disable_compression: bool,
+    /// How long a request may take; zero is without end.
+    pub request_timeout: Option<Duration>,
+    /// Instead of the user's.
+    pub token: Option<SecretString>,
+    pub client_certificate: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+    pub username: Option<String>,
+    pub password: Option<SecretString>,
+    pub impersonate: Option<String>,
+    pub impersonate_groups: Vec<String>,
+    pub impersonate_uid: Option<String>,
 }
 
 /// The controller's Service.
@@ -33,7 +67,24 @@ pub struct Controller {
 }
 
 /// A connection.
-pub struct Cluster(Client);
+pub struct Cluster {
+    client: Client,
+    timeout: Option<Duration>,
+}
+
+/// A namespace that nobody gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Implicit {
+    pub namespace: String,
+    /// Whether the context names it; if not it is `default`.
+    pub named: bool,
+}
+
+/// The way to a controller.
+pub struct Proxied<'a> {
+    cluster: &'a Cluster,
+    path: String,
+}
 
 /// What went wrong between here and the controller.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +95,12 @@ pub enum ClusterError {
     Open { path: PathBuf, source: io::Error },
     #[error("the kubeconfig {} cannot be understood", path.display())]
     Malformed { path: PathBuf },
-    #[error("invalid configuration: context {0:?} does not exist")]
+    #[error("context {0:?} does not exist")]
     Context(String),
+    #[error("cluster {0:?} does not exist")]
+    Cluster(String),
+    #[error("auth info {0:?} does not exist")]
+    User(String),
     #[error("invalid configuration")]
     Configuration(#[source] Box<KubeconfigError>),
     #[error("cannot set up a connection to the API server")]
@@ -56,28 +111,70 @@ pub enum ClusterError {
     NoPort { namespace: String, name: String },
     #[error("cannot fetch certificate")]
     Certificate(#[source] Answer),
+    #[error("unable to decrypt sealed secret: {name}")]
+    Sealed { name: String, why: Option<String> },
+    #[error("cannot validate sealed secret")]
+    Validate(#[source] Answer),
+    #[error("cannot re-encrypt secret")]
+    ReEncrypt(#[source] Answer),
     #[error("{0:?} is not the name of a Service")]
     Name(String),
 }
 
-/// An API server's refusal, in its own words only.
+/// What came instead of what was asked for, in the other side's words only.
 #[derive(Debug)]
-pub struct Answer(Box<kube::Error>);
+pub enum Answer {
+    Refused { status: StatusCode, words: Option<String> },
+    Failed(Box<kube::Error>),
+    Late(Duration),
+}
+
+impl Answer {
+    fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            Self::Failed(_) | Self::Late(_) => None,
+        }
+    }
+
+    fn words(self) -> Option<String> {
+        match self {
+            Self::Refused { words, .. } => words,
+            Self::Failed(_) | Self::Late(_) => None,
+        }
+    }
+}
+
+impl From<kube::Error> for Answer {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(refusal) => Self::Refused {
+                status: StatusCode::from_u16(refusal.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                words: said(&refusal.message),
+            },
+            error => Self::Failed(Box::new(error)),
+        }
+    }
+}
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
-            kube::Error::Api(status) if !status.message.is_empty() => f.write_str(&status.message),
-            kube::Error::Api(status) => write!(f, "the server answered {}", status.code),
-            kube::Error::Service(_) | kube::Error::HyperError(_) => f.write_str("no answer from the API server"),
-            other => write!(f, "{other}"),
+        match self {
+            Self::Refused { words: Some(words), .. } => f.write_str(words),
+            Self::Refused { status, words: None } => write!(f, "the server answered {status}"),
+            Self::Late(limit) => write!(f, "no answer within {} s (--request-timeout)", limit.as_secs_f32()),
+            Self::Failed(error) => match &**error {
+                kube::Error::Service(_) | kube::Error::HyperError(_) => f.write_str("no answer from the API server"),
+                other => write!(f, "{other}"),
+            },
         }
     }
 }
 
 impl std::error::Error for Answer {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &*self.0 {
+        let Self::Failed(error) = self else { return None };
+        match &**error {
             kube::Error::Service(source) => Some(&**source),
             kube::Error::HyperError(source) => Some(source),
             _ => None,
@@ -85,57 +182,226 @@ impl std::error::Error for Answer {
     }
 }
 
+/// A refusal fit for a terminal: of JSON its message, of anything else the first line.
+fn said(body: &str) -> Option<String> {
+    let json = serde_json::from_str::<serde_json::Value>(body).ok();
+    let field = |key| json.as_ref()?.get(key)?.as_str();
+    let words = field("message").or_else(|| field("error")).unwrap_or(body);
+    let line = words.lines().next()?.trim();
+    let plain: String = line.chars().filter(|c| !c.is_control()).take(1000).collect();
+    (!plain.is_empty()).then_some(plain)
+}
+
 /// Opens a connection: the kubeconfig's context or, without any kubeconfig, the pod's own account.
 pub async fn connect(access: &Access) -> Result<Cluster, ClusterError> {
-    let mut config = match kubeconfig(access)? {
-        Some(kubeconfig) => {
-            let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| match error {
-                KubeconfigError::LoadContext(context) => ClusterError::Context(context),
-                error => ClusterError::Configuration(Box::new(error)),
-            })?
-        }
+    let mut config = match effective(access)? {
+        Some(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .map_err(|error| ClusterError::Configuration(Box::new(error)))?,
         None => Config::incluster().map_err(|_| ClusterError::NoConfiguration)?,
     };
     config.default_retry = false; // somebody waits: say at once what is wrong
-    config.read_timeout = Some(TIMEOUT);
-    Client::try_from(config).map(Cluster).map_err(|error| ClusterError::Connect(Box::new(error)))
+    config.read_timeout = access.request_timeout.is_none().then_some(TIMEOUT);
+    let client = Client::try_from(config).map_err(|error| ClusterError::Connect(Box::new(error)))?;
+    Ok(Cluster { client, timeout: access.request_timeout.filter(|limit| !limit.is_zero()) })
 }
 
 /// The namespace that the context names, or `default`; `None` without any configuration.
-pub fn namespace(access: &Access) -> Result<Option<String>, ClusterError> {
-    let Some(kubeconfig) = kubeconfig(access)? else {
-        return Ok(Config::incluster().ok().map(|config| config.default_namespace));
+pub fn namespace(access: &Access) -> Result<Option<Implicit>, ClusterError> {
+    let Some(kubeconfig) = effective(access)? else {
+        let config = Config::incluster().ok();
+        return Ok(config.map(|config| Implicit { namespace: config.default_namespace, named: true }));
     };
-    Ok(Some(context_namespace(&kubeconfig, access.context.as_deref())?))
+    let context = kubeconfig.contexts.into_iter().find_map(|named| named.context);
+    let named = context.and_then(|context| context.namespace).filter(|namespace| !namespace.is_empty());
+    Ok(Some(Implicit { named: named.is_some(), namespace: named.unwrap_or_else(|| "default".to_owned()) }))
 }
 
 impl Cluster {
-    /// The certificate that the controller seals with now.
-    pub async fn certificate(&self, controller: &Controller) -> Result<String, ClusterError> {
-        let path = format!("{}/v1/cert.pem", self.proxy(controller).await?);
-        let request = http::Request::get(path)
-            .header(http::header::ACCEPT, "application/x-pem-file, */*")
-            .body(Vec::new())
-            .map_err(|_| ClusterError::Name(controller.name.clone()))?;
-        self.0.request_text(request).await.map_err(|error| ClusterError::Certificate(Answer(Box::new(error))))
-    }
-
-    /// The way to the controller: the first port of its Service, by name.
-    async fn proxy(&self, controller: &Controller) -> Result<String, ClusterError> {
+    /// The way to a controller: the first port of its Service, by name.
+    pub async fn controller(&self, controller: &Controller) -> Result<Proxied<'_>, ClusterError> {
         let Controller { namespace, name } = controller;
-        let service = Api::<Service>::namespaced(self.0.clone(), namespace)
-            .get(name)
-            .await
-            .map_err(|error| ClusterError::Service(Answer(Box::new(error))))?;
+        let services = Api::<Service>::namespaced(self.client.clone(), namespace);
+        let service = self.within(services.get(name)).await.map_err(ClusterError::Service)?;
         let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
         let port = ports
             .into_iter()
             .next()
             .ok_or_else(|| ClusterError::NoPort { namespace: namespace.clone(), name: name.clone() })?;
         let port = port.name.unwrap_or_default();
-        Ok(format!("/api/v1/namespaces/{namespace}/services/http:{name}:{port}/proxy"))
+        let path = format!("/api/v1/namespaces/{namespace}/services/http:{name}:{port}/proxy");
+        Ok(Proxied { cluster: self, path })
     }
+
+    async fn within<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T, Answer> {
+        let answer = match self.timeout {
+            Some(limit) => timeout(limit, call).await.map_err(|_| Answer::Late(limit))?,
+            None => call.await,
+        };
+        Ok(answer?)
+    }
+}
+
+impl Proxied<'_> {
+    /// The certificate that the controller seals with now.
+    pub async fn certificate(&self) -> Result<String, ClusterError> {
+        let request = Request::get(format!("{}/v1/cert.pem", self.path))
+            .header(header::ACCEPT, "application/x-pem-file, */*")
+            .body(Vec::new())
+            .map_err(|_| ClusterError::Name(self.path.clone()))?;
+        self.send(request).await.map_err(ClusterError::Certificate)
+    }
+
+    /// Fails unless the controller can open a SealedSecret.
+    pub async fn verify(&self, name: &str, sealed: &str) -> Result<(), ClusterError> {
+        self.post("/v1/verify", sealed).await?.map(drop).map_err(|answer| match answer.status() {
+            Some(StatusCode::CONFLICT) => ClusterError::Sealed { name: name.to_owned(), why: answer.words() },
+            _ => ClusterError::Validate(answer),
+        })
+    }
+
+    /// A SealedSecret as the controller seals it now.
+    pub async fn rotate(&self, sealed: &str) -> Result<String, ClusterError> {
+        self.post("/v1/rotate", sealed).await?.map_err(ClusterError::ReEncrypt)
+    }
+
+    /// The answer's text. By hand, because kube takes any JSON of a refusal for one of the API server's.
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<String, Answer> {
+        let client = &self.cluster.client;
+        let (status, body) = self
+            .cluster
+            .within(async {
+                let response = client.send(request.map(Body::from)).await?;
+                let status = response.status();
+                Ok((status, response.into_body().collect().await?.to_bytes()))
+            })
+            .await?;
+        let text = String::from_utf8_lossy(&body);
+        if status.is_success() { Ok(text.into_owned()) } else { Err(Answer::Refused { status, words: said(&text) }) }
+    }
+
+    /// Asks the controller; as often as it takes when it limits how much it is asked.
+    async fn post(&self, path: &str, body: &str) -> Result<Result<String, Answer>, ClusterError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let request = Request::post(format!("{}{path}", self.path))
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::ACCEPT, "application/json, */*")
+                .body(body.as_bytes().to_vec())
+                .map_err(|_| ClusterError::Name(self.path.clone()))?;
+            match self.send(request).await {
+                Err(answer) if answer.status() == Some(StatusCode::TOO_MANY_REQUESTS) && Instant::now() < deadline => {
+                    sleep(PAUSE).await;
+                }
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+}
+
+/// The one context, cluster and user that count, with all that was given instead. `None` without any configuration.
+fn effective(access: &Access) -> Result<Option<Kubeconfig>, ClusterError> {
+    let named = [&access.context, &access.cluster, &access.user, &access.server].iter().any(|given| given.is_some());
+    match kubeconfig(access)? {
+        None if !named => Ok(None),
+        found => settle(found.unwrap_or_default(), access).map(Some),
+    }
+}
+
+/// What was given counts before what the files say; what was given by name must exist.
+fn settle(kubeconfig: Kubeconfig, access: &Access) -> Result<Kubeconfig, ClusterError> {
+    const NAME: &str = "given";
+    let name = access.context.clone().or(kubeconfig.current_context).filter(|name| !name.is_empty());
+    let mut contexts = kubeconfig.contexts.into_iter();
+    let context = match name {
+        Some(name) => Some(contexts.find(|it| it.name == name).ok_or(ClusterError::Context(name))?),
+        None => None,
+    };
+    let mut context = context.and_then(|named| named.context).unwrap_or_default();
+
+    let name = access.cluster.clone().unwrap_or_else(|| context.cluster.clone());
+    let found = kubeconfig.clusters.into_iter().find(|it| it.name == name);
+    let cluster = match found {
+        None if access.cluster.is_some() => return Err(ClusterError::Cluster(name)),
+        found => overridden_cluster(found.and_then(|it| it.cluster).unwrap_or_default(), access),
+    };
+    if cluster.server.is_none() {
+        return Err(ClusterError::NoConfiguration);
+    }
+
+    let name = access.user.clone().or(context.user.take()).unwrap_or_default();
+    let found = kubeconfig.auth_infos.into_iter().find(|it| it.name == name);
+    let user = match found {
+        None if access.user.is_some() => return Err(ClusterError::User(name)),
+        found => overridden_user(found.and_then(|it| it.auth_info).unwrap_or_default(), access),
+    };
+
+    NAME.clone_into(&mut context.cluster);
+    context.user = Some(NAME.to_owned());
+    let name = || NAME.to_owned();
+    Ok(Kubeconfig {
+        clusters: vec![NamedCluster { name: name(), cluster: Some(cluster), ..NamedCluster::default() }],
+        auth_infos: vec![NamedAuthInfo { name: name(), auth_info: Some(user), ..NamedAuthInfo::default() }],
+        contexts: vec![NamedContext { name: name(), context: Some(context), ..NamedContext::default() }],
+        current_context: Some(name()),
+        ..Kubeconfig::default()
+    })
+}
+
+fn overridden_cluster(mut cluster: ClusterInfo, access: &Access) -> ClusterInfo {
+    if access.insecure_skip_tls_verify || access.certificate_authority.is_some() {
+        cluster.insecure_skip_tls_verify = Some(access.insecure_skip_tls_verify);
+        cluster.certificate_authority = access.certificate_authority.as_deref().map(text);
+        cluster.certificate_authority_data = None;
+    }
+    if access.tls_server_name.is_some() || access.server.is_some() {
+        cluster.tls_server_name.clone_from(&access.tls_server_name);
+    }
+    if let Some(server) = &access.server {
+        let secured = cluster.certificate_authority.is_some()
+            || cluster.certificate_authority_data.is_some()
+            || cluster.insecure_skip_tls_verify == Some(true);
+        let scheme = if secured { "https" } else { "http" };
+        let whole = server.contains("://");
+        cluster.server = Some(if whole { server.clone() } else { format!("{scheme}://{server}") });
+    }
+    cluster.proxy_url = access.proxy_url.clone().or(cluster.proxy_url);
+    cluster.disable_compression = access.disable_compression.then_some(true).or(cluster.disable_compression);
+    cluster
+}
+
+/// A token or a password given by hand is the way to authenticate, whatever else the user has.
+fn overridden_user(mut user: AuthInfo, access: &Access) -> AuthInfo {
+    if access.token.is_some() || access.username.is_some() || access.password.is_some() {
+        let own = user;
+        user = AuthInfo {
+            token: access.token.clone(),
+            username: access.username.clone().or(own.username.filter(|_| access.token.is_none())),
+            password: access.password.clone().or(own.password.filter(|_| access.token.is_none())),
+            token_file: None,
+            exec: None,
+            auth_provider: None,
+            ..own
+        };
+    }
+    if let Some(path) = &access.client_certificate {
+        user.client_certificate = Some(text(path));
+        user.client_certificate_data = None;
+    }
+    if let Some(path) = &access.client_key {
+        user.client_key = Some(text(path));
+        user.client_key_data = None;
+    }
+    user.impersonate = access.impersonate.clone().or(user.impersonate);
+    user.impersonate_uid = access.impersonate_uid.clone().or(user.impersonate_uid);
+    if !access.impersonate_groups.is_empty() {
+        user.impersonate_groups = Some(access.impersonate_groups.clone());
+    }
+    user
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// The kubeconfig by kubectl's rules: the one that was named, else all of `$KUBECONFIG` that exist, else the one at
@@ -175,30 +441,123 @@ fn read(path: &Path) -> Result<Kubeconfig, ClusterError> {
     })
 }
 
-fn context_namespace(kubeconfig: &Kubeconfig, context: Option<&str>) -> Result<String, ClusterError> {
-    let named = context.or(kubeconfig.current_context.as_deref()).filter(|name| !name.is_empty());
-    let found = kubeconfig.contexts.iter().find(|context| Some(context.name.as_str()) == named);
-    match (found, context) {
-        (None, Some(missing)) => Err(ClusterError::Context(missing.to_owned())),
-        (found, _) => Ok(found
-            .and_then(|found| found.context.as_ref()?.namespace.clone())
-            .filter(|namespace| !namespace.is_empty())
-            .unwrap_or_else(|| "default".to_owned())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use kube::config::Context;
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
+    const TWO: &str = "
+clusters:
+- {name: near, cluster: {server: 'https://near', certificate-authority-data: YQ==, tls-server-name: n, proxy-url: 'http://p'}}
+- {name: far, cluster: {server: 'https://far'}}
+users:
+- {name: me, user: {token: old, client-certificate-data: YQ==, client-key-data: YQ==, as: none}}
+- {name: robot, user: {exec: {command: false}}}
+contexts:
+- {name: a, context: {cluster: near, user: me, namespace: shop}}
+- {name: b, context: {cluster: far}}
+current-context: a
+";
+
+    fn settled(access: &Access) -> Result<(Context, ClusterInfo, AuthInfo), ClusterError> {
+        let mut settled = settle(Kubeconfig::from_yaml(TWO).unwrap(), access)?;
+        Ok((
+            settled.contexts.remove(0).context.unwrap(),
+            settled.clusters.remove(0).cluster.unwrap(),
+            settled.auth_infos.remove(0).auth_info.unwrap(),
+        ))
+    }
+
     #[test]
-    fn the_namespace_is_the_contexts() {
-        let kubeconfig = Kubeconfig::from_yaml(
-            "contexts:\n- {name: a, context: {cluster: c, namespace: shop}}\n- {name: b, context: {cluster: c}}\ncurrent-context: a\n",
-        )
-        .unwrap();
-        assert_eq!(context_namespace(&kubeconfig, None).unwrap(), "shop");
-        assert_eq!(context_namespace(&kubeconfig, Some("b")).unwrap(), "default");
-        assert!(context_namespace(&kubeconfig, Some("c")).is_err());
+    fn context_cluster_and_user_are_chosen_by_name() {
+        let server = |access: &Access| settled(access).unwrap().1.server.unwrap();
+        assert_eq!(server(&Access::default()), "https://near");
+        assert_eq!(server(&Access { context: Some("b".to_owned()), ..Access::default() }), "https://far");
+        assert_eq!(server(&Access { cluster: Some("far".to_owned()), ..Access::default() }), "https://far");
+        let robot = settled(&Access { user: Some("robot".to_owned()), ..Access::default() }).unwrap();
+        assert!(robot.2.exec.is_some() && robot.2.token.is_none());
+        assert_eq!(robot.0.namespace.as_deref(), Some("shop"));
+        for (access, words) in [
+            (Access { context: Some("c".to_owned()), ..Access::default() }, "context \"c\" does not exist"),
+            (Access { cluster: Some("c".to_owned()), ..Access::default() }, "cluster \"c\" does not exist"),
+            (Access { user: Some("c".to_owned()), ..Access::default() }, "auth info \"c\" does not exist"),
+        ] {
+            assert_eq!(settled(&access).unwrap_err().to_string(), words);
+        }
+    }
+
+    #[test]
+    fn what_is_given_counts_before_the_kubeconfig() {
+        let access = Access {
+            server: Some("https://other".to_owned()),
+            certificate_authority: Some("ca.crt".into()),
+            proxy_url: Some("http://q".to_owned()),
+            disable_compression: true,
+            token: Some("new".to_owned().into()),
+            client_certificate: Some("me.crt".into()),
+            client_key: Some("me.key".into()),
+            impersonate: Some("deploy".to_owned()),
+            impersonate_groups: vec!["ops".to_owned()],
+            impersonate_uid: Some("7".to_owned()),
+            ..Access::default()
+        };
+        let (_, cluster, user) = settled(&access).unwrap();
+        assert_eq!(cluster.server.as_deref(), Some("https://other"));
+        assert_eq!(cluster.certificate_authority.as_deref(), Some("ca.crt"));
+        assert!(cluster.certificate_authority_data.is_none(), "it would count before the file");
+        assert!(cluster.tls_server_name.is_none(), "another server has another name");
+        assert_eq!((cluster.proxy_url.as_deref(), cluster.disable_compression), (Some("http://q"), Some(true)));
+        assert_eq!(user.token.unwrap().expose_secret(), "new");
+        assert_eq!((user.client_certificate.as_deref(), user.client_certificate_data), (Some("me.crt"), None));
+        assert!(user.client_key.as_deref() == Some("me.key") && user.client_key_data.is_none());
+        assert_eq!((user.impersonate.as_deref(), user.impersonate_uid.as_deref()), (Some("deploy"), Some("7")));
+        assert_eq!(user.impersonate_groups, Some(vec!["ops".to_owned()]));
+    }
+
+    #[test]
+    fn unchecked_is_only_what_was_asked_to_be() {
+        let (_, cluster, _) = settled(&Access::default()).unwrap();
+        assert!(cluster.insecure_skip_tls_verify.is_none() && cluster.certificate_authority_data.is_some());
+        let (_, cluster, _) = settled(&Access { insecure_skip_tls_verify: true, ..Access::default() }).unwrap();
+        assert_eq!((cluster.insecure_skip_tls_verify, cluster.certificate_authority_data), (Some(true), None));
+    }
+
+    #[test]
+    fn one_way_to_authenticate_is_given_at_a_time() {
+        let basic = Access {
+            username: Some("me".to_owned()),
+            password: Some("p".to_owned().into()),
+            user: Some("robot".to_owned()),
+            ..Access::default()
+        };
+        let (_, _, user) = settled(&basic).unwrap();
+        assert!(user.username.is_some() && user.password.is_some() && user.exec.is_none());
+    }
+
+    #[test]
+    fn a_server_needs_no_kubeconfig_and_no_scheme() {
+        let server =
+            |access: Access| settle(Kubeconfig::default(), &access).unwrap().clusters[0].cluster.clone().unwrap();
+        let bare = Access { server: Some("host:1".to_owned()), ..Access::default() };
+        assert_eq!(server(bare.clone()).server.as_deref(), Some("http://host:1"));
+        let secured = Access { insecure_skip_tls_verify: true, ..bare };
+        assert_eq!(server(secured).server.as_deref(), Some("https://host:1"));
+        assert!(matches!(settle(Kubeconfig::default(), &Access::default()), Err(ClusterError::NoConfiguration)));
+    }
+
+    #[test]
+    fn a_refusal_is_one_plain_line() {
+        assert_eq!(said("{\"message\": \"why\"}").unwrap(), "why");
+        assert_eq!(said("{\"error\": \"why\"}").unwrap(), "why");
+        assert_eq!(said("bad \u{1b}[31mthing\nmore").unwrap(), "bad [31mthing");
+        assert_eq!(said(" \n"), None);
+    }
+
+    #[test]
+    fn no_token_is_printed() {
+        let access = Access { token: Some("hunter2".to_owned().into()), ..Access::default() };
+        assert!(!format!("{access:?}").contains("hunter2"));
     }
 }

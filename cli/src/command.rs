@@ -1,9 +1,11 @@
 //! What was meant. Every default and every conflict of flags is decided here, without I/O: a verb gets only what it
 //! needs, and cannot see a flag that does not concern it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use crds::Scope;
+use jiff::SignedDuration;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
     args::{self, Args, Program},
@@ -23,6 +25,58 @@ pub enum Command {
     Raw(Raw),
     /// Seal Secrets.
     Seal(Seal),
+    /// Ask the controller whether it can open SealedSecrets.
+    Validate(Validate),
+    /// Add the items of Secrets to a file's SealedSecret.
+    MergeInto(MergeInto),
+    /// Have the controller seal SealedSecrets anew.
+    ReEncrypt(ReEncrypt),
+    /// Open SealedSecrets with private keys.
+    Unseal(Unseal),
+}
+
+/// See [`Command::Validate`].
+#[derive(Debug)]
+pub struct Validate {
+    pub input: Option<PathBuf>,
+    /// For SealedSecrets that name none.
+    pub namespace: Option<String>,
+    pub access: Access,
+    pub controller: Controller,
+}
+
+/// See [`Command::MergeInto`].
+#[derive(Debug)]
+pub struct MergeInto {
+    /// The file that holds the Secrets; standard input without one.
+    pub input: Option<PathBuf>,
+    /// The file that is changed.
+    pub target: PathBuf,
+    pub rules: Rules,
+    pub access: Access,
+    pub certificate: Origin,
+}
+
+/// See [`Command::ReEncrypt`].
+#[derive(Debug)]
+pub struct ReEncrypt {
+    pub input: Option<PathBuf>,
+    /// `None` is the input file itself.
+    pub output: Option<Output>,
+    /// For SealedSecrets that name none.
+    pub namespace: Option<String>,
+    pub access: Access,
+    pub controller: Controller,
+}
+
+/// See [`Command::Unseal`].
+#[derive(Debug)]
+pub struct Unseal {
+    pub input: Option<PathBuf>,
+    pub output: Output,
+    /// For SealedSecrets that name none.
+    pub namespace: Option<String>,
+    pub keys: Vec<PathBuf>,
 }
 
 /// See [`Command::FetchCert`].
@@ -78,10 +132,16 @@ pub enum CommandError {
     SeveralFiles,
     #[error("--secret-file does not go with --raw: name the file that holds the value with --from-file")]
     SecretFileWithRaw,
+    #[error("--sealed-secret-file does not go with --merge-into: the file to merge into is the one that is changed")]
+    OutputWithMerge,
     #[error("must provide the --name flag with --raw and --scope strict")]
     NoName,
     #[error("unsupported output format: {0}")]
     Format(String),
+    #[error(
+        "Invalid timeout value. Timeout must be a single integer in seconds, or an integer followed by a corresponding time unit (e.g. 1s | 2m | 3h)"
+    )]
+    Timeout,
     #[error("--cert is not a URL")]
     CertificateUrl(#[from] certificate::UrlError),
 }
@@ -91,24 +151,59 @@ impl TryFrom<Args> for Command {
 
     fn try_from(args: Args) -> Result<Self, CommandError> {
         let Args { program, verb, sealing, files, certificate, connection, ignored: _ } = args;
-        let args::Verb { raw, fetch_cert, version } = verb;
+        let args::Verb {
+            raw,
+            merge_into,
+            fetch_cert,
+            re_encrypt,
+            rotate,
+            validate,
+            recovery_unseal,
+            recovery_private_key,
+            version,
+        } = verb;
         if version {
             return Ok(Self::Version(program));
         }
         let args::Sealing { scope, name, namespace, allow_empty_data, from_file } = sealing;
-        let args::Files { secret_file, sealed_secret_file, format } = files;
+        let args::Files { secret_file, sealed_secret_file, format, verbosity: _ } = files;
         if !raw && !from_file.is_empty() {
             return Err(CommandError::FromFileWithoutRaw);
         }
-        let name = name.filter(|name| !name.is_empty());
-        let namespace = namespace.filter(|namespace| !namespace.is_empty());
-        let output = sealed_secret_file.filter(|path| !path.as_os_str().is_empty());
-        let input = secret_file.filter(|path| !path.as_os_str().is_empty());
-        let access = access(connection);
-        let certificate = origin(certificate, access.clone())?;
+        let name = given(name);
+        let namespace = given(namespace);
+        let output = given_path(sealed_secret_file);
+        let input = given_path(secret_file);
+        let document_output = |path: Option<PathBuf>| -> Result<Output, CommandError> {
+            Ok(Output { format: output_format(&format, path.as_ref())?, path })
+        };
         // With several verbs the first of this order counts, as in kubeseal.
+        if recovery_unseal {
+            let output = document_output(output)?;
+            let keys = recovery_private_key.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
+            return Ok(Self::Unseal(Unseal { input, output, namespace, keys }));
+        }
+        let access = access(connection)?;
+        let controller = controller(&certificate);
+        if validate {
+            return Ok(Self::Validate(Validate { input, namespace, access, controller }));
+        }
+        if re_encrypt || rotate {
+            // The only verb that changes its input when there is no other place to write to.
+            let in_place = input.is_some() && (output.is_none() || output == input);
+            let output = if in_place { None } else { Some(document_output(output)?) };
+            return Ok(Self::ReEncrypt(ReEncrypt { input, output, namespace, access, controller }));
+        }
+        let certificate = origin(certificate, access.clone())?;
         if fetch_cert {
             return Ok(Self::FetchCert(FetchCert { certificate, output }));
+        }
+        if let Some(target) = given_path(merge_into) {
+            if output.is_some() {
+                return Err(CommandError::OutputWithMerge);
+            }
+            let rules = Rules { scope, name, namespace, allow_empty_data };
+            return Ok(Self::MergeInto(MergeInto { input, target, rules, access, certificate }));
         }
         if raw {
             if input.is_some() {
@@ -122,24 +217,94 @@ impl TryFrom<Args> for Command {
             };
             return Ok(Self::Raw(Raw { input, output, scope, name, namespace, access, certificate }));
         }
-        let output = Output { format: output_format(&format, output.as_ref())?, path: output };
+        let output = document_output(output)?;
         let rules = Rules { scope, name, namespace, allow_empty_data };
         Ok(Self::Seal(Seal { input, output, rules, access, certificate }))
     }
 }
 
-fn access(args::Connection { kubeconfig, context }: args::Connection) -> Access {
-    Access {
-        kubeconfig: kubeconfig.filter(|path| !path.as_os_str().is_empty()),
-        context: context.filter(|context| !context.is_empty()),
+/// What works, but not as whoever typed it may think.
+pub fn warnings(args: &Args) -> impl Iterator<Item = &'static str> {
+    let args::Verb { rotate, recovery_unseal, recovery_private_key, .. } = &args.verb;
+    let old = rotate.then_some("--rotate has been deprecated, please use --re-encrypt instead");
+    let idle = (!recovery_unseal && !recovery_private_key.is_empty())
+        .then_some("ignoring --recovery-private-key because unseal command not chosen with --recovery-unseal");
+    [old, idle].into_iter().flatten()
+}
+
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+fn given_path(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
+fn access(connection: args::Connection) -> Result<Access, CommandError> {
+    let args::Connection {
+        kubeconfig,
+        context,
+        cluster,
+        user,
+        server,
+        certificate_authority,
+        tls_server_name,
+        insecure_skip_tls_verify,
+        proxy_url,
+        disable_compression,
+        request_timeout,
+        token,
+        client_certificate,
+        client_key,
+        username,
+        password,
+        as_user,
+        as_group,
+        as_uid,
+    } = connection;
+    let secret = |text: Option<SecretString>| text.filter(|text| !text.expose_secret().is_empty());
+    Ok(Access {
+        kubeconfig: given_path(kubeconfig),
+        context: given(context),
+        cluster: given(cluster),
+        user: given(user),
+        server: given(server),
+        certificate_authority: given_path(certificate_authority),
+        tls_server_name: given(tls_server_name),
+        insecure_skip_tls_verify,
+        proxy_url: given(proxy_url),
+        disable_compression,
+        request_timeout: given(request_timeout).map(|text| duration(&text)).transpose()?,
+        token: secret(token),
+        client_certificate: given_path(client_certificate),
+        client_key: given_path(client_key),
+        username: given(username),
+        password: secret(password),
+        impersonate: given(as_user),
+        impersonate_groups: as_group.into_iter().filter(|group| !group.is_empty()).collect(),
+        impersonate_uid: given(as_uid),
+    })
+}
+
+/// `30` are seconds; anything else is a duration as Go writes it.
+fn duration(text: &str) -> Result<Duration, CommandError> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
     }
+    let duration: SignedDuration = text.parse().map_err(|_| CommandError::Timeout)?;
+    duration.try_into().map_err(|_| CommandError::Timeout)
+}
+
+fn controller(certificate: &args::Certificate) -> Controller {
+    let args::Certificate { cert: _, controller_name, controller_namespace } = certificate;
+    Controller { namespace: controller_namespace.clone(), name: controller_name.clone() }
 }
 
 fn origin(certificate: args::Certificate, access: Access) -> Result<Origin, CommandError> {
-    let args::Certificate { cert, controller_name: name, controller_namespace: namespace } = certificate;
-    Ok(match cert.filter(|cert| !cert.is_empty()) {
+    let controller = controller(&certificate);
+    Ok(match given(certificate.cert) {
         Some(cert) => Origin::parse(&cert)?,
-        None => Origin::Controller(access, Controller { namespace, name }),
+        None => Origin::Controller(access.into(), controller),
     })
 }
 
@@ -185,7 +350,11 @@ mod tests {
     #[test]
     fn the_first_verb_in_kubeseals_order_counts() {
         assert!(matches!(meant("seal --version --fetch-cert"), Ok(Command::Version(Program::Seal))));
-        assert!(matches!(meant("seal --fetch-cert --raw"), Ok(Command::FetchCert(_))));
+        assert!(matches!(meant("seal --recovery-unseal --validate"), Ok(Command::Unseal(_))));
+        assert!(matches!(meant("seal --validate --re-encrypt"), Ok(Command::Validate(_))));
+        assert!(matches!(meant("seal --rotate --fetch-cert"), Ok(Command::ReEncrypt(_))));
+        assert!(matches!(meant("seal --fetch-cert --merge-into a"), Ok(Command::FetchCert(_))));
+        assert!(matches!(meant("seal --merge-into a --raw"), Ok(Command::MergeInto(_))));
         assert!(matches!(meant("seal --raw --name db"), Ok(Command::Raw(_))));
         assert!(matches!(meant("seal"), Ok(Command::Seal(_))));
     }
@@ -220,6 +389,32 @@ mod tests {
         for (file, path) in [("p.txt", "p.txt"), ("key=p.txt", "p.txt"), ("key=a=b", "a=b")] {
             let Ok(Command::Raw(raw)) = meant(&format!("seal --raw --name a --from-file {file}")) else { panic!() };
             assert_eq!(raw.input, Some(PathBuf::from(path)));
+        }
+    }
+
+    #[test]
+    fn re_encrypt_changes_its_input_only_when_nothing_else_is_named() {
+        for (line, in_place) in [
+            ("seal --re-encrypt", false),
+            ("seal --re-encrypt -f a.yaml", true),
+            ("seal --re-encrypt -f a.yaml -w a.yaml", true),
+            ("seal --re-encrypt -f a.yaml -w b.yaml", false),
+        ] {
+            let Ok(Command::ReEncrypt(command)) = meant(line) else { panic!() };
+            assert_eq!(command.output.is_none(), in_place, "{line}");
+        }
+        assert_eq!(meant("seal --merge-into a -w b").unwrap_err(), CommandError::OutputWithMerge);
+    }
+
+    #[test]
+    fn a_timeout_is_seconds_or_a_duration_as_go_writes_it() {
+        let limit = |text: &str| duration(text).map(|limit| limit.as_millis());
+        assert_eq!(limit("30"), Ok(30_000));
+        assert_eq!(limit("1m30s"), Ok(90_000));
+        assert_eq!(limit("250ms"), Ok(250));
+        assert_eq!(limit("0"), Ok(0));
+        for bad in ["soon", "-1s", "1x"] {
+            assert_eq!(limit(bad), Err(CommandError::Timeout), "{bad}");
         }
     }
 

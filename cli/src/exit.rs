@@ -35,18 +35,27 @@ pub enum Error {
     #[error(transparent)]
     Output(#[from] OutputError),
     #[error(transparent)]
-    Seal(#[from] commands::seal::SealCommandError),
+    Input(#[from] commands::input::InputError),
+    #[error(transparent)]
+    Merge(#[from] commands::merge_into::MergeError),
+    #[error(transparent)]
+    NoKeys(commands::input::Refused),
+    #[error(transparent)]
+    Unseal(#[from] commands::unseal::UnsealCommandError),
     #[error(transparent)]
     Raw(#[from] commands::raw::RawError),
+    #[error(transparent)]
+    ReEncrypt(#[from] commands::re_encrypt::ReEncryptError),
     #[error("cannot start")]
     Start(#[source] io::Error),
 }
 
 impl Error {
     /// What the user can do about it.
-    fn remedy(&self) -> Option<&'static str> {
+    fn remedy(&self) -> Option<&str> {
         let cluster = match self {
             Self::Cluster(error) | Self::Certificate(CertificateError::Cluster(error)) => error,
+            Self::NoKeys(_) => return Some("Name the private keys with --recovery-private-key"),
             Self::Certificate(CertificateError::Expired(_)) => {
                 return Some("Fetch the controller's newest one with --fetch-cert");
             }
@@ -59,11 +68,18 @@ impl Error {
             | ClusterError::Configuration(_) => {
                 Some("Name a kubeconfig with --kubeconfig, or seal without a cluster with --cert")
             }
+            ClusterError::Sealed { why, .. } => why.as_deref(),
+            ClusterError::Cluster(_) => Some("kubectl config get-clusters lists those that do"),
+            ClusterError::User(_) => Some("kubectl config get-users lists those that do"),
             ClusterError::Context(_) => Some("kubectl config get-contexts lists those that do"),
             ClusterError::Service(_) | ClusterError::NoPort { .. } => Some(
                 "Please, use the flag --controller-name and --controller-namespace to set up the name and namespace of the sealed secrets controller",
             ),
-            ClusterError::Connect(_) | ClusterError::Certificate(_) | ClusterError::Name(_) => None,
+            ClusterError::Connect(_)
+            | ClusterError::Certificate(_)
+            | ClusterError::Validate(_)
+            | ClusterError::ReEncrypt(_)
+            | ClusterError::Name(_) => None,
         }
     }
 }
@@ -119,13 +135,14 @@ fn said(error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::ReadError;
 
     #[test]
     fn causes_follow_each_other_in_gos_words() {
-        let error = Error::Certificate(CertificateError::Open {
+        let error = Error::Certificate(CertificateError::Read(ReadError::Open {
             path: "cert.pem".into(),
             source: io::Error::from_raw_os_error(2),
-        });
+        }));
         assert_eq!(chain(&error), "open cert.pem: no such file or directory");
     }
 }

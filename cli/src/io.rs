@@ -10,6 +10,8 @@ use std::{
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
+use crate::text::{self, Encoding, NotText};
+
 /// Where a command reads, writes and tells.
 pub struct Io<'a> {
     /// Input.
@@ -20,8 +22,8 @@ pub struct Io<'a> {
     pub stderr: Box<dyn Write + 'a>,
     /// Somebody would have to type the input.
     pub stdin_is_terminal: bool,
-    /// Somebody reads along.
-    pub stderr_is_terminal: bool,
+    /// Somebody reads along: it is a terminal, or remarks were asked for.
+    pub stderr_is_read: bool,
     /// Whether stderr may be coloured.
     pub colour: bool,
     /// The time of the run.
@@ -30,11 +32,15 @@ pub struct Io<'a> {
 
 /// A file that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("open {}", path.display())]
-pub struct ReadError {
-    path: PathBuf,
-    source: io::Error,
+pub enum ReadError {
+    #[error("open {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("read {}", path.display())]
+    NotText { path: PathBuf, source: NotText },
 }
+
+/// Names standard input where a path is expected, on every system.
+const STDIN: &str = "/dev/stdin";
 
 const DIM: &str = "\u{1b}[2m";
 const RED: &str = "\u{1b}[1;31m";
@@ -51,7 +57,7 @@ impl Io<'static> {
             stdout: Box::new(io::stdout()),
             stderr: Box::new(io::stderr()),
             stdin_is_terminal: io::stdin().is_terminal(),
-            stderr_is_terminal,
+            stderr_is_read: stderr_is_terminal,
             colour: stderr_is_terminal && unset("NO_COLOR") && !dumb,
             now: Timestamp::now(),
         }
@@ -59,9 +65,9 @@ impl Io<'static> {
 }
 
 impl Io<'_> {
-    /// Says something to a person; a script never sees it.
+    /// Says something to a person; a script sees it only when it asked for it.
     pub fn remark(&mut self, text: &str) {
-        if self.stderr_is_terminal {
+        if self.stderr_is_read {
             let (on, off) = if self.colour { (DIM, RESET) } else { ("", "") };
             self.complain(&format!("{on}{text}{off}"));
         }
@@ -85,18 +91,31 @@ impl Io<'_> {
         }
     }
 
+    /// Warns of what was done nevertheless.
+    pub fn warning(&mut self, text: &str) {
+        self.complain(&format!("warning: {text}"));
+    }
+
     /// All of a file or, without one, of standard input.
     pub fn read(&mut self, path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, ReadError> {
-        let read = |bytes: Result<Vec<u8>, _>, path: &Path| match bytes {
-            Ok(bytes) => Ok(Zeroizing::new(bytes)),
-            Err(source) => Err(ReadError { path: path.to_owned(), source }),
+        let path = path.unwrap_or(Path::new(STDIN));
+        let mut bytes = Zeroizing::new(Vec::new());
+        let outcome = if path == Path::new(STDIN) {
+            self.stdin.read_to_end(&mut bytes).map(|_| ())
+        } else {
+            fs::read(path).map(|read| *bytes = read)
         };
-        if let Some(path) = path {
-            return read(fs::read(path), path);
+        match outcome {
+            Ok(()) => Ok(bytes),
+            Err(source) => Err(ReadError::Open { path: path.to_owned(), source }),
         }
-        let mut bytes = Vec::new();
-        let outcome = self.stdin.read_to_end(&mut bytes);
-        read(outcome.map(|_| bytes), Path::new("/dev/stdin"))
+    }
+
+    /// As [`Io::read`], but text in any encoding.
+    pub fn read_text(&mut self, path: Option<&Path>) -> Result<(Zeroizing<String>, Encoding), ReadError> {
+        let bytes = self.read(path)?;
+        let path = path.unwrap_or(Path::new(STDIN));
+        text::decode(&bytes).map_err(|source| ReadError::NotText { path: path.to_owned(), source })
     }
 
     /// A line on stderr. If even that fails there is nobody left to tell.

@@ -1,19 +1,24 @@
-//! A stream of documents to Secrets. Pure over strings. Reads each field by hand instead of through serde, whose
-//! errors quote what they found: a fault here names a place and what belongs there, never what stands there.
+//! A stream of documents to Secrets and SealedSecrets. Pure over strings. Reads each field by hand instead of through
+//! serde, whose errors quote what they found: a fault here names a place and what belongs there, never what stands
+//! there.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-use crds::{base64, unseal::ClearSecret};
+use crds::{
+    SealedSecret, base64,
+    sealed_secret::{SealedSecretSpec, SecretTemplate},
+    unseal::ClearSecret,
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::core::ObjectMeta;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-/// One Secret of a stream, or why it is none.
+/// One object of a stream, or why it is none.
 #[derive(Debug)]
-pub struct Entry {
+pub struct Entry<T> {
     pub place: Place,
-    pub secret: Result<ClearSecret, Fault>,
+    pub object: Result<T, Fault>,
 }
 
 /// Where in a stream something stands.
@@ -23,27 +28,31 @@ pub struct Place {
     pub document: usize,
     /// In the whole stream, from 1.
     pub line: usize,
-    /// In a list, from 1.
-    pub item: Option<usize>,
+    /// In a list, from 1; in a list of lists one number for each.
+    pub item: Vec<usize>,
     /// Of the object, as far as it says.
     pub name: Option<String>,
 }
 
-/// Why a document is not a Secret.
+/// Why a document is not what was expected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     #[error("{0}")]
     Syntax(String),
-    #[error("expected a Secret, found {0}")]
-    NotAnObject(&'static str),
-    #[error("expected kind Secret, but there is no kind")]
-    NoKind,
-    #[error("expected kind Secret, found {0}")]
-    Kind(String),
-    #[error("this is a SealedSecret: it is sealed already")]
+    #[error("expected a {expected}, found {found}")]
+    NotAnObject { expected: &'static str, found: &'static str },
+    #[error("expected kind {0}, but there is no kind")]
+    NoKind(&'static str),
+    #[error("expected kind {expected}, found {found}")]
+    Kind { expected: &'static str, found: String },
+    #[error(
+        "this is a SealedSecret: it is sealed already; --re-encrypt seals it anew, --merge-into adds items of a Secret to it"
+    )]
     Sealed,
-    #[error("expected apiVersion v1")]
-    ApiVersion,
+    #[error("this is a Secret: it is not sealed yet")]
+    Unsealed,
+    #[error("expected apiVersion {0}")]
+    ApiVersion(&'static str),
     #[error("{path} must be {expected}")]
     Field { path: String, expected: &'static str },
 }
@@ -51,9 +60,7 @@ pub enum Fault {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "document {}, line {}", self.document, self.line)?;
-        if let Some(item) = self.item {
-            write!(f, ", item {item}")?;
-        }
+        self.item.iter().try_for_each(|item| write!(f, ", item {item}"))?;
         if let Some(name) = &self.name {
             write!(f, " ({name})")?;
         }
@@ -62,7 +69,31 @@ impl fmt::Display for Place {
 }
 
 /// Reads a whole stream: YAML documents or JSON objects, Secrets or lists of them.
-pub fn secrets(text: &str) -> Vec<Entry> {
+pub fn secrets(text: &str) -> Vec<Entry<ClearSecret>> {
+    objects(text).into_iter().map(|entry| entry.and_then("Secret", secret)).collect()
+}
+
+/// Reads the SealedSecrets of a stream, alone or in lists. Objects of other kinds may stand beside them, but no Secrets.
+pub fn sealed_secrets(text: &str) -> Vec<Entry<SealedSecret>> {
+    let all: Vec<_> = objects(text).into_iter().map(|entry| entry.and_then("SealedSecret", sealed_secret)).collect();
+    let other = |entry: &Entry<_>| matches!(entry.object, Err(Fault::Kind { .. }));
+    if all.iter().all(other) {
+        return all; // nothing to stand beside
+    }
+    all.into_iter().filter(|entry| !other(entry)).collect()
+}
+
+/// The object at a place, in the parsed documents of its stream.
+pub fn at<'a, E>(documents: &'a mut [Result<Value, E>], place: &Place) -> Option<&'a mut Value> {
+    let mut object = documents.get_mut(place.document.checked_sub(1)?)?.as_mut().ok()?;
+    for item in &place.item {
+        object = object.get_mut("items")?.get_mut(item.checked_sub(1)?)?;
+    }
+    Some(object)
+}
+
+/// Every object of a stream, lists taken apart.
+fn objects(text: &str) -> Vec<Entry<Value>> {
     let documents = crds::yaml::documents(text).into_iter().enumerate();
     documents
         .flat_map(|(index, document)| {
@@ -71,39 +102,94 @@ pub fn secrets(text: &str) -> Vec<Entry> {
                 Ok(value) => entries(value, place),
                 Err(error) => vec![Entry {
                     place: Place { line: error.line, ..place },
-                    secret: Err(Fault::Syntax(error.problem)),
+                    object: Err(Fault::Syntax(error.problem)),
                 }],
             }
         })
         .collect()
 }
 
-fn entries(value: Value, place: Place) -> Vec<Entry> {
-    let mut object = match object(value) {
-        Ok(object) => object,
-        Err(found) => return vec![Entry { place, secret: Err(Fault::NotAnObject(found)) }],
+fn entries(mut value: Value, place: Place) -> Vec<Entry<Value>> {
+    let is_list = match value.get("kind").map(Value::as_str) {
+        Some(kind) => matches!(kind, Some("List" | "SecretList" | "SealedSecretList")),
+        None => {
+            value.get("metadata").and_then(|metadata| metadata.get("name")).is_none() && value.get("items").is_some()
+        }
     };
-    let kind = object.get("kind").and_then(Value::as_str);
-    if !matches!(kind, Some("List" | "SecretList")) {
-        return vec![entry(object, place)];
+    if !is_list {
+        return vec![Entry { place: Place { name: name(&value), ..place }, object: Ok(value) }];
     }
-    let items = match object.remove("items") {
+    let items = match value.get_mut("items").map(Value::take) {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(items)) => items,
-        Some(_) => return vec![Entry { place, secret: Err(field("items", "a list")) }],
+        Some(_) => return vec![Entry { place, object: Err(field("items", "a list")) }],
     };
     let numbered = items.into_iter().enumerate();
-    numbered.flat_map(|(index, item)| entries(item, Place { item: Some(index + 1), ..place.clone() })).collect()
+    let place = |index| Place { item: [place.item.as_slice(), &[index + 1]].concat(), ..place.clone() };
+    numbered.flat_map(|(index, item)| entries(item, place(index))).collect()
 }
 
-fn entry(object: Map<String, Value>, mut place: Place) -> Entry {
+fn name(object: &Value) -> Option<String> {
     let metadata = |key| object.get("metadata")?.get(key)?.as_str().filter(|text| !text.is_empty());
-    place.name = match (metadata("namespace"), metadata("name")) {
+    match (metadata("namespace"), metadata("name")) {
         (Some(namespace), Some(name)) => Some(format!("{namespace}/{name}")),
         (None, Some(name)) => Some(name.to_owned()),
         (_, None) => None,
+    }
+}
+
+impl Entry<Value> {
+    fn and_then<T>(
+        self,
+        expected: &'static str,
+        read: impl FnOnce(Map<String, Value>) -> Result<T, Fault>,
+    ) -> Entry<T> {
+        let as_object = |value| object(value).map_err(|found| Fault::NotAnObject { expected, found });
+        Entry { place: self.place, object: self.object.and_then(as_object).and_then(read) }
+    }
+}
+
+/// What a SealedSecret says. Fields that only a server writes are dropped, whatever they look like.
+fn sealed_secret(mut object: Map<String, Value>) -> Result<SealedSecret, Fault> {
+    match word(&object, "kind")? {
+        Some("SealedSecret") => {}
+        Some("Secret") => return Err(Fault::Unsealed),
+        Some(kind) => return Err(Fault::Kind { expected: "SealedSecret", found: presentable(kind) }),
+        None => return Err(Fault::NoKind("SealedSecret")),
+    }
+    match word(&object, "apiVersion")? {
+        Some("bitnami.com/v1alpha1") => {}
+        _ => return Err(Fault::ApiVersion("bitnami.com/v1alpha1")),
+    }
+    let metadata = metadata(object.remove("metadata"))?;
+    let mut spec = mapping(object.remove("spec"), "spec")?;
+    let mut encrypted_data = BTreeMap::new();
+    for (item, value) in mapping(spec.remove("encryptedData"), "spec.encryptedData")? {
+        let value = text(Some(value), || format!("spec.encryptedData.{item}"))?.unwrap_or_default();
+        encrypted_data.insert(item, value);
+    }
+    let data = text(spec.remove("data"), || "spec.data".to_owned())?;
+    let template = match spec.remove("template") {
+        None | Some(Value::Null) => None,
+        template => Some(sealed_template(mapping(template, "spec.template")?)?),
     };
-    Entry { place, secret: secret(object) }
+    Ok(SealedSecret { metadata, spec: SealedSecretSpec { template, data, encrypted_data }, status: None })
+}
+
+fn sealed_template(mut template: Map<String, Value>) -> Result<SecretTemplate, Fault> {
+    let mut data = BTreeMap::new();
+    for (key, value) in mapping(template.remove("data"), "spec.template.data")? {
+        data.insert(key.clone(), text(Some(value), || format!("spec.template.data.{key}"))?);
+    }
+    Ok(SecretTemplate {
+        metadata: match template.remove("metadata") {
+            None | Some(Value::Null) => None,
+            metadata => Some(Value::Object(mapping(metadata, "spec.template.metadata")?)),
+        },
+        type_: text(template.remove("type"), || "spec.template.type".to_owned())?,
+        immutable: immutable(template.get("immutable"), "spec.template.immutable")?,
+        data: (!data.is_empty()).then_some(data),
+    })
 }
 
 /// Takes a Secret out of a document; the values move, so that they are wiped with the [`ClearSecret`].
@@ -113,11 +199,7 @@ fn secret(mut object: Map<String, Value>) -> Result<ClearSecret, Fault> {
     let mut clear = ClearSecret::new(Secret::default());
     let secret = clear.expose_mut();
     secret.type_ = text(object.remove("type"), || "type".to_owned())?;
-    secret.immutable = match object.remove("immutable") {
-        None | Some(Value::Null) => None,
-        Some(Value::Bool(immutable)) => Some(immutable),
-        Some(_) => return Err(field("immutable", "true or false")),
-    };
+    secret.immutable = immutable(object.get("immutable"), "immutable")?;
     secret.metadata = metadata(object.remove("metadata"))?;
     for (key, value) in mapping(object.remove("data"), "data")? {
         let encoded = Zeroizing::new(text(Some(value), || format!("data.{key}"))?.unwrap_or_default());
@@ -134,24 +216,35 @@ fn secret(mut object: Map<String, Value>) -> Result<ClearSecret, Fault> {
 
 /// What kubeseal takes for a Secret is one, even without a kind; what says to be something else is not.
 fn check_kind(object: &Map<String, Value>) -> Result<(), Fault> {
-    let word = |key| match object.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_str().map(Some).ok_or_else(|| field(key, "a string")),
-    };
-    match word("kind")? {
+    match word(object, "kind")? {
         Some("Secret") => {}
         Some("SealedSecret") => return Err(Fault::Sealed),
-        Some(kind) => return Err(Fault::Kind(presentable(kind))),
+        Some(kind) => return Err(Fault::Kind { expected: "Secret", found: presentable(kind) }),
         None if object.contains_key("metadata") => {}
-        None => return Err(Fault::NoKind),
+        None => return Err(Fault::NoKind("Secret")),
     }
-    match word("apiVersion")? {
+    match word(object, "apiVersion")? {
         None | Some("v1") => Ok(()),
-        Some(_) => Err(Fault::ApiVersion),
+        Some(_) => Err(Fault::ApiVersion("v1")),
     }
 }
 
-/// Only what sealing keeps: what a server adds (uid, managedFields, …) may look however it likes.
+fn word<'a>(object: &'a Map<String, Value>, key: &'static str) -> Result<Option<&'a str>, Fault> {
+    match object.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value.as_str().map(Some).ok_or_else(|| field(key, "a string")),
+    }
+}
+
+fn immutable(value: Option<&Value>, path: &str) -> Result<Option<bool>, Fault> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(immutable)) => Ok(Some(*immutable)),
+        Some(_) => Err(field(path, "true or false")),
+    }
+}
+
+/// Only what a manifest says: what a server adds (uid, managedFields, …) may look however it likes.
 fn metadata(value: Option<Value>) -> Result<ObjectMeta, Fault> {
     let mut fields = mapping(value, "metadata")?;
     let name = text(fields.remove("name"), || "metadata.name".to_owned())?;
@@ -227,7 +320,11 @@ mod tests {
     fn only(text: &str) -> Result<ClearSecret, Fault> {
         let mut entries = secrets(text);
         assert_eq!(entries.len(), 1, "{text}");
-        entries.remove(0).secret
+        entries.remove(0).object
+    }
+
+    fn other(kind: &str) -> Fault {
+        Fault::Kind { expected: "Secret", found: kind.to_owned() }
     }
 
     fn fault(text: &str) -> String {
@@ -255,17 +352,17 @@ mod tests {
         let places: Vec<String> = entries.iter().map(|entry| entry.place.to_string()).collect();
         assert_eq!(places[0], "document 1, line 1, item 1 (a)");
         assert_eq!(places[2], "document 1, line 1, item 3 (c)");
-        assert!(entries[1].secret.is_ok());
-        assert_eq!(entries[2].secret.as_ref().unwrap_err(), &Fault::Kind("Pod".to_owned()));
+        assert!(entries[1].object.is_ok());
+        assert_eq!(entries[2].object.as_ref().unwrap_err(), &other("Pod"));
         assert!(secrets("kind: SecretList\nitems: []\n").is_empty());
     }
 
     #[test]
     fn other_kinds_are_refused() {
-        assert_eq!(only("kind: ConfigMap\ndata: {a: eHk=}\n").unwrap_err(), Fault::Kind("ConfigMap".to_owned()));
+        assert_eq!(only("kind: ConfigMap\ndata: {a: eHk=}\n").unwrap_err(), other("ConfigMap"));
         assert_eq!(only("kind: SealedSecret\n").unwrap_err(), Fault::Sealed);
-        assert_eq!(only("a: b\n").unwrap_err(), Fault::NoKind);
-        assert_eq!(only("kind: Secret\napiVersion: v2\n").unwrap_err(), Fault::ApiVersion);
+        assert_eq!(only("a: b\n").unwrap_err(), Fault::NoKind("Secret"));
+        assert_eq!(only("kind: Secret\napiVersion: v2\n").unwrap_err(), Fault::ApiVersion("v1"));
         assert_eq!(fault("[1]"), "expected a Secret, found a list");
         assert!(only("metadata: {name: db}\ndata: {a: eHk=}\n").is_ok(), "kubeseal takes it");
     }
@@ -312,7 +409,7 @@ mod tests {
             "{\"stringData\": {\"password\": \"hunter2}}",
         ] {
             for entry in secrets(broken) {
-                let message = format!("{} {:?}", entry.place, entry.secret);
+                let message = format!("{} {:?}", entry.place, entry.object);
                 assert!(!message.contains("hunter2"), "{broken:?}: {message}");
             }
         }

@@ -1,13 +1,17 @@
 //! How results leave: the two formats, and files that are either whole or untouched. Knows nothing of sealing.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
-use crds::{SealedSecret, sealed_secret::SealedSecretSpec};
-use kube::{Resource as _, core::ObjectMeta};
-use serde::Serialize;
+use crds::{SealedSecret, sealed_secret::SealedSecretSpec, unseal::ClearSecret};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::Resource as _;
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::io::Io;
 
@@ -45,23 +49,103 @@ pub enum OutputError {
 /// The order of fields that kubeseal's JSON has.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Document<'a> {
+struct Document<'a, B> {
     kind: &'a str,
     api_version: &'a str,
-    metadata: &'a ObjectMeta,
-    spec: &'a SealedSecretSpec,
+    metadata: InOrder,
+    #[serde(flatten)]
+    body: B,
 }
 
-/// Writes one document. A status is a cluster's business and stays out.
+#[derive(Serialize)]
+struct SealedBody {
+    spec: SealedSpec,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SealedSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    template: Option<InOrder>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
+    encrypted_data: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct ClearBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    immutable: Option<bool>,
+    data: Option<&'a BTreeMap<String, ByteString>>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    type_: Option<&'a str>,
+}
+
+/// Fields as Go writes those of an object's metadata and of a template: the known ones in this order, others after.
+struct InOrder(Map<String, Value>);
+
+const FIELDS: [&str; 12] = [
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "finalizers",
+    "metadata",
+    "type",
+    "immutable",
+    "data",
+    "apiVersion",
+    "kind",
+];
+
+impl Serialize for InOrder {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let rank = |key: &str| FIELDS.iter().position(|known| *known == key).unwrap_or(FIELDS.len());
+        let mut fields: Vec<_> = self.0.iter().collect();
+        fields.sort_by_key(|(key, _)| rank(key));
+        let mut map = serializer.serialize_map(Some(fields.len()))?;
+        for (key, value) in fields {
+            match (key.as_str(), value) {
+                ("metadata", Value::Object(inner)) => map.serialize_entry(key, &InOrder(inner.clone()))?,
+                _ => map.serialize_entry(key, value)?,
+            }
+        }
+        map.end()
+    }
+}
+
+fn in_order(value: &impl Serialize) -> Result<InOrder, OutputError> {
+    match serde_json::to_value(value).map_err(OutputError::Json)? {
+        Value::Object(fields) => Ok(InOrder(fields)),
+        _ => Ok(InOrder(Map::new())),
+    }
+}
+
+/// Writes one SealedSecret. A status is a cluster's business and stays out.
 pub fn render(sealed: &SealedSecret, format: Format) -> Result<String, OutputError> {
     let SealedSecret { metadata, spec, status: _ } = sealed;
+    let SealedSecretSpec { template, data, encrypted_data } = spec;
+    let template = template.as_ref().map(in_order).transpose()?;
+    let spec = SealedSpec { template, data: data.clone(), encrypted_data: encrypted_data.clone() };
     let (kind, api_version) = (&*SealedSecret::kind(&()), &*SealedSecret::api_version(&()));
-    let document = Document { kind, api_version, metadata, spec };
+    document(&Document { kind, api_version, metadata: in_order(metadata)?, body: SealedBody { spec } }, format)
+}
+
+/// Writes one Secret in the clear.
+pub fn render_secret(secret: &ClearSecret, format: Format) -> Result<Zeroizing<String>, OutputError> {
+    let Secret { metadata, data, string_data: _, type_, immutable } = secret.expose();
+    let body = ClearBody { immutable: *immutable, data: data.as_ref(), type_: type_.as_deref() };
+    let text = document(&Document { kind: "Secret", api_version: "v1", metadata: in_order(metadata)?, body }, format)?;
+    Ok(Zeroizing::new(text))
+}
+
+fn document(document: &impl Serialize, format: Format) -> Result<String, OutputError> {
     match format {
-        Format::Json => Ok(serde_json::to_string_pretty(&document).map_err(OutputError::Json)? + "\n"),
+        Format::Json => Ok(serde_json::to_string_pretty(document).map_err(OutputError::Json)? + "\n"),
         Format::Yaml => {
             // Through a value, because kubeseal's YAML is sorted.
-            let sorted = serde_json::to_value(&document).map_err(OutputError::Json)?;
+            let sorted = serde_json::to_value(document).map_err(OutputError::Json)?;
             let text = crds::yaml::to_string(&sorted).map_err(|error| OutputError::Yaml(error.to_string()))?;
             Ok(format!("---\n{text}"))
         }
@@ -69,16 +153,25 @@ pub fn render(sealed: &SealedSecret, format: Format) -> Result<String, OutputErr
 }
 
 /// Writes a result, all of it or nothing.
-pub fn write(text: &str, path: Option<&Path>, io: &mut Io<'_>) -> Result<(), OutputError> {
-    match path {
-        Some(path) => replace(path, text).map_err(|source| OutputError::File { path: path.to_owned(), source }),
-        None => io.stdout.write_all(text.as_bytes()).and_then(|()| io.stdout.flush()).map_err(OutputError::Stdout),
+pub fn write(text: &[u8], path: Option<&Path>, io: &mut Io<'_>) -> Result<(), OutputError> {
+    put(text, path, PUBLIC, io)
+}
+
+/// As [`write`], but a new file is for its owner only: what it holds is not sealed.
+pub fn write_private(text: &[u8], path: Option<&Path>, io: &mut Io<'_>) -> Result<(), OutputError> {
+    put(text, path, PRIVATE, io)
+}
+
+fn put(text: &[u8], path: Option<&Path>, mode: u32, io: &mut Io<'_>) -> Result<(), OutputError> {
+    match path.filter(|path| *path != Path::new("/dev/stdout")) {
+        Some(path) => replace(path, text, mode).map_err(|source| OutputError::File { path: path.to_owned(), source }),
+        None => io.stdout.write_all(text).and_then(|()| io.stdout.flush()).map_err(OutputError::Stdout),
     }
 }
 
 /// Replaces a file at once. A link stays a link, permissions stay as they are, and what is no file (`/dev/stdout`, a
 /// pipe) is simply written to.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let target = match fs::canonicalize(path) {
         Ok(target) => target,
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
@@ -90,8 +183,8 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         Err(_) => None,
     };
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = builder().tempfile_in(folder).map_err(without_path)?;
-    io::Write::write_all(&mut file, text.as_bytes())?;
+    let mut file = builder(mode).tempfile_in(folder).map_err(without_path)?;
+    io::Write::write_all(&mut file, text)?;
     if let Some(permissions) = permissions {
         file.as_file().set_permissions(permissions)?;
     }
@@ -101,13 +194,17 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// A new file may be read by whomever the umask allows: what is sealed is no secret.
-fn builder() -> tempfile::Builder<'static, 'static> {
+const PUBLIC: u32 = 0o666;
+/// For what is.
+const PRIVATE: u32 = 0o600;
+
+fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".seal-");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        builder.permissions(fs::Permissions::from_mode(0o666));
+        builder.permissions(fs::Permissions::from_mode(mode));
     }
     builder
 }
@@ -152,13 +249,16 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         symlink(&file, &link).unwrap();
         let before = fs::metadata(&file).unwrap().ino();
-        replace(&link, "new").unwrap();
+        replace(&link, b"new", PUBLIC).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
         assert_ne!(fs::metadata(&file).unwrap().ino(), before, "renamed, not rewritten");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left behind");
-        replace(Path::new("/dev/null"), "gone").unwrap();
-        assert_eq!(replace(&folder.path().join("none/a.yaml"), "new").unwrap_err().to_string(), "no such directory");
+        replace(Path::new("/dev/null"), b"gone", PUBLIC).unwrap();
+        assert_eq!(
+            replace(&folder.path().join("none/a.yaml"), b"new", PUBLIC).unwrap_err().to_string(),
+            "no such directory"
+        );
     }
 }

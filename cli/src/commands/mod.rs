@@ -2,8 +2,13 @@
 //! before leaves nothing behind.
 
 pub mod fetch_cert;
+pub mod input;
+pub mod merge_into;
 pub mod raw;
+pub mod re_encrypt;
 pub mod seal;
+pub mod unseal;
+pub mod validate;
 
 use crate::{
     args::Program,
@@ -20,8 +25,12 @@ pub fn run(command: Command, io: &mut Io<'_>) -> Result<(), Error> {
         match command {
             Command::Version(program) => Ok(version(program, io)?),
             Command::FetchCert(command) => fetch_cert::run(command, io).await,
+            Command::MergeInto(command) => merge_into::run(command, io).await,
+            Command::ReEncrypt(command) => re_encrypt::run(command, io).await,
             Command::Raw(command) => raw::run(command, io).await,
             Command::Seal(command) => seal::run(command, io).await,
+            Command::Unseal(command) => unseal::run(command, io),
+            Command::Validate(command) => validate::run(command, io).await,
         }
     })
 }
@@ -31,5 +40,5 @@ fn version(program: Program, io: &mut Io<'_>) -> Result<(), OutputError> {
         Program::Seal => "seal",
         Program::Kubeseal => "kubeseal",
     };
-    output::write(&format!("{name} version: v{}\n", env!("CARGO_PKG_VERSION")), None, io)
+    output::write(format!("{name} version: v{}\n", env!("CARGO_PKG_VERSION")).as_bytes(), None, io)
 }

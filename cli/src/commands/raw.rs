@@ -5,6 +5,7 @@ use crds::{Scope, envelope::EnvelopeError, seal};
 use crate::{
     certificate, cluster,
     command::Raw,
+    commands::input,
     exit::Error,
     io::{Io, ReadError},
     output,
@@ -28,10 +29,7 @@ pub async fn run(command: Raw, io: &mut Io<'_>) -> Result<(), Error> {
         None if scope == Scope::ClusterWide => String::new(),
         None => {
             let implicit = cluster::namespace(&access)?.ok_or(RawError::NoNamespace(scope))?;
-            io.remark(&format!(
-                "sealing for the namespace {implicit} of the current context; --namespace names another"
-            ));
-            implicit
+            input::told(implicit, "sealing for", io)
         }
     };
     let certificate = certificate::fetch(&origin, io).await?.certificate;
@@ -42,5 +40,5 @@ pub async fn run(command: Raw, io: &mut Io<'_>) -> Result<(), Error> {
     let value = io.read(input.as_deref()).map_err(RawError::Read)?;
     let sealed =
         seal::value(&value, (&namespace, &name), scope, &certificate, &mut rand::rng()).map_err(RawError::Seal)?;
-    Ok(output::write(&sealed, output.as_deref(), io)?)
+    Ok(output::write(sealed.as_bytes(), output.as_deref(), io)?)
 }

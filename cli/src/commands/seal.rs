@@ -1,7 +1,7 @@
 //! The default: seals every Secret of a stream. Either all of it is sealed or nothing is written, and then every
 //! document that stood in the way is named.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::collections::BTreeMap;
 
 use crds::{
     Scope, scope,
@@ -10,33 +10,16 @@ use crds::{
 };
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
-use zeroize::Zeroizing;
 
 use crate::{
     certificate, cluster,
     command::{Rules, Seal},
-    exit::{self, Error},
-    io::{Io, ReadError},
+    commands::input::{self, InputError, all},
+    exit::Error,
+    io::Io,
     manifest::{self, Entry, Fault, Place},
     output,
 };
-
-/// Why a stream cannot be sealed.
-#[derive(Debug, thiserror::Error)]
-pub enum SealCommandError {
-    #[error("Could not read file specified with --secret-file")]
-    Read(#[source] ReadError),
-    #[error("cannot read the Secrets to seal")]
-    ReadStdin(#[source] ReadError),
-    #[error("no secrets found. Ensure the input is valid and UTF-8 encoded")]
-    NoSecrets,
-    #[error(transparent)]
-    Documents(Refused),
-}
-
-/// The documents that stood in the way.
-#[derive(Debug)]
-pub struct Refused(Vec<(Place, DocumentError)>);
 
 /// Why one Secret cannot be sealed.
 #[derive(Debug, thiserror::Error)]
@@ -57,21 +40,6 @@ pub enum DocumentError {
     Seal(#[from] SealError),
 }
 
-impl std::error::Error for Refused {}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = |(place, error): &(Place, DocumentError)| format!("{place}: {}", exit::chain(error));
-        match self.0.as_slice() {
-            [one] => f.write_str(&line(one)),
-            all => {
-                write!(f, "{} Secrets cannot be sealed, so none was:", all.len())?;
-                all.iter().try_for_each(|one| write!(f, "\n  {}", line(one)))
-            }
-        }
-    }
-}
-
 /// A Secret that nothing stands in the way of.
 struct Settled {
     place: Place,
@@ -81,67 +49,47 @@ struct Settled {
 
 pub async fn run(command: Seal, io: &mut Io<'_>) -> Result<(), Error> {
     let Seal { input, output, rules, access, certificate: origin } = command;
-    let entries = manifest::secrets(&read(input.as_deref(), io)?);
+    let entries = manifest::secrets(&input::read(input.as_deref(), io)?.0);
     if entries.is_empty() {
-        return Err(SealCommandError::NoSecrets.into());
+        return Err(InputError::NoSecrets.into());
     }
-    let homeless = entries.iter().any(|entry| wants_namespace(entry, &rules));
+    let homeless =
+        entries.iter().filter_map(|entry| entry.object.as_ref().ok()).any(|secret| wants_namespace(secret, &rules));
     let implicit = if homeless { cluster::namespace(&access)? } else { None };
-    let settled = all(entries.into_iter().map(|Entry { place, secret }| {
-        let settled =
-            secret.map_err(DocumentError::from).and_then(|secret| settle(secret, &rules, implicit.as_deref()));
+    let fallback = implicit.as_ref().map(|implicit| implicit.namespace.as_str());
+    let settled = refused(entries.into_iter().map(|Entry { place, object }| {
+        let settled = object.map_err(DocumentError::from).and_then(|secret| settle(secret, &rules, fallback));
         match settled {
             Ok((secret, scope)) => Ok(Settled { place, secret, scope }),
             Err(error) => Err((place, error)),
         }
     }))?;
-    if let Some(namespace) = implicit {
-        io.remark(&format!("sealing for the namespace {namespace} of the current context; --namespace names another"));
+    if let Some(implicit) = implicit {
+        input::told(implicit, "sealing for", io);
     }
     let certificate = certificate::fetch(&origin, io).await?.certificate;
     certificate::check_valid(&certificate, io.now)?;
-    let sealed = all(settled.into_iter().map(|Settled { place, secret, scope }| {
+    let sealed = refused(settled.into_iter().map(|Settled { place, secret, scope }| {
         seal::secret(secret.expose(), scope, &certificate, &mut rand::rng()).map_err(|error| (place, error.into()))
     }))?;
     let documents = sealed.iter().map(|sealed| output::render(sealed, output.format));
     let text = documents.collect::<Result<String, _>>()?;
-    Ok(output::write(&text, output.path.as_deref(), io)?)
+    Ok(output::write(text.as_bytes(), output.path.as_deref(), io)?)
 }
 
-fn read(input: Option<&Path>, io: &mut Io<'_>) -> Result<Zeroizing<String>, SealCommandError> {
-    if input.is_none() {
-        io.prompt("(tty detected: expecting json/yaml k8s resource in stdin)");
-    }
-    let bytes = io.read(input).map_err(|error| match input {
-        Some(_) => SealCommandError::Read(error),
-        None => SealCommandError::ReadStdin(error),
-    })?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| SealCommandError::NoSecrets)?;
-    Ok(Zeroizing::new(text.to_owned()))
-}
-
-/// All of them or, with every reason, none.
-fn all<T>(results: impl Iterator<Item = Result<T, (Place, DocumentError)>>) -> Result<Vec<T>, SealCommandError> {
-    let (mut good, mut refused) = (Vec::new(), Vec::new());
-    for result in results {
-        match result {
-            Ok(one) => good.push(one),
-            Err(one) => refused.push(one),
-        }
-    }
-    if refused.is_empty() { Ok(good) } else { Err(SealCommandError::Documents(Refused(refused))) }
+fn refused<T>(results: impl Iterator<Item = Result<T, (Place, DocumentError)>>) -> Result<Vec<T>, InputError> {
+    Ok(all("Secrets cannot be sealed", results)?)
 }
 
 /// Whether a kubeconfig has to be asked, so that none is touched without need.
-fn wants_namespace(entry: &Entry, rules: &Rules) -> bool {
-    let Ok(secret) = &entry.secret else { return false };
+pub fn wants_namespace(secret: &ClearSecret, rules: &Rules) -> bool {
     let secret = secret.expose();
     let bound = scope_of(secret, rules) != Scope::ClusterWide;
     bound && rules.namespace.is_none() && given(secret.metadata.namespace.as_deref()).is_none()
 }
 
 /// Makes a Secret what the flags say it is, or says why it cannot be. `implicit` is the namespace to fall back on.
-fn settle(
+pub fn settle(
     mut clear: ClearSecret,
     rules: &Rules,
     implicit: Option<&str>,
@@ -182,7 +130,7 @@ fn scope_of(secret: &Secret, rules: &Rules) -> Scope {
 }
 
 /// Makes the annotations, which go into the template, say what `--scope` said.
-fn mark(secret: &mut Secret, scope: Scope) {
+pub fn mark(secret: &mut Secret, scope: Scope) {
     let annotations = secret.annotations_mut();
     annotations.retain(|key, _| key != scope::NAMESPACE_WIDE && key != scope::CLUSTER_WIDE);
     annotations.extend(scope.annotation().map(|key| (key.to_owned(), "true".to_owned())));
@@ -198,7 +146,7 @@ mod tests {
     use super::*;
 
     fn settled(text: &str, rules: &Rules, implicit: Option<&str>) -> Result<(ClearSecret, Scope), DocumentError> {
-        settle(manifest::secrets(text).remove(0).secret.unwrap(), rules, implicit)
+        settle(manifest::secrets(text).remove(0).object.unwrap(), rules, implicit)
     }
 
     fn scoped(scope: Scope) -> Rules {
@@ -244,12 +192,11 @@ mod tests {
 
     #[test]
     fn a_kubeconfig_is_asked_only_for_a_secret_that_needs_it() {
-        let wants = |text, rules: &Rules| wants_namespace(&manifest::secrets(text)[0], rules);
+        let wants = |text, rules: &Rules| wants_namespace(manifest::secrets(text)[0].object.as_ref().unwrap(), rules);
         assert!(wants(HOMELESS, &Rules::default()));
         assert!(!wants(PLAIN, &Rules::default()));
         assert!(!wants(HOMELESS, &Rules { namespace: Some("shop".to_owned()), ..Rules::default() }));
         assert!(!wants(HOMELESS, &scoped(Scope::ClusterWide)));
-        assert!(!wants("{kind: Pod}", &Rules::default()));
     }
 
     #[test]

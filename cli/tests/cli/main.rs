@@ -3,6 +3,8 @@
 
 mod opens;
 mod shape;
+mod stub;
+mod verbs;
 
 use std::{fs, path::Path};
 

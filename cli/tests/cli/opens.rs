@@ -14,32 +14,32 @@ use cli::{Exit, Io};
 use crds::{KeyRing, PrivateKey, Scope, SealedSecret, key_ring::RingKey};
 use jiff::Timestamp;
 
-const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata/new.crt");
+pub const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata/new.crt");
 const SECRET: &str = include_str!("../../../crds/testdata/secret.yaml");
 
 /// One run: exit code, stdout, stderr.
-struct Run {
-    exit: Exit,
-    stdout: String,
-    stderr: String,
+pub struct Run {
+    pub exit: Exit,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 #[derive(Clone, Copy)]
-struct Surroundings {
-    terminal: bool,
-    now: &'static str,
+pub struct Surroundings {
+    pub terminal: bool,
+    pub now: &'static str,
 }
 
-const SCRIPT: Surroundings = Surroundings { terminal: false, now: "2026-12-01T00:00:00Z" };
+pub const SCRIPT: Surroundings = Surroundings { terminal: false, now: "2026-12-01T00:00:00Z" };
 
-fn run(line: &str, stdin: &str, surroundings: Surroundings) -> Run {
+pub fn run(line: &str, stdin: &str, surroundings: Surroundings) -> Run {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut io = Io {
         stdin: Box::new(stdin.as_bytes()),
         stdout: Box::new(&mut stdout),
         stderr: Box::new(&mut stderr),
         stdin_is_terminal: surroundings.terminal,
-        stderr_is_terminal: surroundings.terminal,
+        stderr_is_read: surroundings.terminal,
         colour: false,
         now: surroundings.now.parse::<Timestamp>().unwrap(),
     };
@@ -49,7 +49,7 @@ fn run(line: &str, stdin: &str, surroundings: Surroundings) -> Run {
     Run { exit, stdout: String::from_utf8(stdout).unwrap(), stderr: String::from_utf8(stderr).unwrap() }
 }
 
-fn ring() -> KeyRing {
+pub fn ring() -> KeyRing {
     let key = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata/new.key")).unwrap();
     let private = Arc::new(PrivateKey::from_pem(&key).unwrap());
     [RingKey { private, certificate: None, certificate_pem: "".into(), born: Timestamp::UNIX_EPOCH }]
@@ -58,7 +58,7 @@ fn ring() -> KeyRing {
 }
 
 /// The values of every document of a stream.
-fn opened(stream: &str) -> Vec<(SealedSecret, BTreeMap<String, Vec<u8>>)> {
+pub fn opened(stream: &str) -> Vec<(SealedSecret, BTreeMap<String, Vec<u8>>)> {
     crds::yaml::documents(stream)
         .into_iter()
         .map(|document| {

@@ -1,0 +1,162 @@
+//! `--re-encrypt`: has the controller seal SealedSecrets anew with its newest key. Only the sealed values change: of
+//! the answer nothing else is taken, and what the controller has no need to know is not sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::{
+    Scope, SealedSecret,
+    sealed_secret::{SealedSecretSpec, SecretTemplate},
+};
+use kube::{ResourceExt as _, core::ObjectMeta};
+use serde_json::{Value, json};
+
+use crate::{
+    cluster,
+    command::ReEncrypt,
+    commands::input,
+    exit::Error,
+    io::Io,
+    manifest::{self, Fault, Place},
+    output,
+    surgery::{self, SurgeryError},
+};
+
+/// What a server writes into an object's metadata.
+const SERVER_FIELDS: [&str; 8] = [
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+/// Where kubectl keeps a copy of what was applied: the old values.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Why nothing was sealed anew.
+#[derive(Debug, thiserror::Error)]
+pub enum ReEncryptError {
+    #[error("{place}")]
+    Answer { place: Place, source: AnswerError },
+    #[error("{0}: a field of it is not a mapping")]
+    Changed(Place),
+    #[error("cannot change the file")]
+    Edit(#[from] SurgeryError),
+}
+
+/// Why an answer cannot be trusted to be the same values, sealed anew.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    #[error("the controller's answer is not a SealedSecret")]
+    Nothing,
+    #[error("the controller's answer is not a SealedSecret")]
+    Manifest(#[from] Fault),
+    #[error("the controller sealed for {0}, which is another place")]
+    Place(String),
+    #[error("the controller answered with other items: {0}")]
+    Items(String),
+}
+
+pub async fn run(command: ReEncrypt, io: &mut Io<'_>) -> Result<(), Error> {
+    let ReEncrypt { input: path, output, namespace, access, controller } = command;
+    let (text, encoding) = input::read(path.as_deref(), io)?;
+    let mut found = input::sealed_secrets(&text, "SealedSecrets cannot be sealed anew")?;
+    let own: Vec<Option<String>> = found.iter().map(|(_, sealed)| sealed.namespace()).collect();
+    input::settle_namespaces(&mut found, namespace.as_deref(), Some(&access), io)?;
+    let cluster = cluster::connect(&access).await?;
+    let controller = cluster.controller(&controller).await?;
+    for ((place, sealed), own) in found.iter_mut().zip(own) {
+        let body = serde_json::to_string(&request(sealed)).map_err(output::OutputError::Json)?;
+        let answer = controller.rotate(&body).await?;
+        renew(sealed, &answer).map_err(|source| ReEncryptError::Answer { place: place.clone(), source })?;
+        sealed.metadata.namespace = own;
+    }
+    let Some(output) = output else {
+        let text = in_place(&text, &found)?;
+        return Ok(output::write(&crate::text::encode(&text, encoding), path.as_deref(), io)?);
+    };
+    let documents = found.iter().map(|(_, sealed)| output::render(sealed, output.format));
+    let text = documents.collect::<Result<String, _>>()?;
+    Ok(output::write(text.as_bytes(), output.path.as_deref(), io)?)
+}
+
+/// The text with the new values in the place of the old ones. What a server wrote into it goes: whoever applies the file
+/// would be told that it is outdated.
+fn in_place(text: &str, found: &[(Place, SealedSecret)]) -> Result<String, ReEncryptError> {
+    let mut documents: Vec<_> = crds::yaml::documents(text).into_iter().map(|document| document.value).collect();
+    let mut changed = BTreeSet::new();
+    for (place, sealed) in found {
+        let object = manifest::at(&mut documents, place).and_then(|object| replace(object, sealed));
+        object.ok_or_else(|| ReEncryptError::Changed(place.clone()))?;
+        changed.insert(place.document - 1);
+    }
+    let values = documents.into_iter().enumerate().filter(|(index, _)| changed.contains(index));
+    let wanted: BTreeMap<usize, Value> = values.filter_map(|(index, value)| Some((index, value.ok()?))).collect();
+    Ok(surgery::rewrite(text, &wanted)?)
+}
+
+fn replace(object: &mut Value, sealed: &SealedSecret) -> Option<()> {
+    let SealedSecretSpec { template, data: _, encrypted_data } = &sealed.spec;
+    let spec = surgery::mapping(object, &["spec"])?;
+    if spec.remove("data").is_some() && spec.get("template").is_none_or(Value::is_null) {
+        spec.extend(template.as_ref().and_then(|it| Some(("template".to_owned(), serde_json::to_value(it).ok()?))));
+    }
+    let items = surgery::mapping(object, &["spec", "encryptedData"])?;
+    items.extend(encrypted_data.iter().map(|(item, value)| (item.clone(), value.clone().into())));
+    let metadata = surgery::mapping(object, &["metadata"])?;
+    metadata.retain(|key, value| value.is_null() || !SERVER_FIELDS.contains(&key.as_str()));
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.remove(LAST_APPLIED);
+    }
+    object.as_object_mut()?.remove("status");
+    Some(())
+}
+
+/// What the controller needs to open the items and to seal them for the same place, and no more: some controllers
+/// render the template, others take the new scope from it.
+fn request(sealed: &SealedSecret) -> SealedSecret {
+    let scope = Scope::from_annotations(sealed.annotations());
+    let annotations: BTreeMap<String, String> =
+        scope.annotation().map(|key| (key.to_owned(), "true".to_owned())).into_iter().collect();
+    let SealedSecretSpec { template: _, data, encrypted_data } = &sealed.spec;
+    let metadata = ObjectMeta {
+        name: sealed.metadata.name.clone(),
+        namespace: sealed.metadata.namespace.clone(),
+        annotations: Some(annotations.clone()).filter(|annotations| !annotations.is_empty()),
+        ..ObjectMeta::default()
+    };
+    let mut same = json!({"name": metadata.name, "namespace": metadata.namespace, "annotations": annotations});
+    if let Value::Object(fields) = &mut same {
+        fields.retain(|_, value| !value.is_null() && *value != json!({}));
+    }
+    let template = SecretTemplate { metadata: Some(same), ..SecretTemplate::default() };
+    let spec =
+        SealedSecretSpec { template: Some(template), data: data.clone(), encrypted_data: encrypted_data.clone() };
+    SealedSecret { metadata, spec, status: None }
+}
+
+/// Takes the values of an answer over, if they are those of the same items for the same place.
+fn renew(sealed: &mut SealedSecret, answer: &str) -> Result<(), AnswerError> {
+    let mut entries = manifest::sealed_secrets(answer);
+    let answer = entries.pop().filter(|_| entries.is_empty()).ok_or(AnswerError::Nothing)?.object?;
+    let place = |sealed: &SealedSecret| {
+        let scope = Scope::from_annotations(sealed.annotations());
+        (scope, scope.label(&sealed.namespace().unwrap_or_default(), &sealed.name_any()))
+    };
+    let (scope, label) = place(&answer);
+    if (scope, &label) != (place(sealed).0, &place(sealed).1) {
+        return Err(AnswerError::Place(format!("{scope} {label}").trim().to_owned()));
+    }
+    let spec = &mut sealed.spec;
+    if spec.data.take().is_some() {
+        // The old form holds the whole Secret: its items and its template come out of it only now.
+        spec.template = spec.template.take().or(answer.spec.template);
+    } else if !spec.encrypted_data.keys().eq(answer.spec.encrypted_data.keys()) {
+        let names: Vec<_> = answer.spec.encrypted_data.into_keys().collect();
+        return Err(AnswerError::Items(names.join(", ")));
+    }
+    spec.encrypted_data = answer.spec.encrypted_data;
+    Ok(())
+}
