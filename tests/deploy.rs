@@ -7,7 +7,7 @@ use serde_json::Value;
 
 #[test]
 fn services_lead_to_the_controller() -> Result<()> {
-    let all = objects("controller.yaml")?;
+    let all = objects("base/controller.yaml")?;
     let of_kind = |kind: &'static str| all.iter().filter(move |object| object["kind"] == kind);
     let pod = &of_kind("Deployment").next().unwrap()["spec"]["template"];
     let ports = pod["spec"]["containers"][0]["ports"].as_array().unwrap();
@@ -23,9 +23,10 @@ fn services_lead_to_the_controller() -> Result<()> {
 
 #[test]
 fn the_controller_runs_as_the_account_that_has_the_rights() -> Result<()> {
-    let deployment = objects("controller.yaml")?.into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let deployment =
+        objects("base/controller.yaml")?.into_iter().find(|object| object["kind"] == "Deployment").unwrap();
     let account = &deployment["spec"]["template"]["spec"]["serviceAccountName"];
-    let rights = objects("rbac.yaml")?;
+    let rights = [objects("base/rbac.yaml")?, objects("rbac.yaml")?].concat();
     assert!(rights.iter().any(|object| object["kind"] == "ServiceAccount" && object["metadata"]["name"] == *account));
     let bound = |object: &&Value| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Binding"));
     let to_account = |object: &&Value| object["subjects"][0]["name"] == *account;

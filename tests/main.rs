@@ -2,11 +2,13 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail by panic")]
 
+mod choices;
 mod controllers_run;
 mod crash;
 mod deploy;
 mod git_hosts_work;
 mod harness_works;
+mod modes;
 mod sealing;
 mod sync;
 mod tools_are_found;

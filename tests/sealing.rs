@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{KEYS, SOON, World};
+use crate::world::{KEYS, SOON, World, document};
 
 #[tokio::test]
 async fn a_sealed_secret_is_opened_and_says_so() -> Result<()> {
@@ -198,8 +198,7 @@ async fn bad_sealed_secrets_say_what_is_wrong_and_stop_nothing() -> Result<()> {
     let place = World::shared().await?.place("bad").await?;
     let good = place.world.seal(&place.secret("good", &[("a", "1")]), &[]).await?;
     let spoil = |name: &str, change: Spoil| {
-        let document = crds::yaml::documents(&good).remove(0);
-        let mut sealed = document.value.map_err(anyhow::Error::from)?;
+        let mut sealed = document(&good)?;
         sealed["metadata"]["name"] = json!(name);
         change(&mut sealed);
         anyhow::Ok(sealed.to_string())
@@ -226,7 +225,7 @@ async fn bad_sealed_secrets_say_what_is_wrong_and_stop_nothing() -> Result<()> {
     }
     // The object that stops upstream's whole controller, with items that do open.
     let poison = place.world.seal(&place.secret("poison-that-opens", &[("a", "1")]), &[]).await?;
-    let mut poison = crds::yaml::documents(&poison).remove(0).value?;
+    let mut poison = document(&poison)?;
     poison["spec"]["template"]["metadata"] = json!({"ownerReferences": "x"});
     place.world.cluster.apply(&poison.to_string()).await?;
 

@@ -28,9 +28,18 @@ impl World {
         Self::with(ClusterOptions::default(), ControllerOptions::default()).await
     }
 
-    pub async fn with(cluster: ClusterOptions, mut controller: ControllerOptions) -> Result<Self> {
+    pub async fn with(cluster: ClusterOptions, controller: ControllerOptions) -> Result<Self> {
+        Self::deployed_from("deploy", cluster, controller).await
+    }
+
+    /// Another folder than `deploy/`.
+    pub async fn deployed_from(
+        folder: &str,
+        cluster: ClusterOptions,
+        mut controller: ControllerOptions,
+    ) -> Result<Self> {
         let cluster = Cluster::start_with(cluster).await?;
-        cluster.deploy().await?;
+        cluster.deploy_from(folder).await?;
         // Git repositories of the tests lie on this machine.
         controller.args.extend(["--git-file-root=/".to_owned()]);
         let controller = Controller::start_with(&cluster, controller).await?;
@@ -87,6 +96,17 @@ impl Place<'_> {
         let sealed = self.world.seal(&self.secret(name, values), &[]).await?;
         self.world.cluster.apply(&sealed).await?;
         Ok(sealed)
+    }
+
+    /// The same with annotations of the SealedSecret's own.
+    pub async fn apply_annotated(&self, name: &str, values: &[(&str, &str)], annotations: &[&str]) -> Result<()> {
+        let sealed = self.world.seal(&self.secret(name, values), &[]).await?;
+        let mut sealed = document(&sealed)?;
+        for annotation in annotations {
+            sealed["metadata"]["annotations"][format!("sealedsecrets.bitnami.com/{annotation}")] = "true".into();
+        }
+        self.world.cluster.apply(&sealed.to_string()).await?;
+        Ok(())
     }
 
     /// Waits until a Secret holds exactly these values.
@@ -163,4 +183,9 @@ pub fn manifest(namespace: &str, name: &str, values: &[(&str, &str)]) -> String 
         "stringData": values,
     })
     .to_string()
+}
+
+/// The one document of a manifest.
+pub fn document(manifest: &str) -> Result<serde_json::Value> {
+    Ok(crds::yaml::documents(manifest).remove(0).value?)
 }

@@ -2,7 +2,7 @@
 //! nowhere else.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
     net::SocketAddr,
     num::NonZeroU32,
@@ -13,6 +13,8 @@ use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, ValueEnu
 use crds::key_secret::{self, DEFAULT_PREFIX, KeyOrder};
 use jiff::{SignedDuration, Timestamp, fmt::strtime};
 use tracing::Level;
+
+use crate::unseal::{Options, namespaces::Namespaces};
 
 /// What the controller does, and how.
 #[derive(Clone, Debug, Parser)]
@@ -30,6 +32,9 @@ pub struct Args {
     /// What keys are made, and when.
     #[command(flatten)]
     pub keys: KeyArgs,
+    /// Which SealedSecrets are opened, and how.
+    #[command(flatten)]
+    pub unseal: UnsealArgs,
     /// What is served.
     #[command(flatten)]
     pub http: HttpArgs,
@@ -136,9 +141,9 @@ pub struct HttpArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Git")]
 pub struct SyncArgs {
-    /// Follow GitSyncs. Without it the controller only opens SealedSecrets.
-    #[arg(long, env = "SIGNET_GIT_SYNC", action = ArgAction::Set, default_value = "true", value_name = "BOOL")]
-    pub git_sync: bool,
+    /// Follow GitSyncs. Without it the controller only opens SealedSecrets. On, unless only some namespaces are watched.
+    #[arg(long, env = "SIGNET_GIT_SYNC", action = ArgAction::Set, value_name = "BOOL")]
+    pub git_sync: Option<bool>,
     /// Folder for mirrors of Git repositories.
     #[arg(long, env = "SIGNET_GIT_CACHE", default_value = "/var/cache/signet", value_name = "DIR")]
     pub git_cache: PathBuf,
@@ -190,6 +195,67 @@ impl Args {
         });
         let matches = command.try_get_matches_from_mut(line)?;
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// Which SealedSecrets are opened, and how.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "SealedSecrets")]
+#[allow(clippy::struct_excessive_bools, reason = "upstream's switches")]
+pub struct UnsealArgs {
+    /// Watch all namespaces. With false only the controller's own, and those of --additional-namespaces.
+    #[arg(long, env = "SEALED_SECRETS_ALL_NAMESPACES", default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
+    pub all_namespaces: bool,
+    /// Watch these and the controller's own namespace, and no others. They may be made later.
+    #[arg(long, env = "SEALED_SECRETS_ADDITIONAL_NAMESPACES", default_value = "", value_parser = namespaces, value_name = "LIST", hide_default_value = true)]
+    pub additional_namespaces: BTreeSet<String>,
+    /// Watch the namespaces with these labels, as they come and go, and no others.
+    #[arg(
+        long,
+        env = "SEALED_SECRETS_NAMESPACE_SELECTOR",
+        conflicts_with = "additional_namespaces",
+        value_name = "SELECTOR"
+    )]
+    pub namespace_selector: Option<String>,
+    /// Open only SealedSecrets with these labels.
+    #[arg(long, env = "SEALED_SECRETS_LABEL_SELECTOR", value_name = "SELECTOR")]
+    pub label_selector: Option<String>,
+    /// Open the deprecated spec.data too.
+    #[arg(long, env = "SEALED_SECRETS_ACCEPT_DEPRECATED_V1_DATA", default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
+    pub accept_deprecated_v1_data: bool,
+    /// Say in the status of each SealedSecret how it fares. Without it a restart opens everything again.
+    #[arg(long, env = "SEALED_SECRETS_UPDATE_STATUS", default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
+    pub update_status: bool,
+    /// Do not watch Secrets: one that is edited or deleted stays so until its SealedSecret changes.
+    #[arg(long, env = "SEALED_SECRETS_SKIP_RECREATE", default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
+    pub skip_recreate: bool,
+    /// Delete the Secret of a deleted SealedSecret at once instead of leaving it to the garbage collector.
+    #[arg(long, env = "SEALED_SECRETS_OLD_GC_BEHAVIOR", default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
+    pub old_gc_behavior: bool,
+    /// Tries after a failure, before it is left until something changes. Without it there is no end, only longer waits.
+    #[arg(long, env = "SEALED_SECRETS_MAX_UNSEAL_RETRIES", value_name = "NUMBER")]
+    pub max_unseal_retries: Option<u32>,
+}
+
+impl UnsealArgs {
+    /// What they mean for a controller that lives in `own`.
+    pub fn options(&self, own: &str) -> Options {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let listed = &self.additional_namespaces;
+        let namespaces = match given(&self.namespace_selector) {
+            Some(selector) => Namespaces::Selected(selector),
+            None if self.all_namespaces && listed.is_empty() => Namespaces::All,
+            None => Namespaces::Listed(listed.iter().cloned().chain([own.to_owned()]).collect()),
+        };
+        Options {
+            namespaces,
+            label_selector: given(&self.label_selector),
+            accept_deprecated: self.accept_deprecated_v1_data,
+            update_status: self.update_status,
+            watch_secrets: !self.skip_recreate,
+            delete_secrets: self.old_gc_behavior,
+            retries: self.max_unseal_retries,
+        }
     }
 }
 
@@ -307,6 +373,16 @@ fn pairs(list: &str) -> Result<BTreeMap<String, String>, String> {
     list.split(',').filter(|part| !list.is_empty() || !part.is_empty()).map(pair).collect()
 }
 
+fn namespaces(list: &str) -> Result<BTreeSet<String>, String> {
+    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let fits = name.len() <= 63 && !name.contains('.') && is_domain(name);
+            fits.then(|| name.to_owned()).ok_or_else(|| format!("{name:?} cannot be the name of a namespace"))
+        })
+        .collect()
+}
+
 /// What Kubernetes takes for a label's value, and for the name in its key.
 fn is_name(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -392,7 +468,7 @@ mod tests {
         let name = "--metrics-omit-secret-labels";
         assert!(["", "=true", "=T", "=1"].iter().all(|value| switch(&format!("{name}{value}"))));
         assert!(["=false", "=F", "=0"].iter().all(|value| !switch(&format!("{name}{value}"))));
-        assert!(!parse(&["--git-sync=false", "--log-info-stdout=0"]).unwrap().sync.git_sync);
+        assert!(!parse(&["--skip-recreate=false", "--log-info-stdout=0"]).unwrap().log.log_info_stdout);
     }
 
     #[test]
@@ -404,6 +480,19 @@ mod tests {
             let ours = ["SIGNET_", "POD_NAMESPACE"].iter().any(|prefix| variable.to_string_lossy().starts_with(prefix));
             assert!(ours || variable == upstreams.as_str(), "--{flag} reads {}", variable.display());
         }
+    }
+
+    #[test]
+    fn namespaces_are_all_or_those_that_are_named() {
+        let meant = |flags: &[&str]| parse(flags).unwrap().unseal.options("sealing").namespaces;
+        let listed = |names: &[&str]| Namespaces::Listed(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(meant(&[]), Namespaces::All);
+        assert_eq!(meant(&["--additional-namespaces="]), Namespaces::All);
+        assert_eq!(meant(&["--all-namespaces=false"]), listed(&["sealing"]));
+        assert_eq!(meant(&["--additional-namespaces=a, b,a"]), listed(&["a", "b", "sealing"]));
+        assert_eq!(meant(&["--namespace-selector=team"]), Namespaces::Selected("team".to_owned()));
+        assert!(parse(&["--namespace-selector=team", "--additional-namespaces=a"]).is_err());
+        assert!(refusal("--additional-namespaces=a,B").contains("\"B\" cannot be the name of a namespace"));
     }
 
     #[test]
@@ -467,7 +556,9 @@ mod tests {
             Some(OsString::new())
         };
         let args = Args::from_command_line(["signet-controller"], answer).unwrap();
-        assert!(args.sync.git_sync && asked.borrow().iter().any(|variable| variable == "SEALED_SECRETS_KEY_SIZE"));
+        assert!(
+            args.unseal.all_namespaces && asked.borrow().iter().any(|variable| variable == "SEALED_SECRETS_KEY_SIZE")
+        );
     }
 
     #[test]

@@ -16,13 +16,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{backoff, context::chain};
 
+/// How a reconciler is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Passes at once.
+    pub concurrency: u16,
+    /// Tries after a failure before it is left until something changes; `None` for without end.
+    pub retries: Option<u32>,
+}
+
 /// Runs `pass` for every trigger until `stop`, then ends what is under way.
 pub async fn drive<K, C, E, Pass>(
     pass: impl Fn(Arc<K>, Arc<C>) -> Pass,
     context: Arc<C>,
     store: Store<K>,
     triggers: impl Stream<Item = ObjectRef<K>>,
-    concurrency: u16,
+    limits: Limits,
     stop: CancellationToken,
 ) where
     K: Clone + Resource<DynamicType = ()> + 'static,
@@ -43,12 +52,17 @@ pub async fn drive<K, C, E, Pass>(
         let mut failures = failures.lock();
         let count = failures.entry(key.clone()).or_default();
         *count = count.saturating_add(1);
+        if limits.retries.is_some_and(|retries| *count > retries) {
+            failures.remove(&key);
+            tracing::error!(object = %key, error = chain(error), "Error updating, giving up");
+            return Action::await_change();
+        }
         let wait = backoff::after(*count);
         tracing::warn!(object = %key, error = chain(error), ?wait, "Error updating, will retry");
         Action::requeue(wait)
     };
     let triggers = triggers.take_until(stop.cancelled_owned()).map(Ok::<_, Infallible>);
-    let config = controller::Config::default().concurrency(concurrency);
+    let config = controller::Config::default().concurrency(limits.concurrency);
     applier(counted, retry, context, store, triggers, config)
         .for_each(|result| async {
             match result {

@@ -74,6 +74,17 @@ impl<K: Eq + Hash + Clone, V: Clone> Observed<K, V> {
     }
 }
 
+/// An event with something else in it.
+pub fn map<A, B>(event: Event<A>, of: impl FnOnce(A) -> B) -> Event<B> {
+    match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(object) => Event::InitApply(of(object)),
+        Event::Apply(object) => Event::Apply(of(object)),
+        Event::Delete(object) => Event::Delete(of(object)),
+    }
+}
+
 /// A `resourceVersion` as a number; 0 for one that is none, which makes [`Observed::wrote`] leave it to the watch.
 pub fn version(resource_version: Option<&str>) -> u64 {
     resource_version.and_then(|version| version.parse().ok()).unwrap_or_default()

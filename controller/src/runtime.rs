@@ -1,6 +1,6 @@
 //! The composition root: clients, shared context, what runs beside what, and how it ends. Makes no decisions.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use crds::{GitSync, SealedSecret};
@@ -10,8 +10,6 @@ use kube::{
     Api, Client, Config, Resource,
     api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
-    core::PartialObjectMeta,
-    runtime::reflector,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -22,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{ApiArgs, Args, KeyArgs},
-    context,
+    context::{self, SealedSecrets},
     events::Events,
     http::{self, Endpoints},
     keys::{self, Keeper},
@@ -53,8 +51,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Events::new(client.clone(), "sealed-secrets"),
         metrics.clone(),
     );
-    let (sealed, sealed_writer) = reflector::store();
-    let shared = context::Context { client: client.clone(), ring: keeper.ring(), sealed, metrics: metrics.clone() };
+    let shared = context::Context {
+        client: client.clone(),
+        ring: keeper.ring(),
+        sealed: SealedSecrets::default(),
+        metrics: metrics.clone(),
+    };
     let endpoints = Endpoints { ring: keeper.ring(), metrics, listed: is_listed };
 
     // HTTP first: a probe that waits for the first key must find somebody to ask.
@@ -66,7 +68,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     servers.spawn(served("http", http::serve(listener, http::main_routes(endpoints.clone()), serving.clone())));
     servers.spawn(served("metrics", http::serve(metrics_listener, http::metrics_routes(endpoints), serving.clone())));
 
-    require::<SealedSecret>(&client).await?;
+    let options = args.unseal.options(&namespace);
+    let single = options.namespaces.are_single();
+    let home = single.then_some(namespace.as_str());
+    require::<SealedSecret>(&client, home, options.label_selector.as_deref()).await?;
     servers.spawn(forever("keys", keeper.run(renew, serving.clone()), serving.clone()));
     let mut workers = JoinSet::new();
     let (sealed_changed, changes) = mpsc::unbounded_channel();
@@ -74,13 +79,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         // Nobody listens when the sync is off.
         let _ = sealed_changed.send(sync::owner(sealed));
     };
-    workers.spawn(forever(
-        "unseal",
-        unseal::run(shared.clone(), sealed_writer, tell, listed, stop.clone()),
-        stop.clone(),
-    ));
-    if args.sync.git_sync {
-        require::<GitSync>(&client).await?;
+    let unsealing = unseal::run(shared.clone(), options, Arc::new(tell), listed, stop.clone());
+    workers.spawn(forever("unseal", unsealing, stop.clone()));
+    if args.sync.git_sync.unwrap_or(!single) {
+        anyhow::ensure!(
+            !single,
+            "GitSyncs are followed in all namespaces or not at all: leave --git-sync out, or watch all"
+        );
+        require::<GitSync>(&client, None, None).await?;
         let account = format!("system:serviceaccount:{namespace}:{}", args.sync.sync_service_account);
         let hands = pace.of(impersonate(config, &account)?);
         let timeout = args.sync.git_timeout.try_into().context("--git-timeout is too long")?;
@@ -190,17 +196,27 @@ fn impersonate(mut config: Config, account: &str) -> anyhow::Result<Client> {
 }
 
 /// A missing definition or right is told at once, with what to do about it.
-async fn require<K>(client: &Client) -> anyhow::Result<()>
+async fn require<K>(client: &Client, namespace: Option<&str>, labels: Option<&str>) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + std::fmt::Debug
         + serde::de::DeserializeOwned,
 {
-    let api: Api<PartialObjectMeta<K>> = Api::all(client.clone());
-    let one = ListParams::default().limit(1);
-    api.list_metadata(&one)
-        .await
-        .map(drop)
-        .with_context(|| format!("cannot list {}; apply crds/crds.yaml and deploy/rbac.yaml first", K::plural(&())))
+    let api: Api<K> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let mut one = ListParams::default().limit(1);
+    one.label_selector = labels.map(str::to_owned);
+    match api.list_metadata(&one).await {
+        // A right that one namespace lacks is no reason to end: its watch says so, and goes on trying.
+        Err(kube::Error::Api(status)) if status.code == 403 && namespace.is_some() => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 400 => {
+            anyhow::bail!("cannot list {}: {}; see --label-selector", K::plural(&()), status.message)
+        }
+        answer => answer.map(drop).with_context(|| {
+            format!("cannot list {}; apply crds/crds.yaml and deploy/rbac.yaml first", K::plural(&()))
+        }),
+    }
 }

@@ -88,6 +88,10 @@ pub struct SealedSecretStatus {
 pub struct UnsealedRecord {
     /// The scope under which the items opened; an annotation can change it without a new generation.
     pub scope: String,
+    /// What else its annotations chose that the Secret shows; absent for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub choices: Option<String>,
     /// UID of the Secret.
     pub secret_uid: String,
     /// Version of the Secret when it was as it should be.

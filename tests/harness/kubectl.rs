@@ -33,9 +33,14 @@ impl Cluster {
 
     /// Applies `deploy/` as a user would, and waits until the custom resources are served.
     pub async fn deploy(&self) -> Result<()> {
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy");
-        let deploy = deploy.to_str().context("the workspace's path is not UTF-8")?;
-        self.kubectl(&["apply", "--server-side", "--kustomize", deploy]).await?;
+        self.deploy_from("deploy").await
+    }
+
+    /// The same with another folder of the workspace.
+    pub async fn deploy_from(&self, folder: &str) -> Result<()> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(folder);
+        let folder = folder.to_str().context("the workspace's path is not UTF-8")?;
+        self.kubectl(&["apply", "--server-side", "--kustomize", folder]).await?;
         self.kubectl(&["wait", "--for=condition=established", "--all", "--timeout=30s", "customresourcedefinitions"])
             .await?;
         Ok(())

@@ -52,7 +52,7 @@ use self::{
 use crate::{
     calls::{CallError, logged},
     context::Context,
-    drive::drive,
+    drive::{Limits, drive},
     events::Events,
 };
 
@@ -161,7 +161,7 @@ pub async fn run(
         known(store.clone(), sealed).boxed(),
     ]);
     let pass = |guarded: Arc<Guarded>, syncer: Arc<Syncer>| async move { syncer.reconcile(&guarded).await };
-    drive(pass, syncer, store, triggers, CONCURRENCY, stop).await;
+    drive(pass, syncer, store, triggers, Limits { concurrency: CONCURRENCY, retries: None }, stop).await;
 }
 
 impl Syncer {

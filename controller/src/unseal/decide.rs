@@ -1,16 +1,14 @@
 //! Decides what a SealedSecret needs, by metadata alone: nothing is decrypted to find out that nothing changed. Pure.
 
 use crds::{
-    Scope, SealedSecret,
+    SealedSecret,
     sealed_secret::{SealedSecretStatus, UnsealedRecord},
 };
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{ResourceExt as _, core::PartialObjectMeta};
 
-/// On an existing Secret: may be taken over.
-pub const MANAGED: &str = "sealedsecrets.bitnami.com/managed";
-/// On an existing Secret: may be added to, but stays its owner's.
-pub const PATCH: &str = "sealedsecrets.bitnami.com/patch";
+use super::choices::{Choices, MANAGED, PATCH};
+use crate::context::FIELD_MANAGER;
 
 /// What is kept of a Secret. Never its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,18 +23,52 @@ pub struct LiveSecret {
     pub managed: bool,
     /// Carries [`PATCH`].
     pub patch: bool,
+    /// Keys of its data that somebody else wrote, as its managed fields tell. We may have written them too.
+    pub foreign: Box<[String]>,
 }
 
 impl From<&PartialObjectMeta<Secret>> for LiveSecret {
     fn from(secret: &PartialObjectMeta<Secret>) -> Self {
         let marked = |key| secret.annotations().get(key).is_some_and(|value| value == "true");
         let controls = |owner: &&OwnerReference| owner.controller == Some(true);
+        let others = secret.managed_fields().iter().filter(|entry| {
+            entry.manager.as_deref() != Some(FIELD_MANAGER) || entry.operation.as_deref() != Some("Apply")
+        });
+        // Whoever applies `stringData` is noted under that, although it ends up as data.
+        let fields = others.filter_map(|entry| entry.fields_v1.as_ref());
+        let data = fields.flat_map(|fields| ["f:data", "f:stringData"].map(|field| fields.0.get(field)));
+        let keys = data.flatten().filter_map(|data| data.as_object()).flat_map(|data| data.keys());
+        let mut foreign: Vec<String> = keys.filter_map(|key| key.strip_prefix("f:")).map(str::to_owned).collect();
+        foreign.sort_unstable();
+        foreign.dedup();
         Self {
             uid: secret.uid().unwrap_or_default(),
             resource_version: secret.resource_version().unwrap_or_default(),
             owner: secret.owner_references().iter().find(controls).map(|owner| owner.uid.clone()),
             managed: marked(MANAGED),
             patch: marked(PATCH),
+            foreign: foreign.into(),
+        }
+    }
+}
+
+/// What is known of the Secret of a SealedSecret's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// Nobody watches Secrets (`--skip-recreate`).
+    Unwatched,
+    /// There is none.
+    Absent,
+    /// It is there.
+    Present(LiveSecret),
+}
+
+impl Live {
+    /// The Secret, if it is known to be there.
+    pub fn secret(&self) -> Option<&LiveSecret> {
+        match self {
+            Self::Present(secret) => Some(secret),
+            Self::Unwatched | Self::Absent => None,
         }
     }
 }
@@ -57,34 +89,56 @@ pub enum Verdict {
 pub struct LastPass {
     /// The status it wrote, or found.
     pub status: SealedSecretStatus,
-    /// The ring it failed with. The same ring would fail again.
-    pub failed_with: Option<RingVersion>,
-    /// The scope it read; an annotation can change it without a new generation.
-    pub scope: Scope,
+    /// What it waits for, if it failed in a way that trying again does not mend.
+    pub stuck: Option<Stuck>,
+}
+
+/// A failure that lasts while this does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// The ring that it failed with.
+    pub ring: RingVersion,
+    /// The choices that it failed with.
+    pub choices: Choices,
+    /// The version of the Secret that it failed on, if the Secret had a part in it.
+    pub secret: Option<String>,
 }
 
 /// Counts the changes of the ring.
 pub type RingVersion = u64;
 
 /// Decides. `last` is the last pass in this process, else what the status tells of an earlier one.
-pub fn decide(sealed: &SealedSecret, last: Option<&LastPass>, live: Option<&LiveSecret>, ring: RingVersion) -> Verdict {
+pub fn decide(sealed: &SealedSecret, last: Option<&LastPass>, live: &Live, ring: RingVersion) -> Verdict {
     let record = last.and_then(|last| last.status.unsealed.as_ref());
-    if live.is_some_and(|live| !may_write(sealed, record, live)) {
+    if live.secret().is_some_and(|live| !may_write(sealed, record, live)) {
         return Verdict::NotManaged;
     }
     let Some(last) = last else { return Verdict::Unseal };
-    let scope = Scope::from_annotations(sealed.annotations());
-    if last.status.observed_generation != sealed.metadata.generation || last.scope != scope {
+    if last.status.observed_generation != sealed.metadata.generation {
         return Verdict::Unseal;
     }
-    let as_left = match (record, live) {
-        (Some(record), Some(live)) => {
-            record.secret_uid == live.uid && record.secret_resource_version == live.resource_version
-        }
-        _ => false,
-    };
+    let choices = Choices::of(&sealed.metadata);
+    let stuck = last.stuck.as_ref().is_some_and(|stuck| {
+        let version = live.secret().map(|secret| &secret.resource_version);
+        stuck.ring == ring && stuck.choices == choices && (stuck.secret.is_none() || stuck.secret.as_ref() == version)
+    });
     let synced = last.status.conditions.iter().any(|condition| condition.status == "True");
-    if (synced && as_left) || last.failed_with == Some(ring) { Verdict::Unchanged } else { Verdict::Unseal }
+    let holds = record.is_some_and(|record| {
+        record.scope == choices.scope.as_str() && record.choices == choices.shown() && as_left(record, live, &choices)
+    });
+    if stuck || (synced && holds) { Verdict::Unchanged } else { Verdict::Unseal }
+}
+
+/// Whether the Secret still is what the last pass made, or may differ.
+fn as_left(record: &UnsealedRecord, live: &Live, choices: &Choices) -> bool {
+    match live {
+        Live::Unwatched => true,
+        Live::Absent => false,
+        Live::Present(live) => {
+            let same = record.secret_resource_version == live.resource_version;
+            record.secret_uid == live.uid && (same || choices.ignore_drift)
+        }
+    }
 }
 
 /// A Secret is ours by its owner, by its annotations, or because we made it and nobody else claims it.
@@ -98,7 +152,13 @@ fn may_write(sealed: &SealedSecret, record: Option<&UnsealedRecord>, live: &Live
 
 #[cfg(test)]
 mod tests {
-    use crds::sealed_secret::{SealedSecretCondition, SealedSecretSpec};
+    use crds::{
+        scope::CLUSTER_WIDE,
+        sealed_secret::{SealedSecretCondition, SealedSecretSpec},
+    };
+    use serde_json::json;
+
+    use super::super::choices::{IGNORE_DRIFT, REPLACE, RETAIN};
 
     use super::*;
 
@@ -117,7 +177,23 @@ mod tests {
             owner: Some(text("sealed-1")),
             managed: false,
             patch: false,
+            foreign: [].into(),
         }
+    }
+
+    fn present() -> Live {
+        Live::Present(live())
+    }
+
+    fn annotated(keys: &[&str]) -> SealedSecret {
+        let mut sealed = sealed();
+        sealed.annotations_mut().extend(keys.iter().map(|key| ((*key).to_owned(), "true".to_owned())));
+        sealed
+    }
+
+    fn stuck(secret: Option<&str>) -> LastPass {
+        let stuck = Stuck { ring: 1, choices: Choices::default(), secret: secret.map(str::to_owned) };
+        LastPass { stuck: Some(stuck), ..pass("False") }
     }
 
     fn pass(status: &str) -> LastPass {
@@ -134,47 +210,68 @@ mod tests {
                 }],
                 unsealed: Some(UnsealedRecord {
                     scope: "strict".to_owned(),
+                    choices: None,
                     secret_uid: "secret-1".to_owned(),
                     secret_resource_version: "7".to_owned(),
                     keys: [].into(),
                 }),
             },
-            failed_with: None,
-            scope: Scope::Strict,
+            stuck: None,
         }
     }
 
     #[test]
     fn nothing_is_opened_while_the_record_holds() {
-        assert_eq!(decide(&sealed(), Some(&pass("True")), Some(&live()), 1), Verdict::Unchanged);
+        assert_eq!(decide(&sealed(), Some(&pass("True")), &present(), 1), Verdict::Unchanged);
+        assert_eq!(decide(&annotated(&[REPLACE]), Some(&pass("True")), &present(), 1), Verdict::Unchanged);
     }
 
     #[test]
     fn every_change_that_matters_opens_again() {
-        let opens = |sealed: &SealedSecret, last: Option<LastPass>, live: Option<LiveSecret>| {
-            assert_eq!(decide(sealed, last.as_ref(), live.as_ref(), 1), Verdict::Unseal);
+        let opens = |sealed: &SealedSecret, last: Option<LastPass>, live: &Live| {
+            assert_eq!(decide(sealed, last.as_ref(), live, 1), Verdict::Unseal);
         };
-        opens(&sealed(), None, None);
-        opens(&sealed(), Some(pass("True")), None);
-        opens(&sealed(), Some(pass("True")), Some(LiveSecret { resource_version: "8".to_owned(), ..live() }));
-        opens(&sealed(), Some(pass("True")), Some(LiveSecret { uid: "secret-2".to_owned(), ..live() }));
-        opens(&sealed(), Some(pass("False")), Some(live()));
+        opens(&sealed(), None, &Live::Absent);
+        opens(&sealed(), None, &Live::Unwatched);
+        opens(&sealed(), Some(pass("True")), &Live::Absent);
+        opens(&sealed(), Some(pass("True")), &edited());
+        opens(&sealed(), Some(pass("True")), &Live::Present(LiveSecret { uid: "secret-2".to_owned(), ..live() }));
+        opens(&sealed(), Some(pass("False")), &present());
         let mut edited = sealed();
         edited.metadata.generation = Some(4);
-        opens(&edited, Some(pass("True")), Some(live()));
-        let mut rescoped = sealed();
-        rescoped.annotations_mut().insert(crds::scope::CLUSTER_WIDE.to_owned(), "true".to_owned());
-        opens(&rescoped, Some(pass("True")), Some(live()));
+        opens(&edited, Some(pass("True")), &present());
+        opens(&annotated(&[CLUSTER_WIDE]), Some(pass("True")), &present());
+        opens(&annotated(&[RETAIN]), Some(pass("True")), &present());
+    }
+
+    fn edited() -> Live {
+        Live::Present(LiveSecret { resource_version: "8".to_owned(), ..live() })
     }
 
     #[test]
-    fn a_failure_waits_for_another_ring_or_generation() {
-        let failed = LastPass { failed_with: Some(1), ..pass("False") };
-        assert_eq!(decide(&sealed(), Some(&failed), None, 1), Verdict::Unchanged);
-        assert_eq!(decide(&sealed(), Some(&failed), None, 2), Verdict::Unseal);
-        let mut edited = sealed();
-        edited.metadata.generation = Some(4);
-        assert_eq!(decide(&edited, Some(&failed), None, 1), Verdict::Unseal);
+    fn drift_is_left_alone_where_that_was_chosen() {
+        let ignoring = annotated(&[IGNORE_DRIFT]);
+        assert_eq!(decide(&ignoring, Some(&pass("True")), &edited(), 1), Verdict::Unchanged);
+        assert_eq!(decide(&ignoring, Some(&pass("True")), &Live::Absent, 1), Verdict::Unseal, "gone is not edited");
+        assert_eq!(decide(&sealed(), Some(&pass("True")), &Live::Unwatched, 1), Verdict::Unchanged);
+    }
+
+    #[test]
+    fn a_failure_waits_for_what_could_mend_it() {
+        let failed = stuck(None);
+        assert_eq!(decide(&sealed(), Some(&failed), &Live::Absent, 1), Verdict::Unchanged);
+        assert_eq!(decide(&sealed(), Some(&failed), &present(), 1), Verdict::Unchanged);
+        assert_eq!(decide(&sealed(), Some(&failed), &Live::Absent, 2), Verdict::Unseal, "another key");
+        assert_eq!(decide(&annotated(&[CLUSTER_WIDE]), Some(&failed), &Live::Absent, 1), Verdict::Unseal);
+        let mut edited_object = sealed();
+        edited_object.metadata.generation = Some(4);
+        assert_eq!(decide(&edited_object, Some(&failed), &Live::Absent, 1), Verdict::Unseal);
+
+        let immutable = stuck(Some("7"));
+        assert_eq!(decide(&sealed(), Some(&immutable), &present(), 1), Verdict::Unchanged);
+        assert_eq!(decide(&sealed(), Some(&immutable), &edited(), 1), Verdict::Unseal);
+        assert_eq!(decide(&sealed(), Some(&immutable), &Live::Absent, 1), Verdict::Unseal);
+        assert_eq!(decide(&annotated(&[REPLACE]), Some(&immutable), &present(), 1), Verdict::Unseal);
     }
 
     #[test]
@@ -182,12 +279,31 @@ mod tests {
         let foreign = LiveSecret { uid: "other".to_owned(), owner: None, ..live() };
         let claimed = LiveSecret { owner: Some("someone".to_owned()), ..live() };
         for secret in [&foreign, &claimed] {
-            assert_eq!(decide(&sealed(), Some(&pass("True")), Some(secret), 1), Verdict::NotManaged);
+            let live = Live::Present(secret.clone());
+            assert_eq!(decide(&sealed(), Some(&pass("True")), &live, 1), Verdict::NotManaged);
         }
-        assert_eq!(decide(&sealed(), None, Some(&LiveSecret { managed: true, ..foreign.clone() }), 1), Verdict::Unseal);
-        assert_eq!(decide(&sealed(), None, Some(&LiveSecret { patch: true, ..claimed }), 1), Verdict::Unseal);
+        let managed = Live::Present(LiveSecret { managed: true, ..foreign.clone() });
+        assert_eq!(decide(&sealed(), None, &managed, 1), Verdict::Unseal);
+        assert_eq!(decide(&sealed(), None, &Live::Present(LiveSecret { patch: true, ..claimed }), 1), Verdict::Unseal);
         // Made without an owner reference, as the template asked: still ours.
-        let ownerless = LiveSecret { owner: None, ..live() };
-        assert_eq!(decide(&sealed(), Some(&pass("True")), Some(&ownerless), 1), Verdict::Unchanged);
+        let ownerless = Live::Present(LiveSecret { owner: None, ..live() });
+        assert_eq!(decide(&sealed(), Some(&pass("True")), &ownerless, 1), Verdict::Unchanged);
+    }
+
+    #[test]
+    fn what_others_wrote_is_read_off_the_managed_fields() {
+        let fields = |keys: &[&str]| {
+            let data: serde_json::Map<_, _> = keys.iter().map(|key| (format!("f:{key}"), json!({}))).collect();
+            json!({"f:data": data, "f:type": {}})
+        };
+        let entry = |manager: &str, operation: &str, keys: &[&str]| json!({"manager": manager, "operation": operation, "fieldsV1": fields(keys)});
+        let secret = json!({"metadata": {"name": "db", "managedFields": [
+            entry(FIELD_MANAGER, "Apply", &["a"]),
+            entry("controller", "Update", &["b", "a"]),
+            entry("kubectl-edit", "Update", &["c", "b"]),
+            {"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:stringData": {"f:d": {}}}},
+        ]}});
+        let secret: PartialObjectMeta<Secret> = serde_json::from_value(secret).unwrap();
+        assert_eq!(*LiveSecret::from(&secret).foreign, ["a", "b", "c", "d"].map(str::to_owned));
     }
 }

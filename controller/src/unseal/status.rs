@@ -7,21 +7,55 @@ use crds::{
 };
 use jiff::Timestamp;
 
+use super::choices::REPLACE;
+
 /// Why there is no Secret, or not the right one.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The object is not a SealedSecret that can be read.
     #[error("the SealedSecret cannot be read: {0}")]
     Invalid(String),
+    /// It is in the old form, which was switched off.
+    #[error("spec.data is the deprecated form, which --accept-deprecated-v1-data=false refuses; seal it again")]
+    Deprecated,
     /// It cannot be opened.
     #[error(transparent)]
     Unseal(#[from] UnsealError),
     /// A Secret of that name is somebody else's.
     #[error("failed update: Resource {0:?} already exists and is not managed by SealedSecret")]
     NotManaged(String),
+    /// The Secret is there and can never become the one that is wanted.
+    #[error(
+        "Error updating {0}: {1}. Delete it or, to have it made anew, annotate the SealedSecret with {REPLACE}=true"
+    )]
+    Immutable(String, Fixed),
     /// The API server refused the Secret.
     #[error("cannot write the Secret: {0}")]
     Update(String),
+}
+
+/// What of a Secret the API server never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+pub enum Fixed {
+    /// Its data, once it says so.
+    #[strum(to_string = "the target Secret is immutable")]
+    Data,
+    /// Its type.
+    #[strum(to_string = "the type of the target Secret cannot change")]
+    Type,
+}
+
+impl Fixed {
+    /// Reads the API server's refusal.
+    pub fn of(refusal: &str) -> Option<Self> {
+        if refusal.contains("field is immutable when `immutable` is set") {
+            Some(Self::Data)
+        } else if refusal.contains("type: Invalid value") && refusal.contains("field is immutable") {
+            Some(Self::Type)
+        } else {
+            None
+        }
+    }
 }
 
 impl Failure {
@@ -29,8 +63,10 @@ impl Failure {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "Invalid",
+            Self::Deprecated => "Deprecated",
             Self::Unseal(error) => error.into(),
             Self::NotManaged(_) => "NotManaged",
+            Self::Immutable(..) => "Immutable",
             Self::Update(_) => "UpdateFailed",
         }
     }
@@ -38,8 +74,10 @@ impl Failure {
     /// The Event's reason and message, in upstream's words.
     pub fn event(&self) -> (&'static str, String) {
         match self {
-            Self::Invalid(_) | Self::Unseal(_) => ("ErrUnsealFailed", format!("Failed to unseal: {self}")),
-            Self::NotManaged(_) | Self::Update(_) => ("ErrUpdateFailed", self.to_string()),
+            Self::Invalid(_) | Self::Deprecated | Self::Unseal(_) => {
+                ("ErrUnsealFailed", format!("Failed to unseal: {self}"))
+            }
+            Self::NotManaged(_) | Self::Immutable(..) | Self::Update(_) => ("ErrUpdateFailed", self.to_string()),
         }
     }
 
@@ -47,11 +85,30 @@ impl Failure {
     pub fn metric(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "fetch",
-            Self::Unseal(_) => "unseal",
+            Self::Deprecated | Self::Unseal(_) => "unseal",
             Self::NotManaged(_) => "unmanaged",
-            Self::Update(_) => "update",
+            Self::Immutable(..) | Self::Update(_) => "update",
         }
     }
+
+    /// What would have to change before another try can end otherwise: the ring or the object, and for some the Secret.
+    /// `None` when it may pass by itself, as a quota or a webhook does.
+    pub fn waits_for(&self) -> Option<WaitsFor> {
+        match self {
+            Self::Invalid(_) | Self::Deprecated | Self::Unseal(_) => Some(WaitsFor::Object),
+            Self::NotManaged(_) | Self::Immutable(..) => Some(WaitsFor::Secret),
+            Self::Update(_) => None,
+        }
+    }
+}
+
+/// See [`Failure::waits_for`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// The SealedSecret, or the keys.
+    Object,
+    /// The Secret in its way, or the SealedSecret.
+    Secret,
 }
 
 /// The status after a pass.
@@ -99,6 +156,7 @@ mod tests {
         let text = str::to_owned;
         UnsealedRecord {
             scope: text("strict"),
+            choices: None,
             secret_uid: text("u"),
             secret_resource_version: text("1"),
             keys: [].into(),
@@ -142,5 +200,15 @@ mod tests {
         let (reason, message) = Failure::NotManaged("db".to_owned()).event();
         assert_eq!(reason, "ErrUpdateFailed");
         assert!(message.contains("\"db\" already exists and is not managed by SealedSecret"));
+    }
+
+    #[test]
+    fn what_never_changes_is_told_from_other_refusals() {
+        let data = "Secret \"db\" is invalid: data: Forbidden: field is immutable when `immutable` is set";
+        let kind = "Secret \"db\" is invalid: type: Invalid value: \"Opaque\": field is immutable";
+        assert_eq!([data, kind, "exceeded quota"].map(Fixed::of), [Some(Fixed::Data), Some(Fixed::Type), None]);
+        let (reason, message) = Failure::Immutable("shop/db".to_owned(), Fixed::Data).event();
+        assert_eq!(reason, "ErrUpdateFailed");
+        assert!(message.starts_with("Error updating shop/db: the target Secret is immutable. "), "{message}");
     }
 }

@@ -1,0 +1,151 @@
+//! What an object chooses by its own annotations and labels, which change without a new generation. Pure.
+//!
+//! | annotation, with the value `"true"` | on | effect |
+//! |---|---|---|
+//! | `…/cluster-wide`, `…/namespace-wide` | the SealedSecret | scope: where it may be opened |
+//! | `…/retain` | the SealedSecret | the Secret stays when the SealedSecret goes; it has no owner, and is marked `managed` so that a SealedSecret that comes back takes it over |
+//! | `…/replace` | the SealedSecret | a Secret that cannot be changed (immutable, or of another type) is deleted and made anew |
+//! | `…/copy-labels` | the SealedSecret | its labels are put on the Secret; the template's win |
+//! | `…/ignore-drift` | the SealedSecret | edits of the Secret are left alone until the SealedSecret changes |
+//! | `…/skip-set-owner-references` | the template | the Secret has no owner |
+//! | `…/managed` | the Secret | may be taken over: data is replaced, foreign labels and annotations stay |
+//! | `…/patch` | the Secret | may be added to, and stays its owner's; with `managed` it gets the SealedSecret as owner |
+//!
+//! `…` is `sealedsecrets.bitnami.com`. Every other value counts as absent, as upstream has it.
+
+use std::collections::BTreeMap;
+
+use crds::{
+    Scope, base64,
+    unseal::{ClearSecret, SKIP_OWNER},
+};
+use kube::{ResourceExt as _, core::ObjectMeta};
+use sha2::{Digest as _, Sha256};
+
+/// On a SealedSecret: see the table.
+pub const RETAIN: &str = "sealedsecrets.bitnami.com/retain";
+/// On a SealedSecret: see the table.
+pub const REPLACE: &str = "sealedsecrets.bitnami.com/replace";
+/// On a SealedSecret: see the table.
+pub const COPY_LABELS: &str = "sealedsecrets.bitnami.com/copy-labels";
+/// On a SealedSecret: see the table.
+pub const IGNORE_DRIFT: &str = "sealedsecrets.bitnami.com/ignore-drift";
+/// On a Secret: see the table.
+pub const MANAGED: &str = "sealedsecrets.bitnami.com/managed";
+/// On a Secret: see the table.
+pub const PATCH: &str = "sealedsecrets.bitnami.com/patch";
+
+/// Labels that say which GitSync applied an object; they are about the SealedSecret and not about its Secret.
+const APPLIED_BY: &str = "gitsync.signet.dev/";
+
+/// The choices of one SealedSecret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// Where it may be opened.
+    pub scope: Scope,
+    /// [`RETAIN`].
+    pub retain: bool,
+    /// [`REPLACE`].
+    pub replace: bool,
+    /// [`IGNORE_DRIFT`].
+    pub ignore_drift: bool,
+    /// Labels for the Secret; empty without [`COPY_LABELS`].
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Choices {
+    /// Reads them off a SealedSecret's metadata.
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        let annotations = metadata.annotations.clone().unwrap_or_default();
+        let chosen = |key| annotations.get(key).is_some_and(|value| value == "true");
+        let mut labels = metadata.labels.clone().filter(|_| chosen(COPY_LABELS)).unwrap_or_default();
+        labels.retain(|key, _| !key.starts_with(APPLIED_BY));
+        Self {
+            scope: Scope::from_annotations(&annotations),
+            retain: chosen(RETAIN),
+            replace: chosen(REPLACE),
+            ignore_drift: chosen(IGNORE_DRIFT),
+            labels,
+        }
+    }
+
+    /// What of them the Secret shows, besides the scope; recorded so that a restart sees a change. `None` for nothing.
+    pub fn shown(&self) -> Option<String> {
+        let labels = (!self.labels.is_empty()).then(|| {
+            let mut hash = Sha256::new();
+            for (key, value) in &self.labels {
+                hash.update(format!("{key}={value}\n"));
+            }
+            format!("labels {}", base64::encode(&hash.finalize()))
+        });
+        let words: Vec<String> = self.retain.then(|| "retain".to_owned()).into_iter().chain(labels).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
+    /// Makes the Secret show them.
+    pub fn shape(&self, clear: &mut ClearSecret) {
+        let secret = clear.expose_mut();
+        if self.retain {
+            secret.metadata.owner_references = None;
+            secret.annotations_mut().extend([SKIP_OWNER, MANAGED].map(|key| (key.to_owned(), "true".to_owned())));
+        }
+        if !self.labels.is_empty() {
+            let own = std::mem::replace(secret.labels_mut(), self.labels.clone());
+            secret.labels_mut().extend(own);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
+
+    use super::*;
+
+    fn choices(annotations: &[&str], labels: &[(&str, &str)]) -> Choices {
+        let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Choices::of(&ObjectMeta {
+            annotations: Some(annotations.iter().map(|key| pair(&(key, "true"))).collect()),
+            labels: Some(labels.iter().map(pair).collect()),
+            ..ObjectMeta::default()
+        })
+    }
+
+    #[test]
+    fn only_true_is_a_choice() {
+        assert_eq!(choices(&[], &[("a", "b")]), Choices::default());
+        let maybe = BTreeMap::from([(RETAIN.to_owned(), "yes".to_owned())]);
+        assert!(!Choices::of(&ObjectMeta { annotations: Some(maybe), ..ObjectMeta::default() }).retain);
+        let all = choices(&[RETAIN, REPLACE, IGNORE_DRIFT, crds::scope::CLUSTER_WIDE], &[]);
+        assert!(all.retain && all.replace && all.ignore_drift && all.scope == Scope::ClusterWide);
+    }
+
+    #[test]
+    fn what_the_secret_shows_is_recorded_and_nothing_else() {
+        assert_eq!(choices(&[REPLACE, IGNORE_DRIFT], &[("a", "b")]).shown(), None);
+        let shown = |labels: &[(&str, &str)]| choices(&[RETAIN, COPY_LABELS], labels).shown().unwrap();
+        assert_eq!(shown(&[]), "retain");
+        assert_ne!(shown(&[("a", "b")]), shown(&[("a", "c")]));
+        assert_eq!(shown(&[("gitsync.signet.dev/name", "shop")]), "retain", "about the SealedSecret alone");
+    }
+
+    #[test]
+    fn a_secret_is_shaped_by_them() {
+        let owned = || {
+            let mut secret = Secret::default();
+            secret.metadata.owner_references = Some(vec![OwnerReference::default()]);
+            secret.labels_mut().insert("a".to_owned(), "template".to_owned());
+            ClearSecret::new(secret)
+        };
+        let mut plain = owned();
+        choices(&[], &[("a", "own"), ("b", "own")]).shape(&mut plain);
+        assert_eq!((plain.expose().owner_references().len(), plain.expose().labels().len()), (1, 1));
+
+        let mut shaped = owned();
+        choices(&[RETAIN, COPY_LABELS], &[("a", "own"), ("b", "own")]).shape(&mut shaped);
+        let shaped = shaped.expose();
+        assert!(shaped.owner_references().is_empty());
+        assert_eq!(shaped.annotations()[MANAGED], "true", "so that whoever comes back may take it over");
+        assert_eq!((shaped.labels()["a"].as_str(), shaped.labels()["b"].as_str()), ("template", "own"));
+    }
+}
