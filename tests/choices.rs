@@ -3,10 +3,10 @@
 use anyhow::Result;
 use crds::Certificate;
 use harness::{eventually, seal};
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{ConfigMap, Event};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -48,6 +48,92 @@ async fn a_managed_secret_is_taken_over_and_a_patched_one_added_to() -> Result<(
     place.holds("patched", &[("other", "1"), ("theirs", "kept")]).await?;
     place.secrets().delete("patched", &DeleteParams::default()).await?;
     place.holds("patched", &[("other", "1")]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn owners_and_annotations_of_others_stay() -> Result<()> {
+    let place = World::shared().await?.place("owners").await?;
+    place.apply_sealed("db", &[("password", "1")]).await?;
+    let secret = place.holds("db", &[("password", "1")]).await?;
+    let map = ConfigMap {
+        metadata: ObjectMeta { name: Some("other".to_owned()), ..ObjectMeta::default() },
+        ..ConfigMap::default()
+    };
+    let maps: Api<ConfigMap> = Api::namespaced(place.client.clone(), &place.namespace);
+    let map = maps.create(&PostParams::default(), &map).await?;
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": map.uid()});
+    let ours = serde_json::to_value(&secret.owner_references()[0])?;
+    let theirs =
+        json!({"metadata": {"ownerReferences": [ours, other], "annotations": {"example.com/theirs": "stays"}}});
+    merge(&place, "db", theirs).await?;
+    place.apply_sealed("db", &[("password", "2")]).await?;
+    let secret = place.holds("db", &[("password", "2")]).await?;
+    assert_eq!(secret.owner_references().len(), 2);
+    assert_eq!(secret.annotations()["example.com/theirs"], "stays");
+    Ok(())
+}
+
+/// Upstream suppresses what changes no spec.
+#[tokio::test]
+async fn an_edited_scope_counts_at_once() -> Result<()> {
+    let place = World::shared().await?.place("scope").await?;
+    let sealed = place.world.seal(&place.secret("db", &[("a", "1")]), &["--scope", "cluster-wide"]).await?;
+    let mut sealed = document(&sealed)?;
+    sealed["metadata"]["annotations"] = json!({});
+    place.world.cluster.apply(&sealed.to_string()).await?;
+    let message = place.synced("db", "False").await?.message.unwrap_or_default();
+    assert!(message.contains("was sealed for any namespace (cluster-wide scope)"), "{message}");
+    sealed["metadata"]["annotations"] = json!({"sealedsecrets.bitnami.com/cluster-wide": "true"});
+    place.world.cluster.apply(&sealed.to_string()).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    place.synced("db", "True").await?;
+    Ok(())
+}
+
+/// Upstream gives up after five tries within a fifth of a second.
+#[tokio::test]
+async fn a_refusal_is_waited_out() -> Result<()> {
+    let place = World::shared().await?.place("refused").await?;
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": place.namespace},
+        "spec": {
+            "matchConstraints": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": place.namespace}},
+                "resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}],
+            },
+            "validations": [{"expression": "false", "message": "not today"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": place.namespace},
+        "spec": {"policyName": place.namespace, "validationActions": ["Deny"]},
+    });
+    let cluster = &place.world.cluster;
+    cluster.apply(&policy.to_string()).await?;
+    cluster.apply(&binding.to_string()).await?;
+    eventually("the policy to hold", SOON, || async {
+        let trial = place.secret("trial", &[("a", "1")]);
+        let tried = cluster.kubectl_as(cluster.kubeconfig(), &["create", "--dry-run=server", "-f-"], &trial).await?;
+        Ok(tried.success().is_err().then_some(()))
+    })
+    .await?;
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    let refused = place.synced("db", "False").await?;
+    assert_eq!(refused.reason.as_deref(), Some("UpdateFailed"));
+    assert!(refused.message.unwrap_or_default().contains("not today"));
+
+    // Well after five tries.
+    eventually("it to be tried again and again", SOON, || async {
+        let tries = place.world.controller.logs().await?.lines().filter(|line| line.contains("not today")).count();
+        Ok((tries > 6).then_some(()))
+    })
+    .await?;
+    cluster.kubectl(&["delete", "validatingadmissionpolicybinding", &place.namespace]).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    place.synced("db", "True").await?;
     Ok(())
 }
 

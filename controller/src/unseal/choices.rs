@@ -1,17 +1,5 @@
-//! What an object chooses by its own annotations and labels, which change without a new generation. Pure.
-//!
-//! | annotation, with the value `"true"` | on | effect |
-//! |---|---|---|
-//! | `…/cluster-wide`, `…/namespace-wide` | the SealedSecret | scope: where it may be opened |
-//! | `…/retain` | the SealedSecret | the Secret stays when the SealedSecret goes; it has no owner, and is marked `managed` so that a SealedSecret that comes back takes it over |
-//! | `…/replace` | the SealedSecret | a Secret that cannot be changed (immutable, or of another type) is deleted and made anew |
-//! | `…/copy-labels` | the SealedSecret | its labels are put on the Secret; the template's win |
-//! | `…/ignore-drift` | the SealedSecret | edits of the Secret are left alone until the SealedSecret changes |
-//! | `…/skip-set-owner-references` | the template | the Secret has no owner |
-//! | `…/managed` | the Secret | may be taken over: data is replaced, foreign labels and annotations stay |
-//! | `…/patch` | the Secret | may be added to, and stays its owner's; with `managed` it gets the SealedSecret as owner |
-//!
-//! `…` is `sealedsecrets.bitnami.com`. Every other value counts as absent, as upstream has it.
+//! What an object chooses by its own annotations and labels, which change without a new generation. Pure. The table for
+//! users is `docs/annotations.md`.
 
 use std::collections::BTreeMap;
 
@@ -22,17 +10,17 @@ use crds::{
 use kube::{ResourceExt as _, core::ObjectMeta};
 use sha2::{Digest as _, Sha256};
 
-/// On a SealedSecret: see the table.
+/// On a SealedSecret: its Secret stays when it goes.
 pub const RETAIN: &str = "sealedsecrets.bitnami.com/retain";
-/// On a SealedSecret: see the table.
+/// On a SealedSecret: a Secret that cannot be changed is made anew.
 pub const REPLACE: &str = "sealedsecrets.bitnami.com/replace";
-/// On a SealedSecret: see the table.
+/// On a SealedSecret: its labels are put on the Secret.
 pub const COPY_LABELS: &str = "sealedsecrets.bitnami.com/copy-labels";
-/// On a SealedSecret: see the table.
+/// On a SealedSecret: edits of the Secret are left alone.
 pub const IGNORE_DRIFT: &str = "sealedsecrets.bitnami.com/ignore-drift";
-/// On a Secret: see the table.
+/// On a Secret: may be taken over.
 pub const MANAGED: &str = "sealedsecrets.bitnami.com/managed";
-/// On a Secret: see the table.
+/// On a Secret: may be added to, but stays its owner's.
 pub const PATCH: &str = "sealedsecrets.bitnami.com/patch";
 
 /// Labels that say which GitSync applied an object; they are about the SealedSecret and not about its Secret.
@@ -109,6 +97,16 @@ mod tests {
             labels: Some(labels.iter().map(pair).collect()),
             ..ObjectMeta::default()
         })
+    }
+
+    #[test]
+    fn every_choice_is_documented() {
+        let table = include_str!("../../../docs/annotations.md");
+        let all = [RETAIN, REPLACE, COPY_LABELS, IGNORE_DRIFT, MANAGED, PATCH, SKIP_OWNER];
+        for key in all.into_iter().chain([crds::scope::CLUSTER_WIDE, crds::scope::NAMESPACE_WIDE]) {
+            let name = key.strip_prefix("sealedsecrets.bitnami.com/").unwrap();
+            assert!(table.contains(&format!("\n| `{name}`")), "{name}");
+        }
     }
 
     #[test]
