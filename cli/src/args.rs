@@ -7,12 +7,15 @@ use std::{
 };
 
 use clap::{
-    Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser,
+    Arg, ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand as _,
     builder::{OsStringValueParser, StringValueParser, TypedValueParser},
-    error::{ContextKind, ContextValue},
+    error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
 };
 use crds::Scope;
 use secrecy::SecretString;
+
+use crate::verbs::Verb as Verbs;
 
 /// Before a flag's name in capitals.
 const ENVIRONMENT_PREFIX: &str = "SEALED_SECRETS_";
@@ -260,18 +263,45 @@ impl Program {
     }
 }
 
+/// A command line.
+#[derive(Debug)]
+pub enum Typed {
+    Flags(Box<Args>),
+    Verb(Box<Verbs>),
+}
+
 /// Reads a command line; the environment stands in for flags that it does not give.
-pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Args, clap::Error> {
+pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::Error> {
     let argv: Vec<OsString> = argv.into_iter().collect();
     let program = argv.first().map_or_else(Program::default, |path| Program::named(path));
-    let mut command = command(environment);
+    let mut command = command(program, environment);
     let matches = command.try_get_matches_from_mut(&argv).map_err(|mut error| {
         error.remove(ContextKind::Suggested); // "pass it as a value after --": here values mean nothing
         blame(error, &argv)
     })?;
     let mut args = Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    if let Some((verb, _)) = matches.subcommand() {
+        if let Some(flag) = typed(&matches).next() {
+            let message = format!("--{flag} stands before {verb}: what belongs to a verb comes after it");
+            return Err(command.error(ErrorKind::ArgumentConflict, message));
+        }
+        let verb = Verbs::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        return Ok(Typed::Verb(Box::new(verb)));
+    }
     args.program = program;
-    Ok(args)
+    Ok(Typed::Flags(Box::new(args)))
+}
+
+/// The flags on the command line itself.
+fn typed(matches: &ArgMatches) -> impl Iterator<Item = &str> {
+    let ids = matches.ids().map(clap::Id::as_str);
+    ids.filter(|id| matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine))
+        .filter(|id| id.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+}
+
+/// Everything that `seal` takes, for its completion and its manual.
+pub fn command_of_seal() -> clap::Command {
+    command(Program::Seal, |_| None)
 }
 
 /// A value that came from the environment is the variable's fault, not the flag's: what fails without the environment
@@ -282,7 +312,8 @@ fn blame(mut error: clap::Error, argv: &[OsString]) -> clap::Error {
     let Some(variable) = environment(long).filter(|variable| std::env::var_os(variable).is_some()) else {
         return error;
     };
-    let typed = command(|_| None).try_get_matches_from(argv).err();
+    let program = argv.first().map_or_else(Program::default, |path| Program::named(path));
+    let typed = command(program, |_| None).try_get_matches_from(argv).err();
     if typed.is_none_or(|typed| typed.get(ContextKind::InvalidArg) != error.get(ContextKind::InvalidArg)) {
         error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
     }
@@ -291,20 +322,29 @@ fn blame(mut error: clap::Error, argv: &[OsString]) -> clap::Error {
 
 /// The flags, with what they have in common: a variable of the environment, and switches that take a value as Go's
 /// do (`--raw`, `--raw=true`, `--raw=false`).
-fn command(environment: impl Fn(&str) -> Option<String>) -> clap::Command {
+fn command(program: Program, environment: impl Fn(&str) -> Option<String>) -> clap::Command {
     let klog = |name: &'static str| Arg::new(name).long(name).hide(true);
     let switches = KLOG_SWITCHES.map(|name| switch(klog(name)));
-    Args::command()
-        .mut_args(|arg| {
-            let variable = arg.get_long().and_then(&environment);
-            let arg = match variable {
-                Some(variable) => arg.env(variable).hide_env(true),
-                None => arg,
-            };
-            if matches!(arg.get_action(), ArgAction::SetTrue) { switch(arg) } else { arg }
-        })
-        .args(switches)
-        .args(KLOG_VALUES.map(klog))
+    let dress = |arg: Arg| {
+        let variable = arg.get_long().and_then(&environment);
+        let arg = match variable {
+            Some(variable) => arg.env(variable).hide_env(true),
+            None => arg,
+        };
+        if matches!(arg.get_action(), ArgAction::SetTrue) { switch(arg) } else { arg }
+    };
+    let flags = Args::command();
+    let known: Vec<String> = flags.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
+    let command = flags.mut_args(dress).args(switches).args(KLOG_VALUES.map(klog));
+    match program {
+        Program::Kubeseal => command,
+        // A flag that verbs share with kubeseal has the same variable.
+        Program::Seal => Verbs::augment_subcommands(command).subcommand_value_name("VERB").mut_subcommands(|verb| {
+            verb.mut_args(|arg| {
+                if arg.get_long().is_some_and(|long| known.iter().any(|it| it == long)) { dress(arg) } else { arg }
+            })
+        }),
+    }
 }
 
 fn switch(arg: Arg) -> Arg {
@@ -341,12 +381,15 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Args, clap::Error> {
-        parse(line.split_whitespace().map(OsString::from))
+        parse(line.split_whitespace().map(OsString::from)).map(|typed| match typed {
+            Typed::Flags(args) => *args,
+            Typed::Verb(verb) => panic!("{line}: {verb:?}"),
+        })
     }
 
     #[test]
     fn the_flags_are_well_formed() {
-        command(environment).debug_assert();
+        command(Program::Seal, environment).debug_assert();
     }
 
     #[test]
@@ -357,7 +400,9 @@ mod tests {
             parsed(typed).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
         let examples = lines.join(" ") + " ";
-        for arg in command(environment).get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set()) {
+        for arg in
+            command(Program::Seal, environment).get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set())
+        {
             let long = format!("--{} ", arg.get_long().unwrap());
             let short = arg.get_short().map(|short| format!("-{short} "));
             let shown = examples.contains(&long) || short.is_some_and(|short| examples.contains(&short));
@@ -385,7 +430,7 @@ mod tests {
 
     #[test]
     fn every_flag_has_its_variable() {
-        let missing: Vec<_> = command(environment)
+        let missing: Vec<_> = command(Program::Seal, environment)
             .get_arguments()
             .filter(|arg| !arg.is_positional() && arg.get_env().is_none())
             .map(|arg| arg.get_id().to_string())

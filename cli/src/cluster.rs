@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
+use crds::{SealedSecret, unseal::ClearSecret};
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::{
     Api, Client, Config,
     client::Body,
@@ -20,6 +21,8 @@ use kube::{
 };
 use secrecy::SecretString;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::sight::Seen;
 
 /// As long as an API server itself gives a request.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -113,6 +116,10 @@ pub enum ClusterError {
     Certificate(#[source] Answer),
     #[error("unable to decrypt sealed secret: {name}")]
     Sealed { name: String, why: Option<String> },
+    #[error("cannot read the SealedSecret of the cluster")]
+    SealedSecret(#[source] Answer),
+    #[error("cannot read the Secret that the values are taken from")]
+    Secret(#[source] Answer),
     #[error("cannot validate sealed secret")]
     Validate(#[source] Answer),
     #[error("cannot re-encrypt secret")]
@@ -218,6 +225,15 @@ pub fn namespace(access: &Access) -> Result<Option<Implicit>, ClusterError> {
 }
 
 impl Cluster {
+    /// A SealedSecret and its Secret, by the user's own rights.
+    pub async fn seen(&self, namespace: &str, name: &str) -> Result<Seen, ClusterError> {
+        let sealed = Api::<SealedSecret>::namespaced(self.client.clone(), namespace);
+        let sealed = self.within(sealed.get(name)).await.map_err(ClusterError::SealedSecret)?;
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let secret = self.within(secrets.get(name)).await.map(ClearSecret::new).map_err(ClusterError::Secret)?;
+        Ok(Seen { sealed, secret })
+    }
+
     /// The way to a controller: the first port of its Service, by name.
     pub async fn controller(&self, controller: &Controller) -> Result<Proxied<'_>, ClusterError> {
         let Controller { namespace, name } = controller;

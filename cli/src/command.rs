@@ -240,7 +240,7 @@ fn given_path(path: Option<PathBuf>) -> Option<PathBuf> {
     path.filter(|path| !path.as_os_str().is_empty())
 }
 
-fn access(connection: args::Connection) -> Result<Access, CommandError> {
+pub fn access(connection: args::Connection) -> Result<Access, CommandError> {
     let args::Connection {
         kubeconfig,
         context,
@@ -300,7 +300,7 @@ fn controller(certificate: &args::Certificate) -> Controller {
     Controller { namespace: controller_namespace.clone(), name: controller_name.clone() }
 }
 
-fn origin(certificate: args::Certificate, access: Access) -> Result<Origin, CommandError> {
+pub fn origin(certificate: args::Certificate, access: Access) -> Result<Origin, CommandError> {
     let controller = controller(&certificate);
     Ok(match given(certificate.cert) {
         Some(cert) => Origin::parse(&cert)?,
@@ -337,7 +337,10 @@ mod tests {
     use super::*;
 
     fn meant(line: &str) -> Result<Command, CommandError> {
-        Command::try_from(args::parse(line.split_whitespace().map(Into::into)).unwrap())
+        match args::parse(line.split_whitespace().map(Into::into)).unwrap() {
+            args::Typed::Flags(args) => Command::try_from(*args),
+            args::Typed::Verb(verb) => panic!("{line}: {verb:?}"),
+        }
     }
 
     fn seal(line: &str) -> Seal {

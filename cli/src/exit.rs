@@ -13,8 +13,10 @@ pub enum Exit {
     Ok = 0,
     /// Not done; stderr says why.
     Failed = 1,
-    /// The command line makes no sense.
+    /// The command line makes no sense; for `seal diff` any trouble, as diff(1) has it.
     Usage = 2,
+    /// Not all could be read, so that nobody knows what is in the rest.
+    Unreadable = 3,
 }
 
 impl From<Exit> for ExitCode {
@@ -46,6 +48,12 @@ pub enum Error {
     Raw(#[from] commands::raw::RawError),
     #[error(transparent)]
     ReEncrypt(#[from] commands::re_encrypt::ReEncryptError),
+    #[error(transparent)]
+    File(#[from] commands::sealed_file::FileError),
+    #[error(transparent)]
+    Item(#[from] commands::set::ItemError),
+    #[error(transparent)]
+    Edit(#[from] commands::edit::EditError),
     #[error("cannot start")]
     Start(#[source] io::Error),
 }
@@ -77,6 +85,8 @@ impl Error {
             ),
             ClusterError::Connect(_)
             | ClusterError::Certificate(_)
+            | ClusterError::SealedSecret(_)
+            | ClusterError::Secret(_)
             | ClusterError::Validate(_)
             | ClusterError::ReEncrypt(_)
             | ClusterError::Name(_) => None,

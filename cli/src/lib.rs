@@ -7,10 +7,13 @@
 //! ```
 //!
 //! - [`args`]: what was typed. [`command`] (pure): what was meant; every conflict of flags is decided there.
+//!   [`verbs`]: what was typed after a verb, which kubeseal has none of.
 //! - [`commands`]: one verb each, `run(what, io)`.
 //! - [`manifest`] (pure): a stream of documents to Secrets and SealedSecrets, with the place of every fault;
 //!   [`key_file`] (pure): private keys in the forms that operators keep; [`text`] (pure): bytes to text and back.
 //! - [`surgery`] (pure): edits of a manifest's text that leave everything else as it was.
+//! - [`describe`], [`difference`], [`lint`] (pure): what SealedSecrets show, and what is wrong with them. [`sight`] and
+//!   [`view`] (pure): which present values may be seen, and the text in which somebody edits them.
 //! - [`certificate`]: the certificate to seal with; [`cluster`]: the only module that talks to an API server.
 //! - [`io`], [`output`]: reading, writing, atomically; [`exit`]: errors to words and exit codes.
 //!
@@ -21,23 +24,31 @@ pub mod certificate;
 pub mod cluster;
 pub mod command;
 pub mod commands;
+pub mod describe;
+pub mod difference;
 pub mod exit;
 pub mod io;
 pub mod key_file;
+pub mod lint;
 pub mod manifest;
 pub mod output;
+pub mod sight;
 pub mod surgery;
 pub mod text;
+pub mod verbs;
+pub mod view;
 
 use std::ffi::OsString;
 
+use args::Typed;
 pub use exit::Exit;
 pub use io::Io;
 
 /// Does what a command line asks for. Never prints past `io`, never ends the process.
 pub fn run(argv: impl IntoIterator<Item = OsString>, io: &mut Io<'_>) -> Exit {
     let args = match args::parse(argv) {
-        Ok(args) => args,
+        Ok(Typed::Flags(args)) => *args,
+        Ok(Typed::Verb(verb)) => return commands::run_verb(*verb, io),
         Err(error) => return exit::usage(&error, io),
     };
     io.stderr_is_read |= args.files.verbosity > 0;

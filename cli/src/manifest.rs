@@ -93,7 +93,7 @@ pub fn at<'a, E>(documents: &'a mut [Result<Value, E>], place: &Place) -> Option
 }
 
 /// Every object of a stream, lists taken apart.
-fn objects(text: &str) -> Vec<Entry<Value>> {
+pub fn objects(text: &str) -> Vec<Entry<Value>> {
     let documents = crds::yaml::documents(text).into_iter().enumerate();
     documents
         .flat_map(|(index, document)| {
@@ -150,7 +150,7 @@ impl Entry<Value> {
 }
 
 /// What a SealedSecret says. Fields that only a server writes are dropped, whatever they look like.
-fn sealed_secret(mut object: Map<String, Value>) -> Result<SealedSecret, Fault> {
+pub fn sealed_secret(mut object: Map<String, Value>) -> Result<SealedSecret, Fault> {
     match word(&object, "kind")? {
         Some("SealedSecret") => {}
         Some("Secret") => return Err(Fault::Unsealed),

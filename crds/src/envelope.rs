@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 /// Bytes of an AES-256 session key.
 pub(crate) const SESSION_KEY_BYTES: usize = 32;
 
+/// Bytes of an AES-GCM tag.
+const TAG_BYTES: usize = 16;
+
 /// A decrypted value. Wiped when dropped, and never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Plaintext(Zeroizing<Vec<u8>>);
@@ -65,7 +68,6 @@ pub(crate) struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     pub(crate) fn parse(blob: &'a [u8]) -> Result<Self, EnvelopeError> {
-        const TAG_BYTES: usize = 16;
         let truncated = |needed| EnvelopeError::Truncated { found: blob.len(), needed };
         let (length, rest) = blob.split_first_chunk().ok_or(truncated(2 + TAG_BYTES))?;
         let length = usize::from(u16::from_be_bytes(*length));
@@ -80,6 +82,21 @@ impl<'a> Envelope<'a> {
     pub(crate) fn open(self, session_key: &[u8; SESSION_KEY_BYTES]) -> Option<Plaintext> {
         cipher(session_key).decrypt(&Nonce::default(), self.ciphertext).ok().map(Plaintext::new)
     }
+}
+
+/// What a blob shows to everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Size of the RSA key it was sealed for.
+    pub key_bits: usize,
+    /// Size of the value.
+    pub value_bytes: usize,
+}
+
+/// Reads a blob as far as it goes without a key.
+pub fn outline(blob: &[u8]) -> Result<Outline, EnvelopeError> {
+    let Envelope { sealed_session_key, ciphertext } = Envelope::parse(blob)?;
+    Ok(Outline { key_bits: sealed_session_key.len() * 8, value_bytes: ciphertext.len() - TAG_BYTES })
 }
 
 /// Seals `value` under `label` for the holder of `public`.

@@ -191,6 +191,11 @@ impl Certificate {
         })
     }
 
+    /// Size of its RSA key.
+    pub fn key_bits(&self) -> usize {
+        self.public.size() * 8
+    }
+
     /// Seals one value under a label made by [`crate::Scope::label`].
     pub fn seal(&self, value: &[u8], label: &str, rng: &mut impl CryptoRng) -> Result<Vec<u8>, EnvelopeError> {
         envelope::seal(value, label, &self.public, rng)

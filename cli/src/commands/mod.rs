@@ -1,21 +1,30 @@
 //! One verb each, `run(what was meant, io)`. A verb reads, calls `crds`, and writes once, at its end: whatever fails
 //! before leaves nothing behind.
 
+pub mod cert;
+pub mod diff;
+pub mod edit;
 pub mod fetch_cert;
+pub mod get;
 pub mod input;
 pub mod merge_into;
 pub mod raw;
 pub mod re_encrypt;
 pub mod seal;
+pub mod sealed_file;
+pub mod set;
+pub mod shell;
 pub mod unseal;
 pub mod validate;
+pub mod verify;
 
 use crate::{
     args::Program,
-    command::Command,
-    exit::Error,
+    command::{self, Command},
+    exit::{self, Error, Exit},
     io::Io,
     output::{self, OutputError},
+    verbs::{self, Verb},
 };
 
 /// Does what was meant.
@@ -33,6 +42,51 @@ pub fn run(command: Command, io: &mut Io<'_>) -> Result<(), Error> {
             Command::Validate(command) => validate::run(command, io).await,
         }
     })
+}
+
+/// Does what a verb says.
+pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
+    let trouble = if matches!(verb, Verb::Diff(_)) { Exit::Usage } else { Exit::Failed };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start);
+    let done = |result: Result<(), Error>| result.map(|()| Exit::Ok);
+    let outcome = runtime.and_then(|runtime| {
+        runtime.block_on(async {
+            match verb {
+                Verb::Cert(command) => done(cert::run(command, io).await),
+                Verb::Raw(command) => done(match raw_of(command) {
+                    Ok(command) => raw::run(command, io).await,
+                    Err(error) => Err(error),
+                }),
+                Verb::Get(command) => done(get::run(command, io)),
+                Verb::Verify(command) => verify::run(command, io).await,
+                Verb::Diff(command) => diff::run(command, io),
+                Verb::Set(command) => done(set::set(command, io).await),
+                Verb::Unset(command) => done(set::unset(command, io)),
+                Verb::Edit(command) => done(edit::run(command, io).await),
+                Verb::Completion(command) => done(shell::completion(&command, io)),
+                Verb::Man(command) => done(shell::man(&command)),
+            }
+        })
+    });
+    outcome.unwrap_or_else(|error| match exit::failure(&error, io) {
+        Exit::Failed => trouble,
+        exit => exit,
+    })
+}
+
+/// `seal raw` is `--raw` with fewer words.
+fn raw_of(command: verbs::Raw) -> Result<command::Raw, Error> {
+    let verbs::Raw { name, file, scope, namespace, certificate, connection } = command;
+    let (within, name) = match name.as_deref().map(|name| name.split_once('/').ok_or(name)) {
+        Some(Ok((namespace, name))) => (Some(namespace.to_owned()), name.to_owned()),
+        Some(Err(name)) => (None, name.to_owned()),
+        None => (None, String::new()),
+    };
+    if name.is_empty() && scope == crds::Scope::Strict {
+        return Err(raw::RawError::NoTarget.into());
+    }
+    let (access, certificate) = sealed_file::origin(certificate, connection)?;
+    Ok(command::Raw { input: file, output: None, scope, name, namespace: within.or(namespace), access, certificate })
 }
 
 fn version(program: Program, io: &mut Io<'_>) -> Result<(), OutputError> {

@@ -16,6 +16,8 @@ use crate::{
 pub enum RawError {
     #[error("must provide the --namespace flag with --raw and --scope {0}")]
     NoNamespace(Scope),
+    #[error("say which Secret the value is for (seal raw NAMESPACE/NAME), or choose another --scope than strict")]
+    NoTarget,
     #[error("cannot read the value to seal")]
     Read(#[source] ReadError),
     #[error("cannot seal the value")]

@@ -60,7 +60,7 @@ fn open(sealed: &SealedSecret, ring: &KeyRing) -> Result<ClearSecret, UnsealErro
 }
 
 /// The keys of all files. One that is spoilt among others is only warned of: the others may be the ones that are needed.
-fn private_keys(paths: Vec<PathBuf>, io: &mut Io<'_>) -> Result<Vec<PrivateKey>, UnsealCommandError> {
+pub fn private_keys(paths: Vec<PathBuf>, io: &mut Io<'_>) -> Result<Vec<PrivateKey>, UnsealCommandError> {
     let mut keys = Vec::new();
     for path in paths {
         let (text, _) = io.read_text(Some(&path))?;

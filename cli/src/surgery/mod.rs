@@ -119,6 +119,15 @@ pub fn rewrite(text: &str, wanted: &BTreeMap<usize, Value>) -> Result<String, Su
     if after.len() == before.len() { Ok(result) } else { Err(SurgeryError::Mismatch { document: before.len() + 1 }) }
 }
 
+/// The line on which the key at the end of a path stands, or the last key of the path that is there. Counts documents
+/// and a list's items from 1, as a place does.
+pub fn line(text: &str, document: usize, items: &[usize], path: &[&str]) -> Option<usize> {
+    let document = crds::yaml::documents(text).into_iter().nth(document.checked_sub(1)?)?;
+    let tree = Tree::parse(text.get(document.range.clone())?).ok()?;
+    let at = document.range.start + tree.find(items, path)?;
+    Some(text.get(..at)?.matches('\n').count() + 1)
+}
+
 /// The mapping at a path, made where there is none, for callers that prepare a wanted value. `None` when something
 /// else stands in the way.
 pub fn mapping<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut Map<String, Value>> {

@@ -185,6 +185,22 @@ fn what_is_shared_is_left_alone() {
     assert_eq!(set(merged, "y.z", json!(2)), "x: &x {k: v}\ny:\n  <<: *x\n  z: 2\n", "beside it is fine");
 }
 
+#[test]
+fn a_path_has_a_line() {
+    let text = "# head\na: 1\n---\nitems:\n- a: {b: 1}\n- a:\n    # why\n    b: 1\n";
+    for (document, items, path, expected) in [
+        (1, &[][..], &["a"][..], Some(2)),
+        (2, &[], &["items"], Some(4)),
+        (2, &[1], &["a", "b"], Some(5)),
+        (2, &[2], &["a", "b"], Some(8)),
+        (2, &[2], &["a", "c", "d"], Some(6)),
+        (2, &[3], &["a"], None),
+        (3, &[], &[], None),
+    ] {
+        assert_eq!(line(text, document, items, path), expected, "{document} {items:?} {path:?}");
+    }
+}
+
 /// Values as manifests have them: mappings of mappings, lists and scalars.
 fn value() -> impl Strategy<Value = Value> {
     let text = prop_oneof![

@@ -68,6 +68,25 @@ impl Tree<'_> {
         self.text.get(range).unwrap_or_default()
     }
 
+    /// Where the key at the end of a path stands, or the last one of the path that is there, in an object or an item
+    /// of a list.
+    pub fn find(&self, items: &[usize], path: &[&str]) -> Option<usize> {
+        let mut node = &self.root;
+        for item in items {
+            let Shape::Mapping { entries, .. } = &node.shape else { return None };
+            let list = entries.iter().find(|entry| entry.name == "items")?;
+            let Shape::Sequence { items, .. } = &list.value.shape else { return None };
+            node = items.get(item.checked_sub(1)?)?;
+        }
+        let mut at = node.span.start;
+        for key in path {
+            let Shape::Mapping { entries, .. } = &node.shape else { break };
+            let Some(entry) = entries.iter().find(|entry| entry.name == *key) else { break };
+            (node, at) = (&entry.value, entry.key.start);
+        }
+        Some(at)
+    }
+
     /// As the text has them.
     pub fn line_break(&self) -> &'static str {
         if self.text.contains("\r\n") { "\r\n" } else { "\n" }

@@ -4,6 +4,7 @@
 mod opens;
 mod shape;
 mod stub;
+mod subcommands;
 mod verbs;
 
 use std::{fs, path::Path};

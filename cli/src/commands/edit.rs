@@ -1,0 +1,191 @@
+//! `seal edit`: a view of the file in an editor, and what was changed there sealed. What stands in the clear lives in a
+//! file that only its owner can read, in a folder of its own, in memory where the system has such a place; it is
+//! overwritten and removed however the edit ends.
+
+use std::{
+    env, fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crds::seal;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::{
+    certificate,
+    commands::{
+        raw::RawError,
+        sealed_file::{self, SealedFile},
+    },
+    exit::{self, Error},
+    io::Io,
+    verbs::Edit,
+    view::{self, Becomes, Items, ViewError, Wanted},
+};
+
+/// Why nothing was edited. The file is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    #[error("cannot write the view of {}: {problem}", path.display())]
+    View { path: PathBuf, problem: String },
+    #[error("cannot keep the view in a private folder")]
+    Folder(#[source] io::Error),
+    #[error("cannot start the editor {editor:?}")]
+    Start { editor: String, source: io::Error },
+    #[error("the editor {editor:?} failed ({status}), so nothing was changed")]
+    Editor { editor: String, status: std::process::ExitStatus },
+    #[error("nothing was changed, because what was written cannot be used")]
+    Unusable(#[source] ViewError),
+}
+
+pub async fn run(command: Edit, io: &mut Io<'_>) -> Result<(), Error> {
+    let Edit { file, which, sight, certificate, connection } = command;
+    let (access, origin) = sealed_file::origin(certificate, connection)?;
+    let file = SealedFile::read(&file, which, io)?;
+    let (scope, namespace, name) = file.destination()?;
+    let sight = file.sight(sight, &access, io).await?;
+    let names = file.sealed.spec.encrypted_data.keys();
+    let items: Items = names.map(|item| (item.clone(), sight.value(&file.sealed, item))).collect();
+    let Some(wanted) = ask(&file, &items, io)? else {
+        io.remark(&format!("nothing was changed: {} stays as it is", file.path().display()));
+        return Ok(());
+    };
+
+    let mut object = file.object()?;
+    let news = wanted.items.values().any(|becomes| matches!(becomes, Becomes::Value(_)));
+    let certificate = if news {
+        let certificate = certificate::fetch(&origin, io).await?.certificate;
+        certificate::check_valid(&certificate, io.now)?;
+        Some(certificate)
+    } else {
+        None
+    };
+    let fields = file.mapping(&mut object, &["spec", "encryptedData"])?;
+    fields.retain(|item, _| wanted.items.contains_key(item));
+    for (item, becomes) in wanted.items {
+        if let (Becomes::Value(value), Some(certificate)) = (becomes, &certificate) {
+            let sealed = seal::value(value.expose(), (&namespace, &name), scope, certificate, &mut rand::rng());
+            fields.insert(item, Value::String(sealed.map_err(RawError::Seal)?));
+        }
+    }
+    let before = file.sealed.spec.template.as_ref().map(serde_json::to_value).and_then(Result::ok);
+    if wanted.template != before {
+        let spec = file.mapping(&mut object, &["spec"])?;
+        match wanted.template {
+            Some(template) => drop(spec.insert("template".to_owned(), template)),
+            None => drop(spec.remove("template")),
+        }
+    }
+    if !file.write(object, io)? {
+        io.remark(&format!("nothing was changed: {} stays as it is", file.path().display()));
+    }
+    Ok(())
+}
+
+/// Lets somebody edit until it can be used; `None` when nothing was written. Whoever leaves an unusable text as it was
+/// offered gives up.
+fn ask(file: &SealedFile, items: &Items, io: &mut Io<'_>) -> Result<Option<Wanted>, Error> {
+    let hidden = items.values().any(Option::is_none);
+    let mut head = format!(
+        "{} in {}\n\nLeave an item out to remove it; write a value to seal it. What you leave as it is stays as it is.",
+        file.sealed.metadata.name.as_deref().unwrap_or_default(),
+        file.path().display()
+    );
+    if hidden {
+        head = format!("{head}\n{} stands for a value that cannot be seen here.", view::SEALED);
+    }
+    let view = |head: &str| {
+        let failed = |problem| EditError::View { path: file.path().to_owned(), problem };
+        view::write(&file.sealed, items, head).map_err(failed)
+    };
+    let first = view(&head)?;
+    let desk = Desk::new().map_err(EditError::Folder)?;
+    let mut offered = first.clone();
+    loop {
+        let edited = desk.edit(&offered)?;
+        let error = match view::read(&edited, items) {
+            _ if edited == first || edited.trim().is_empty() => return Ok(None),
+            Ok(wanted) => return Ok(Some(wanted)),
+            Err(error) => error,
+        };
+        let lines = edited.split_inclusive('\n').filter(|line| !line.starts_with('#'));
+        let body = Zeroizing::new(lines.collect::<String>());
+        let again =
+            Zeroizing::new(format!("# ERROR: {error}\n# Write it right, or leave it as it is to give up.\n{}", *body));
+        if edited == offered || again == offered {
+            return Err(EditError::Unusable(error).into());
+        }
+        io.warning(&exit::chain(&error));
+        offered = again;
+    }
+}
+
+/// A private folder with the view in it.
+struct Desk {
+    folder: tempfile::TempDir,
+    file: PathBuf,
+}
+
+impl Desk {
+    fn new() -> io::Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("seal-edit-");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            builder.permissions(fs::Permissions::from_mode(0o700));
+        }
+        let in_memory = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+        let folder = match in_memory.map(|path| builder.tempdir_in(path)) {
+            Some(Ok(folder)) => folder,
+            _ => builder.tempdir()?,
+        };
+        let file = folder.path().join("secret.yaml");
+        Ok(Self { folder, file })
+    }
+
+    /// One round in the editor.
+    fn edit(&self, text: &str) -> Result<Zeroizing<String>, EditError> {
+        self.put(text).map_err(EditError::Folder)?;
+        let named = ["VISUAL", "EDITOR"].into_iter().filter_map(|name| env::var(name).ok());
+        let editor = named.into_iter().find(|editor| !editor.trim().is_empty());
+        let editor = editor.unwrap_or_else(|| if cfg!(windows) { "notepad" } else { "vi" }.to_owned());
+        let status = start(&editor, &self.file);
+        let status = status.map_err(|source| EditError::Start { editor: editor.clone(), source })?;
+        if !status.success() {
+            return Err(EditError::Editor { editor, status });
+        }
+        fs::read_to_string(&self.file).map(Zeroizing::new).map_err(EditError::Folder)
+    }
+
+    fn put(&self, text: &str) -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(&self.file)?.write_all(text.as_bytes())
+    }
+}
+
+/// Editors leave copies beside the file (`secret.yaml~`): all of the folder is overwritten.
+impl Drop for Desk {
+    fn drop(&mut self) {
+        let entries = fs::read_dir(self.folder.path()).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let length = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            // The folder goes anyway; that it was overwritten first is more than most file systems promise.
+            let zeros = vec![0; usize::try_from(length).unwrap_or_default()];
+            let _ = fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(&zeros));
+        }
+    }
+}
+
+/// As Git and kubectl do it: `$EDITOR` may hold words for the shell.
+fn start(editor: &str, file: &Path) -> io::Result<std::process::ExitStatus> {
+    if cfg!(windows) {
+        return Command::new("cmd").arg("/C").arg(editor).arg(file).status();
+    }
+    Command::new("sh").arg("-c").arg(format!("{editor} \"$@\"")).arg(editor).arg(file).status()
+}

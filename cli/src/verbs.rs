@@ -1,0 +1,293 @@
+//! What was typed after a verb: `seal verify …`. Under the name `kubeseal` there are no verbs, because kubeseal ignores
+//! positional arguments. Decides nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
+use crds::Scope;
+
+use crate::args::{Certificate, Connection};
+
+// No documentation comment: it would take the place of the program's own.
+#[derive(Debug, Subcommand)]
+#[command(subcommand_help_heading = "Verbs", disable_help_subcommand = true)]
+pub enum Verb {
+    /// Show the certificate that values are sealed with, or keep it
+    #[command(after_help = CERT)]
+    Cert(Cert),
+    /// Seal one value to what belongs under encryptedData
+    #[command(after_help = RAW)]
+    Raw(Raw),
+    /// Tell of SealedSecrets what they show without a key
+    #[command(after_help = GET)]
+    Get(Get),
+    /// Look for mistakes in files and folders, without a cluster
+    #[command(after_help = VERIFY)]
+    Verify(Verify),
+    /// Tell what differs between two versions, without showing a value
+    #[command(after_help = DIFF)]
+    Diff(Diff),
+    /// Add or replace one item of a SealedSecret's file
+    #[command(after_help = SET)]
+    Set(Set),
+    /// Remove one item of a SealedSecret's file
+    #[command(after_help = UNSET)]
+    Unset(Unset),
+    /// Change a SealedSecret's file in an editor
+    #[command(after_help = EDIT)]
+    Edit(Edit),
+    /// Write the shell's completion
+    #[command(after_help = COMPLETION)]
+    Completion(Completion),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(Man),
+}
+
+const CERT: &str = "\
+Example:
+  seal cert --cert cert.pem -o json
+
+Exit codes: 0 shown, 1 not; an expired one is shown too.";
+
+#[derive(Debug, Args)]
+pub struct Cert {
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = CertOutput::Text)]
+    pub output: CertOutput,
+    /// Write the certificate itself to a file
+    #[arg(short, long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    #[command(flatten)]
+    pub certificate: Certificate,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CertOutput {
+    Text,
+    Json,
+    Yaml,
+    /// The certificate itself
+    Pem,
+}
+
+const RAW: &str = "\
+Example:
+  seal raw --cert cert.pem shop/db < password.txt
+
+Exit codes: 0 sealed, 1 not.";
+
+#[derive(Debug, Args)]
+pub struct Raw {
+    /// The Secret that the value is for; without one the scope must not be strict
+    #[arg(value_name = "[NAMESPACE/]NAME")]
+    pub name: Option<String>,
+    /// File that holds the value, instead of standard input
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+    /// Where the result may be opened: strict, namespace-wide or cluster-wide
+    #[arg(long, default_value = "strict")]
+    pub scope: Scope,
+    /// Namespace of the Secret, where its name does not say it
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub certificate: Certificate,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+const GET: &str = "\
+Example:
+  seal get sealed.yaml -o json
+
+Exit codes: 0 told, 1 a file cannot be read.";
+
+#[derive(Debug, Args)]
+pub struct Get {
+    /// Files with SealedSecrets; standard input without any
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// How to tell it
+    #[arg(short, long, value_enum, default_value_t = GetOutput::Table)]
+    pub output: GetOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GetOutput {
+    Table,
+    Json,
+    Yaml,
+}
+
+const VERIFY: &str = "\
+Example:
+  seal verify deploy/ --cert cert.pem
+
+In folders it reads what ends in .yaml, .yml or .json, and leaves out what is hidden, such as .git. A file that is \
+named is read whatever it is called. A ciphertext shows the size of its key, and no more: whether a value opens under \
+its name is known only with --recovery-private-key.
+
+Exit codes: 0 nothing is wrong, 1 something is, 2 the command line makes no sense, 3 a file cannot be read.";
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Files and folders; '-' is standard input
+    #[arg(required = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// Certificate whose key the values must have the size of; repeatable
+    #[arg(long, value_name = "FILE|URL")]
+    pub cert: Vec<String>,
+    /// Private key that must open the values: PEM, a key Secret or a list of them; repeatable
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub recovery_private_key: Vec<PathBuf>,
+    /// Let Secrets in the clear pass
+    #[arg(long)]
+    pub allow_plain: bool,
+    /// How to report
+    #[arg(short, long, value_enum, default_value_t = Report::Text)]
+    pub output: Report,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Report {
+    Text,
+    Json,
+}
+
+const DIFF: &str = "\
+Example:
+  git show HEAD:sealed.yaml | seal diff sealed.yaml
+
+Exit codes, as diff has them: 0 nothing differs, 1 something does, 2 trouble.";
+
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The old file and the new one; with one alone, the old one comes from standard input
+    #[arg(required = true, num_args = 1..=2, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// Private key to compare what is sealed, instead of how: PEM, a key Secret or a list of them; repeatable
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub recovery_private_key: Vec<PathBuf>,
+    /// How to report
+    #[arg(short, long, value_enum, default_value_t = Report::Text)]
+    pub output: Report,
+}
+
+/// Which SealedSecret of a file.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// The SealedSecret, where the file holds several
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub name: Option<String>,
+    /// Namespace to seal for, where the file does not say it
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+}
+
+/// What lets present values be seen.
+#[derive(Debug, Args)]
+pub struct Sight {
+    /// Private key that opens the present values: PEM, a key Secret or a list of them; repeatable
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub recovery_private_key: Vec<PathBuf>,
+    /// Take the present values from the cluster's Secret, if you may read it
+    #[arg(long, conflicts_with = "recovery_private_key")]
+    pub from_cluster: bool,
+}
+
+const SET: &str = "\
+Example:
+  seal set --cert cert.pem password sealed.yaml < password.txt
+
+A value on the command line is seen by others on this machine, and kept in the shell's history: leave it out, and it \
+is read from standard input. With --recovery-private-key or --from-cluster a value that is sealed already is not \
+sealed again, so that the file stays as it is; without either nobody can know.
+
+Exit codes: 0 the file says it, 1 it does not and is as it was.";
+
+#[derive(Debug, Args)]
+pub struct Set {
+    /// The item, and its value where that is no secret
+    #[arg(value_name = "KEY[=VALUE]")]
+    pub item: String,
+    /// The file
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Take the value from a file
+    #[arg(long, value_name = "FILE")]
+    pub from_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub which: Which,
+    #[command(flatten)]
+    pub sight: Sight,
+    #[command(flatten)]
+    pub certificate: Certificate,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+const UNSET: &str = "\
+Example:
+  seal unset password sealed.yaml
+
+Exit codes: 0 the item is gone, 1 it is not, or was not there.";
+
+#[derive(Debug, Args)]
+pub struct Unset {
+    /// The item
+    #[arg(value_name = "KEY")]
+    pub item: String,
+    /// The file
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+const EDIT: &str = "\
+Example:
+  seal edit --cert cert.pem sealed.yaml
+
+$VISUAL or $EDITOR shows the template and the items. Values that you may not see stand there as <sealed>, and stay as \
+they are unless you write something else. With --recovery-private-key or --from-cluster they stand in the clear, in a \
+private folder that is wiped when the editor ends. Only what you change is sealed again.
+
+Exit codes: 0 the file says what you wrote, 1 it is as it was.";
+
+#[derive(Debug, Args)]
+pub struct Edit {
+    /// The file
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub which: Which,
+    #[command(flatten)]
+    pub sight: Sight,
+    #[command(flatten)]
+    pub certificate: Certificate,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+const COMPLETION: &str = "\
+Example:
+  seal completion bash > seal.bash
+
+Exit codes: 0 written, 1 not.";
+
+#[derive(Debug, Args)]
+pub struct Completion {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The folder; made where it is not there
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub folder: PathBuf,
+}

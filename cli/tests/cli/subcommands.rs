@@ -1,0 +1,305 @@
+//! The verbs after `seal`, run as programs in a folder of their own.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use crds::{SealedSecret, unseal};
+
+use crate::opens::ring;
+
+const TESTDATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata");
+const VERBS: [&str; 9] = ["cert", "raw", "get", "verify", "diff", "set", "unset", "edit", "completion"];
+const KEYED: [&str; 2] = ["--recovery-private-key", "new.key"];
+
+struct Folder(tempfile::TempDir);
+
+struct Done {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Folder {
+    /// With a certificate, its key and a sealed file of several documents.
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        for (file, name) in [("new.crt", "cert.pem"), ("new.key", "new.key"), ("secret.yaml", "secret.yaml")] {
+            fs::copy(Path::new(TESTDATA).join(file), folder.path(name)).unwrap();
+        }
+        folder.write("password.txt", "hunter2");
+        let items = |name: &str| {
+            let value =
+                |item: &str| folder.run(&["raw", "--cert", "cert.pem", &format!("shop/{name}")], item, "").stdout;
+            format!("    # by ops\n    password: '{}' # yearly\n    user: >-\n      {}\n", value("old"), value("app"))
+        };
+        let sealed = |name: &str| {
+            format!(
+                "apiVersion: bitnami.com/v1alpha1\nkind: SealedSecret\nmetadata:\n  name: {name} # ours\n  namespace: shop\nspec:\n  encryptedData:\n{}  template:\n    type: Opaque\n",
+                items(name)
+            )
+        };
+        folder.write("sealed.yaml", &sealed("db"));
+        folder.write("two.yaml", &format!("# head\n{}---\n{}", sealed("db"), sealed("web")));
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn run(&self, args: &[&str], stdin: &str, editor: &str) -> Done {
+        self.program(Command::new(env!("CARGO_BIN_EXE_seal")).args(args), stdin, editor)
+    }
+
+    fn program(&self, command: &mut Command, stdin: &str, editor: &str) -> Done {
+        let bin = Path::new(env!("CARGO_BIN_EXE_seal")).parent().unwrap().display().to_string();
+        let path = std::env::var("PATH").unwrap();
+        command.env_clear().env("PATH", format!("{bin}:{path}")).env("EDITOR", editor).env("TMPDIR", self.path("tmp"));
+        fs::create_dir_all(self.path("tmp")).unwrap();
+        command.current_dir(self.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A program that needs no input may be gone before it has all of it.
+        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Done { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    }
+
+    /// The values of a file's first SealedSecret.
+    fn values(&self, name: &str) -> Vec<(String, String)> {
+        let document = crds::yaml::documents(&self.read(name)).remove(0);
+        let mut sealed: SealedSecret = serde_json::from_value(document.value.unwrap()).unwrap();
+        sealed.spec.template = None;
+        let values = unseal::open(&sealed, &ring(), None).outcome.unwrap().values;
+        values.iter().map(|(item, value)| (item.clone(), String::from_utf8(value.expose().to_vec()).unwrap())).collect()
+    }
+
+    /// That nothing in the clear stayed behind.
+    fn is_clean(&self) -> bool {
+        fs::read_dir(self.path("tmp")).unwrap().count() == 0
+    }
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(item, value)| ((*item).to_owned(), (*value).to_owned())).collect()
+}
+
+/// What differs, line by line.
+fn changed(before: &str, after: &str) -> usize {
+    assert_eq!(before.lines().count(), after.lines().count());
+    before.lines().zip(after.lines()).filter(|(before, after)| before != after).count()
+}
+
+#[test]
+fn every_example_of_the_help_works() {
+    for verb in VERBS {
+        let folder = Folder::new();
+        folder.run(&["set", "--cert", "cert.pem", "other", "sealed.yaml"], "x", "");
+        fs::create_dir(folder.path("deploy")).unwrap();
+        fs::copy(folder.path("sealed.yaml"), folder.path("deploy/sealed.yaml")).unwrap();
+        let git = "git init -q && git add . && git -c user.name=a -c user.email=a@b commit -qm one";
+        assert_eq!(folder.program(Command::new("sh").args(["-c", git]), "", "").code, Some(0));
+        let help = folder.run(&[verb, "--help"], "", "").stdout;
+        let example = help.split("Example:\n").nth(1).unwrap().lines().next().unwrap().trim().to_owned();
+        assert!(help.contains("\nExit codes"), "{help}");
+        let done = folder.program(Command::new("sh").args(["-c", &example]), "", "true");
+        assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""), "{example}");
+    }
+}
+
+#[test]
+fn an_item_is_set_where_it_stands() {
+    let folder = Folder::new();
+    let before = folder.read("sealed.yaml");
+    let done = folder.run(&["set", "--cert", "cert.pem", "password", "sealed.yaml"], "new", "");
+    assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (Some(0), "", ""));
+    assert_eq!(folder.values("sealed.yaml"), pairs(&[("password", "new"), ("user", "app")]));
+    let after = folder.read("sealed.yaml");
+    assert_eq!(changed(&before, &after), 1);
+    assert!(after.contains("' # yearly\n"), "quotes and comment stay");
+
+    let done = folder.run(&["set", "--cert", "cert.pem", "--from-file", "password.txt", "more", "sealed.yaml"], "", "");
+    assert_eq!(done.code, Some(0));
+    assert_eq!(folder.values("sealed.yaml")[0], ("more".to_owned(), "hunter2".to_owned()));
+    assert_eq!(folder.run(&["unset", "more", "sealed.yaml"], "", "").code, Some(0));
+    assert_eq!(folder.read("sealed.yaml"), after);
+}
+
+#[test]
+fn a_value_that_is_sealed_already_is_not_sealed_again() {
+    let folder = Folder::new();
+    let before = folder.read("sealed.yaml");
+    let set = |value, keys: &[&str]| {
+        let args = ["set", "--cert", "cert.pem", "password", "sealed.yaml"];
+        assert_eq!(folder.run(&[&args[..], keys].concat(), value, "").code, Some(0));
+        folder.read("sealed.yaml")
+    };
+    assert_eq!(set("old", &KEYED), before);
+    assert_eq!(changed(&set("old", &[]), &before), 1, "without the key nobody can know");
+    assert_eq!(changed(&set("new", &KEYED), &before), 1);
+}
+
+#[test]
+fn a_value_on_the_command_line_is_warned_of_and_never_repeated() {
+    let folder = Folder::new();
+    let done = folder.run(&["set", "--cert", "cert.pem", "password=hunter=2", "sealed.yaml"], "", "");
+    assert_eq!(done.code, Some(0));
+    assert!(done.stderr.starts_with("warning: a value on the command line is seen by others"), "{}", done.stderr);
+    assert!(!done.stderr.contains("hunter"));
+    assert_eq!(folder.values("sealed.yaml")[0].1, "hunter=2");
+}
+
+#[test]
+fn what_cannot_be_set_leaves_the_file_alone() {
+    let folder = Folder::new();
+    folder.write("homeless.yaml", &folder.read("sealed.yaml").replace("  namespace: shop\n", ""));
+    folder.write("none.yaml", "kind: ConfigMap\n");
+    for (args, words) in [
+        (&["a/b", "sealed.yaml"][..], "a Secret takes letters, digits, '-', '_' and '.' for a key, but not \"a/b\""),
+        (&["a", "two.yaml"], "two.yaml has several SealedSecrets: document 1, line 2 (shop/db); document 2, line"),
+        (&["a", "two.yaml", "--name", "shop/none"], "two.yaml has no SealedSecret \"shop/none\", but document 1"),
+        (&["a", "sealed.yaml", "-n", "bank"], "namespace mismatch: sealed.yaml is for the namespace \"shop\""),
+        (&["a", "homeless.yaml"], "homeless.yaml: metadata.namespace is missing"),
+        (&["a", "none.yaml"], "none.yaml: there is no SealedSecret in it"),
+        (&["a", "missing.yaml"], "open missing.yaml: no such file or directory"),
+        (&["a=1", "sealed.yaml", "--from-file", "password.txt"], "KEY=VALUE and --from-file name two values"),
+    ] {
+        let file = args[1];
+        let before = fs::read(folder.path(file)).ok();
+        let done = folder.run(&[&["set", "--cert", "cert.pem"], args].concat(), "x", "");
+        assert_eq!(done.code, Some(1), "{args:?}");
+        assert!(done.stderr.starts_with(&format!("error: {words}")), "{}", done.stderr);
+        assert_eq!(fs::read(folder.path(file)).ok(), before);
+    }
+    let done = folder.run(&["unset", "none", "sealed.yaml"], "", "");
+    assert_eq!(done.stderr, "error: \"none\" is not among the items: password, user\n");
+    let done = folder.run(&["set", "--cert", "cert.pem", "a", "homeless.yaml", "-n", "shop"], "x", "");
+    assert_eq!(done.code, Some(0));
+    let done = folder.run(&["set", "--cert", "cert.pem", "password", "two.yaml", "--name", "web"], "x", "");
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert_eq!(folder.values("two.yaml")[0].1, "old", "the other one");
+}
+
+#[test]
+fn an_editor_changes_only_what_it_changes() {
+    let folder = Folder::new();
+    let before = folder.read("sealed.yaml");
+    let edit = |editor: &str, more: &[&str]| {
+        folder.run(&[&["edit", "--cert", "cert.pem", "sealed.yaml"], more].concat(), "", editor)
+    };
+    let done = edit("true", &[]);
+    assert_eq!((done.code, folder.read("sealed.yaml")), (Some(0), before.clone()), "{}", done.stderr);
+
+    let done = edit("sed -i -e 's/^  password: .*/  password: new/' -e 's/type: Opaque/type: other/'", &[]);
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    assert_eq!(folder.values("sealed.yaml"), pairs(&[("password", "new"), ("user", "app")]));
+    assert_eq!(changed(&folder.read("sealed.yaml"), &before), 2);
+
+    let done = edit("sed -i -e '/^  password/d' -e 's/^  user: .*/&\\n  token: t/'", &[]);
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    assert_eq!(folder.values("sealed.yaml"), pairs(&[("token", "t"), ("user", "app")]));
+    assert!(folder.is_clean());
+}
+
+#[test]
+fn values_are_shown_only_to_who_may_see_them_and_only_for_the_time() {
+    let folder = Folder::new();
+    let before = folder.read("sealed.yaml");
+    let spy = "sh -c 'cat \"$1\" > seen; stat -c %a \"$1\" \"$(dirname \"$1\")\" >> seen; cp \"$1\" \"$1~\"' sh";
+    assert_eq!(folder.run(&["edit", "sealed.yaml"], "", spy).code, Some(0));
+    let seen = folder.read("seen");
+    assert!(seen.contains("password: <sealed>\n") && !seen.contains("old") && seen.ends_with("600\n700\n"), "{seen}");
+    assert_eq!(folder.run(&[&["edit", "sealed.yaml"], &KEYED[..]].concat(), "", spy).code, Some(0));
+    let seen = folder.read("seen");
+    assert!(seen.contains("  password: old\n  user: app\n"), "{seen}");
+    assert!(folder.is_clean(), "copies of the editor's too");
+    assert_eq!(folder.read("sealed.yaml"), before);
+    // What is seen and stays is not sealed again.
+    let change = "sed -i 's/user: app/user: web/'";
+    let args = [&["edit", "--cert", "cert.pem", "sealed.yaml"], &KEYED[..]].concat();
+    assert_eq!(folder.run(&args, "", change).code, Some(0));
+    assert_eq!(changed(&folder.read("sealed.yaml"), &before), 1);
+}
+
+#[test]
+fn what_an_editor_spoils_is_offered_again_and_never_written() {
+    let folder = Folder::new();
+    let before = folder.read("sealed.yaml");
+    let edit = |editor: &str| folder.run(&["edit", "--cert", "cert.pem", "sealed.yaml"], "", editor);
+    let done = edit("false");
+    assert_eq!(done.code, Some(1));
+    assert_eq!(done.stderr, "error: the editor \"false\" failed (exit status: 1), so nothing was changed\n");
+    assert_eq!(edit("no-such-editor-here").code, Some(1));
+    // Wrong at first, right at the second attempt.
+    let second = "sh -c 'if grep -q ERROR \"$1\"; then sed -i \"s/  user: .*/  user: web/\" \"$1\"; else sed -i \"s/  user: .*/  user: [hunter2]/\" \"$1\"; fi' sh";
+    let done = edit(second);
+    assert_eq!(done.stderr, "warning: stringData.user must be a string: put it in quotes\n");
+    assert_eq!((done.code, folder.values("sealed.yaml")[1].1.as_str()), (Some(0), "web"));
+    folder.write("sealed.yaml", &before);
+    // Wrong, and left as it was offered.
+    let done = edit("sh -c 'grep -q ERROR \"$1\" || sed -i \"s/  user: .*/  user: [hunter2]/\" \"$1\"' sh");
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.ends_with("error: nothing was changed, because what was written cannot be used: stringData.user must be a string: put it in quotes\n"), "{}", done.stderr);
+    assert!(!done.stderr.contains("hunter2"));
+    assert_eq!(folder.read("sealed.yaml"), before);
+    assert!(folder.is_clean());
+}
+
+#[test]
+fn versions_are_compared_without_showing_a_value() {
+    let folder = Folder::new();
+    fs::copy(folder.path("sealed.yaml"), folder.path("before.yaml")).unwrap();
+    let diff = |more: &[&str]| folder.run(&[&["diff", "before.yaml", "sealed.yaml"], more].concat(), "", "");
+    assert_eq!((diff(&[]).code, diff(&[]).stdout.as_str()), (Some(0), ""));
+    folder.run(&["set", "--cert", "cert.pem", "password", "sealed.yaml"], "old", "");
+    folder.run(&["set", "--cert", "cert.pem", "user", "sealed.yaml"], "hunter2", "");
+    folder.write("sealed.yaml", &folder.read("sealed.yaml").replace("Opaque", "other"));
+    let done = diff(&[]);
+    let lines = "~ shop/db: encryptedData.password\n~ shop/db: encryptedData.user\n~ shop/db: spec.template.type\n";
+    assert_eq!((done.code, done.stdout.as_str()), (Some(1), lines));
+    let lines = "~ shop/db: encryptedData.password (the same value, sealed again)\n~ shop/db: encryptedData.user (another value)\n~ shop/db: spec.template.type\n";
+    assert_eq!(diff(&KEYED).stdout, lines);
+    let stdin = folder.run(&["diff", "sealed.yaml"], &folder.read("before.yaml"), "");
+    assert_eq!((stdin.code, stdin.stdout), (Some(1), done.stdout));
+    let new = folder.run(&["diff", "two.yaml"], "", "");
+    assert_eq!((new.code, new.stdout.as_str()), (Some(1), "+ shop/db\n+ shop/web\n"));
+    assert_eq!(folder.run(&["diff", "before.yaml", "none.yaml"], "", "").code, Some(2));
+}
+
+#[test]
+fn with_keys_verify_really_opens() {
+    let folder = Folder::new();
+    let verify = |file: &str| folder.run(&[&["verify", file], &KEYED[..]].concat(), "", "");
+    assert_eq!((verify("two.yaml").code, verify("two.yaml").stdout.as_str()), (Some(0), ""));
+    folder.write("two.yaml", &folder.read("two.yaml").replace("name: web", "name: other"));
+    let done = verify("two.yaml");
+    assert_eq!(done.code, Some(1));
+    assert!(done.stdout.contains(": shop/other: no key could decrypt password: "), "{}", done.stdout);
+    assert!(done.stdout.starts_with("two.yaml:24: "), "{}", done.stdout);
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_verb() {
+    let folder = Folder::new();
+    assert_eq!(folder.run(&["man", "pages"], "", "").code, Some(0));
+    for verb in VERBS {
+        assert!(folder.read(&format!("pages/seal-{verb}.1")).contains("Exit codes"), "{verb}");
+    }
+    assert!(folder.read("pages/seal.1").contains("encrypt") || folder.read("pages/seal.1").contains("Seals"));
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let done = folder.run(&["completion", shell], "", "");
+        assert!(done.code == Some(0) && done.stdout.contains("verify"), "{shell}");
+    }
+}
