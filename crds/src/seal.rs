@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Annotations in which other tools keep the plain Secret.
-const LEAKING_ANNOTATIONS: [&str; 2] =
+pub(crate) const LEAKING_ANNOTATIONS: [&str; 2] =
     ["kubectl.kubernetes.io/last-applied-configuration", "kubecfg.ksonnet.io/last-applied-configuration"];
 
 /// Why a Secret cannot be sealed.

@@ -177,7 +177,7 @@ pub(crate) fn label(sealed: &SealedSecret) -> String {
 }
 
 /// The deprecated form holds a Secret as JSON, metadata and all.
-fn whole(unsealed: Unsealed) -> Result<Unsealed, UnsealError> {
+pub(crate) fn whole(unsealed: Unsealed) -> Result<Unsealed, UnsealError> {
     let Unsealed { template, values, keys } = unsealed;
     // What serde has to say would quote what it found.
     let sealed = values.get(WHOLE).and_then(|json| serde_json::from_slice(json.expose()).ok());
