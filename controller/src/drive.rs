@@ -14,7 +14,7 @@ use kube::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff, context::chain};
+use crate::{backoff, context::chain, queue::Queue};
 
 /// How a reconciler is run.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,7 @@ pub async fn drive<K, C, E, Pass>(
     store: Store<K>,
     triggers: impl Stream<Item = ObjectRef<K>>,
     limits: Limits,
+    queue: Queue,
     stop: CancellationToken,
 ) where
     K: Clone + Resource<DynamicType = ()> + 'static,
@@ -41,6 +42,7 @@ pub async fn drive<K, C, E, Pass>(
     let failures: Arc<Mutex<HashMap<ObjectRef<K>, u32>>> = Arc::default();
     let counted = |object: Arc<K>, context: Arc<C>| {
         let (key, failures) = (ObjectRef::from_obj(object.as_ref()), failures.clone());
+        queue.leave(&key);
         let succeeded = move |action| {
             forget(&failures, &key);
             action
@@ -61,7 +63,8 @@ pub async fn drive<K, C, E, Pass>(
         tracing::warn!(object = %key, error = chain(error), ?wait, "Error updating, will retry");
         Action::requeue(wait)
     };
-    let triggers = triggers.take_until(stop.cancelled_owned()).map(Ok::<_, Infallible>);
+    let triggers = triggers.take_until(stop.cancelled_owned());
+    let triggers = triggers.inspect(|object| queue.enter(object)).map(Ok::<_, Infallible>);
     let config = controller::Config::default().concurrency(limits.concurrency);
     applier(counted, retry, context, store, triggers, config)
         .for_each(|result| async {
@@ -69,12 +72,14 @@ pub async fn drive<K, C, E, Pass>(
                 Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {} // logged above
                 // Deleted while it waited for its turn.
                 Err(controller::Error::ObjectNotFound(object)) => {
+                    queue.leave(&object);
                     tracing::debug!(%object, "gone before its pass");
                 }
                 Err(error) => tracing::error!(%error, "the reconciler cannot go on"),
             }
         })
         .await;
+    queue.close();
 }
 
 fn forget<K: Eq + Hash>(failures: &Mutex<HashMap<K, u32>>, key: &K) {

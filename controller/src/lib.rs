@@ -3,7 +3,7 @@
 //! ```text
 //!   key Secrets ─watch─▶ keys ──KeyRing──▶ unseal ──▶ Secrets, status, Events
 //!                         │                  ▲   │
-//!                         └─ http (cert)     │   └─ whether each SealedSecret opened
+//!                         └─ http (/v1)      │   └─ whether each SealedSecret opened
 //!                                            │                 │
 //!   Git ─fetch─▶ sync/source ─▶ render ─▶ plan ─▶ execute ─▶ objects (SealedSecrets among them)
 //! ```
@@ -11,7 +11,7 @@
 //! | module | touches the world | |
 //! |---|---|---|
 //! | [`args`], [`telemetry`], [`metrics`] | | flags, logs, counters |
-//! | [`runtime`], [`drive`], [`calls`], [`pace`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
+//! | [`runtime`], [`drive`], [`calls`], [`pace`], [`queue`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
 //! | [`observed`], [`backoff`] | pure | what a watch has shown; how long to wait |
 //! | [`keys`] | IO, with `rotation` pure | the ring of keys, minting |
 //! | [`unseal`] | IO, with `decide`, `status` pure | SealedSecret to Secret |
@@ -30,6 +30,7 @@ pub mod keys;
 pub mod metrics;
 pub mod observed;
 pub mod pace;
+pub mod queue;
 pub mod runtime;
 pub mod sync;
 pub mod telemetry;

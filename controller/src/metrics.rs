@@ -1,10 +1,24 @@
-//! Counters and gauges, under upstream's names where upstream has them. Labels are bounded: no object names.
+//! What is counted, under upstream's names where upstream has them, so that its dashboards and alerts go on. What can be
+//! read off the cluster's state is read when somebody asks ([`Snapshot`]): a series cannot outlive its object.
+//!
+//! Labels are bounded. Object names stand in `condition_info` alone, which is upstream's and which its alert needs;
+//! `--metrics-omit-secret-labels` leaves it out.
 
+mod exposition;
+mod process;
+
+use std::{fmt, sync::Arc};
+
+use crds::{KeyRing, SealedSecret};
+use jiff::Timestamp;
+use kube::{Resource as _, ResourceExt as _, core::DeserializeGuard};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+pub use self::exposition::Format;
 
 /// Labels of `unseal_errors_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -13,6 +27,33 @@ pub struct UnsealError {
     pub reason: &'static str,
     /// Of the SealedSecret.
     pub namespace: String,
+}
+
+/// Labels of `http_requests_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HttpRequest {
+    /// One of those under /v1.
+    pub path: &'static str,
+    /// Of the answer.
+    pub code: u16,
+    /// In lower case; unknown for one that is no method.
+    pub method: &'static str,
+}
+
+/// Labels of `http_request_duration_seconds`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HttpPath {
+    /// See [`HttpRequest`].
+    pub path: &'static str,
+    /// See [`HttpRequest`].
+    pub method: &'static str,
+}
+
+/// Labels of `queue_depth` and `queue_wait_seconds`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct QueueName {
+    /// unseal or sync.
+    pub queue: &'static str,
 }
 
 /// Labels of counters of outcomes.
@@ -29,15 +70,42 @@ pub struct Step {
     pub step: &'static str,
 }
 
-/// All of them. Cloning shares the counters.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildInfo {
+    revision: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConditionInfo {
+    namespace: String,
+    name: String,
+    condition: String,
+    ss_app_kubernetes_io_instance: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct State {
+    synced: &'static str,
+    reason: String,
+}
+
+/// All that is counted. Cloning shares the counters.
+#[derive(Clone, Debug)]
 pub struct Metrics {
     /// SealedSecrets that were opened, or tried.
     pub unseal_requests: Counter,
     /// Those that failed.
     pub unseal_errors: Family<UnsealError, Counter>,
+    /// Requests to the endpoints under /v1.
+    pub http_requests: Family<HttpRequest, Counter>,
+    /// How long they took.
+    pub http_durations: Family<HttpPath, Histogram>,
     /// RSA private-key operations: the cost of unsealing.
     pub rsa_operations: Counter,
+    /// Objects that wait for their pass.
+    pub queue_depth: Family<QueueName, Gauge>,
+    /// How long they waited.
+    pub queue_waits: Family<QueueName, Histogram>,
     /// Keys that can open.
     pub keys: Gauge,
     /// Key Secrets that cannot be read.
@@ -50,19 +118,65 @@ pub struct Metrics {
     pub sync_steps: Family<Step, Counter>,
     /// Fetches from Git.
     pub git_fetches: Family<Outcome, Counter>,
+    started: Timestamp,
+}
+
+/// What is not counted but seen.
+pub struct Snapshot {
+    /// Every SealedSecret.
+    pub sealed: Vec<Arc<DeserializeGuard<SealedSecret>>>,
+    /// The keys.
+    pub ring: Arc<KeyRing>,
+    /// `--metrics-omit-secret-labels`.
+    pub omit_names: bool,
 }
 
 impl Metrics {
-    /// In the text format of Prometheus.
-    pub fn render(&self) -> Result<String, std::fmt::Error> {
-        let mut registry = Registry::with_prefix("sealed_secrets_controller");
+    /// All at zero. `started` is the start of the process.
+    pub fn new(started: Timestamp) -> Self {
+        // Go's default buckets, from 5 ms to 10 s.
+        let durations = || Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
+        // A restart with 20,000 objects makes the last of them wait for minutes.
+        let waits = || Histogram::new([0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0]);
+        Self {
+            unseal_requests: Counter::default(),
+            unseal_errors: Family::default(),
+            http_requests: Family::default(),
+            http_durations: Family::new_with_constructor(durations),
+            rsa_operations: Counter::default(),
+            queue_depth: Family::default(),
+            queue_waits: Family::new_with_constructor(waits),
+            keys: Gauge::default(),
+            malformed_keys: Gauge::default(),
+            keys_minted: Counter::default(),
+            syncs: Family::default(),
+            sync_steps: Family::default(),
+            git_fetches: Family::default(),
+            started,
+        }
+    }
+
+    /// All of it as a scraper reads it.
+    pub fn render(&self, seen: &Snapshot, format: Format) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        process::register(&mut registry, self.started);
+        let ours = registry.sub_registry_with_prefix("sealed_secrets_controller");
+        self.register(ours);
+        seen.register(ours);
+        exposition::render(&registry, format)
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let build: Family<BuildInfo, Gauge> = Family::default();
+        build.get_or_create(&BuildInfo { revision: concat!("v", env!("CARGO_PKG_VERSION")) }).set(0);
+        registry.register("build_info", "Build information", build);
         registry.register("unseal_requests", "SealedSecrets opened or tried", self.unseal_requests.clone());
-        registry.register(
-            "unseal_errors",
-            "SealedSecrets that failed, by reason and namespace",
-            self.unseal_errors.clone(),
-        );
+        registry.register("unseal_errors", "SealedSecrets that failed, by reason", self.unseal_errors.clone());
+        registry.register("http_requests", "Requests to the endpoints under /v1", self.http_requests.clone());
+        registry.register("http_request_duration_seconds", "How long they took", self.http_durations.clone());
         registry.register("rsa_operations", "RSA private-key operations", self.rsa_operations.clone());
+        registry.register("queue_depth", "Objects that wait for their pass", self.queue_depth.clone());
+        registry.register("queue_wait_seconds", "How long objects waited for their pass", self.queue_waits.clone());
         registry.register("keys", "Keys that can open", self.keys.clone());
         registry.register("malformed_keys", "Key Secrets that cannot be read", self.malformed_keys.clone());
         registry.register("keys_minted", "Keys minted by this process", self.keys_minted.clone());
@@ -70,8 +184,149 @@ impl Metrics {
         signet.register("passes", "Passes over a GitSync that did something, by outcome", self.syncs.clone());
         signet.register("steps", "Objects applied, healed and pruned", self.sync_steps.clone());
         signet.register("fetches", "Fetches from Git, by outcome", self.git_fetches.clone());
-        let mut text = String::new();
-        encode(&mut text, &registry)?;
-        Ok(text)
+    }
+}
+
+impl Snapshot {
+    fn register(&self, registry: &mut Registry) {
+        let (states, conditions) = (Family::<State, Gauge>::default(), Family::<ConditionInfo, Gauge>::default());
+        for guarded in &self.sealed {
+            let meta = guarded.meta();
+            for (condition, status) in conditions_of(guarded) {
+                let text = |text: Option<&String>| text.cloned().unwrap_or_default();
+                let instance = guarded.labels().get("app.kubernetes.io/instance");
+                let labels = ConditionInfo {
+                    namespace: text(meta.namespace.as_ref()),
+                    name: text(meta.name.as_ref()),
+                    condition: condition.to_owned(),
+                    ss_app_kubernetes_io_instance: text(instance),
+                };
+                let value = match status {
+                    "True" => 1,
+                    "False" => -1,
+                    _ => 0,
+                };
+                conditions.get_or_create(&labels).set(value);
+            }
+            states.get_or_create(&State::of(guarded)).inc();
+        }
+        registry.register("sealed_secrets", "SealedSecrets by state, and by the reason for it", states);
+        if !self.omit_names {
+            let help = "Condition of each SealedSecret: -1 (false), 0 (unknown), 1 (true)";
+            registry.register("condition_info", help, conditions);
+        }
+        let Some(newest) = self.ring.newest() else { return };
+        let second = |time: Timestamp| {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(time.as_second());
+            gauge
+        };
+        let help = "When the newest key was made; the one that seals";
+        registry.register("newest_key_birth_timestamp_seconds", help, second(newest.born));
+        if let Some(certificate) = &newest.certificate {
+            let help = "When the certificate of the newest key ends";
+            registry.register("newest_key_expiry_timestamp_seconds", help, second(certificate.not_after()));
+        }
+    }
+}
+
+/// Types and statuses. Of an object that does not parse nothing can be read, but its own condition says so.
+fn conditions_of(guarded: &DeserializeGuard<SealedSecret>) -> Vec<(&str, &str)> {
+    match &guarded.0 {
+        Ok(sealed) => {
+            let conditions = sealed.status.iter().flat_map(|status| &status.conditions);
+            conditions.map(|condition| (condition.type_.as_str(), condition.status.as_str())).collect()
+        }
+        Err(_) => vec![(crds::sealed_secret::SYNCED, "False")],
+    }
+}
+
+impl State {
+    fn of(guarded: &DeserializeGuard<SealedSecret>) -> Self {
+        let synced = match &guarded.0 {
+            Ok(sealed) => sealed.synced(),
+            Err(_) => return Self { synced: "False", reason: "Invalid".to_owned() },
+        };
+        let Some(condition) = synced else { return Self { synced: "Unknown", reason: "Pending".to_owned() } };
+        let synced = match condition.status.as_str() {
+            "True" => "True",
+            "False" => "False",
+            _ => "Unknown",
+        };
+        // Upstream gives none; and whoever may write a status shall not make labels without end.
+        let word = |reason: &&String| reason.len() < 40 && reason.chars().all(|c| c.is_ascii_alphabetic());
+        Self { synced, reason: condition.reason.as_ref().filter(word).cloned().unwrap_or_default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn snapshot(objects: &[Value]) -> Snapshot {
+        let sealed = objects.iter().map(|object| Arc::new(serde_json::from_value(object.clone()).unwrap())).collect();
+        Snapshot { sealed, ring: Arc::default(), omit_names: false }
+    }
+
+    fn sealed(name: &str, condition: Option<(&str, &str)>) -> Value {
+        let conditions: Vec<Value> = condition
+            .map(|(status, reason)| json!({"type": "Synced", "status": status, "reason": reason}))
+            .into_iter()
+            .collect();
+        json!({
+            "apiVersion": "bitnami.com/v1alpha1", "kind": "SealedSecret",
+            "metadata": {"name": name, "namespace": "shop", "labels": {"app.kubernetes.io/instance": "blue"}},
+            "spec": {"encryptedData": {}},
+            "status": {"conditions": conditions},
+        })
+    }
+
+    fn text(seen: &Snapshot) -> String {
+        Metrics::new(Timestamp::UNIX_EPOCH).render(seen, Format::Plain).unwrap()
+    }
+
+    #[test]
+    fn conditions_are_told_as_upstream_tells_them() {
+        let mut invalid = sealed("invalid", None);
+        invalid["spec"] = json!("none");
+        let all = [
+            sealed("good", Some(("True", "Unsealed"))),
+            sealed("bad", Some(("False", "NoKey"))),
+            sealed("odd", Some(("Unknown", "a reason\" of somebody else's"))),
+            sealed("new", None),
+            invalid,
+        ];
+        let told = text(&snapshot(&all));
+        let lines = |name: &str| told.lines().filter(|line| line.starts_with(name)).count();
+        let info = |name: &str, value: i8| {
+            let line = format!(
+                "sealed_secrets_controller_condition_info{{namespace=\"shop\",name=\"{name}\",condition=\"Synced\",ss_app_kubernetes_io_instance=\"blue\"}} {value}\n"
+            );
+            assert!(told.contains(&line), "{line}{told}");
+        };
+        info("good", 1);
+        info("bad", -1);
+        info("odd", 0);
+        info("invalid", -1);
+        assert_eq!(lines("sealed_secrets_controller_condition_info{"), 4);
+        for (state, reason) in
+            [("True", "Unsealed"), ("False", "NoKey"), ("False", "Invalid"), ("Unknown", "Pending"), ("Unknown", "")]
+        {
+            let line =
+                format!("sealed_secrets_controller_sealed_secrets{{synced=\"{state}\",reason=\"{reason}\"}} 1\n");
+            assert!(told.contains(&line), "{line}{told}");
+        }
+        assert!(told.contains("sealed_secrets_controller_build_info{revision=\"v"));
+        let told = text(&snapshot(&all[1..]));
+        assert!(!told.contains("name=\"good\"") && !told.contains("Unsealed"), "gone with its object");
+    }
+
+    #[test]
+    fn names_are_left_out_when_asked_for() {
+        let told = text(&Snapshot { omit_names: true, ..snapshot(&[sealed("good", Some(("True", "Unsealed")))]) });
+        assert!(!told.contains("good") && !told.contains("condition_info"), "{told}");
+        assert!(told.contains("synced=\"True\",reason=\"Unsealed\"} 1"));
     }
 }

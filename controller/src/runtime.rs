@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use crds::{GitSync, SealedSecret};
 use futures::{Stream, stream};
+use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Config, Resource,
@@ -19,10 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::{ApiArgs, Args, KeyArgs},
-    context::{self, SealedSecrets},
+    args::{ApiArgs, Args, HttpArgs, KeyArgs},
+    context::{Context, SealedSecrets},
     events::Events,
-    http::{self, Endpoints},
+    http::{self, Endpoints, Rate, Timeouts},
     keys::{self, Keeper},
     metrics::Metrics,
     pace::Pace,
@@ -44,20 +45,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let client = pace.of(Client::try_from(config.clone()).context("cannot make a client for the API server")?);
 
     let (listed, is_listed) = watch::channel(false);
-    let metrics = Metrics::default();
+    let metrics = Metrics::new(Timestamp::now());
     let keeper = Keeper::new(
         client.clone(),
         key_options(args.keys, namespace.clone()),
         Events::new(client.clone(), "sealed-secrets"),
         metrics.clone(),
     );
-    let shared = context::Context {
-        client: client.clone(),
-        ring: keeper.ring(),
-        sealed: SealedSecrets::default(),
-        metrics: metrics.clone(),
-    };
-    let endpoints = Endpoints { ring: keeper.ring(), metrics, listed: is_listed };
+    let shared = Context { client: client.clone(), ring: keeper.ring(), sealed: SealedSecrets::default(), metrics };
+    let options = args.unseal.options(&namespace);
+    let endpoints = endpoints(&args.http, &options, &shared, is_listed)?;
+    let timeouts = endpoints.timeouts;
 
     // HTTP first: a probe that waits for the first key must find somebody to ask.
     let mut servers = JoinSet::new();
@@ -65,10 +63,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let metrics_listener = http::bind(args.http.listen_metrics_addr).await?;
     tracing::info!(address = %listener.local_addr()?, metrics = %metrics_listener.local_addr()?, "serving HTTP");
     let serving = CancellationToken::new();
-    servers.spawn(served("http", http::serve(listener, http::main_routes(endpoints.clone()), serving.clone())));
-    servers.spawn(served("metrics", http::serve(metrics_listener, http::metrics_routes(endpoints), serving.clone())));
+    servers.spawn(served("http", http::serve(listener, http::main_routes(&endpoints), timeouts, serving.clone())));
+    servers.spawn(served(
+        "metrics",
+        http::serve(metrics_listener, http::metrics_routes(endpoints), timeouts, serving.clone()),
+    ));
 
-    let options = args.unseal.options(&namespace);
     let single = options.namespaces.are_single();
     let home = single.then_some(namespace.as_str());
     require::<SealedSecret>(&client, home, options.label_selector.as_deref()).await?;
@@ -171,6 +171,27 @@ fn key_options(args: KeyArgs, namespace: String) -> keys::Options {
         annotations: args.privatekey_annotations,
         labels: args.privatekey_labels,
     }
+}
+
+fn endpoints(
+    args: &HttpArgs,
+    options: &unseal::Options,
+    shared: &Context,
+    listed: watch::Receiver<bool>,
+) -> anyhow::Result<Endpoints> {
+    Ok(Endpoints {
+        ring: shared.ring.clone(),
+        metrics: shared.metrics.clone(),
+        sealed: shared.sealed.clone(),
+        listed,
+        omit_names: args.metrics_omit_secret_labels,
+        timeouts: Timeouts {
+            read: args.read_timeout.try_into().context("--read-timeout is too long")?,
+            write: args.write_timeout.try_into().context("--write-timeout is too long")?,
+        },
+        rate: Rate { per_second: args.rate_limit, burst: args.rate_limit_burst },
+        accept_deprecated: options.accept_deprecated,
+    })
 }
 
 /// The API server to talk to, and the controller's own namespace.

@@ -54,6 +54,7 @@ use crate::{
     context::Context,
     drive::{Limits, drive},
     events::Events,
+    queue::Queue,
 };
 
 /// Name under which the sync applies: its fields are told from the controller's and from everyone else's.
@@ -161,7 +162,8 @@ pub async fn run(
         known(store.clone(), sealed).boxed(),
     ]);
     let pass = |guarded: Arc<Guarded>, syncer: Arc<Syncer>| async move { syncer.reconcile(&guarded).await };
-    drive(pass, syncer, store, triggers, Limits { concurrency: CONCURRENCY, retries: None }, stop).await;
+    let queue = Queue::new("sync", syncer.context.metrics.clone());
+    drive(pass, syncer, store, triggers, Limits { concurrency: CONCURRENCY, retries: None }, queue, stop).await;
 }
 
 impl Syncer {

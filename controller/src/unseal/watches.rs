@@ -24,6 +24,7 @@ use crate::{
     context::{Context, Guarded},
     drive::{Limits, drive},
     observed,
+    queue::Queue,
 };
 
 /// SealedSecrets handled at once. Most of the time goes into waiting for the API server.
@@ -52,7 +53,8 @@ pub async fn run(
         new_keys(&unsealer, store.clone()).boxed(),
     ]);
     let pass = |guarded: Arc<Guarded>, unsealer: Arc<Unsealer>| async move { unsealer.reconcile(guarded).await };
-    drive(pass, unsealer, store, triggers, limits, stop).await;
+    let queue = Queue::new("unseal", unsealer.context.metrics.clone());
+    drive(pass, unsealer, store, triggers, limits, queue, stop).await;
     context.sealed.remove(namespace.as_ref());
     namespace
 }

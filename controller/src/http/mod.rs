@@ -1,0 +1,246 @@
+//! The endpoints. kubeseal reaches `/v1` through the API server's service proxy, where whoever may log in may ask; the
+//! kubelet asks the health ones; Prometheus asks for the metrics.
+//!
+//! So nobody learns anything here that a ciphertext does not say by itself: no value, no private key, nothing rendered,
+//! and of what does not open not why. What opens costs RSA operations: they are limited in rate, and done one request
+//! at a time, so that unsealing never waits for whoever asks.
+
+mod count;
+mod limit;
+mod refusal;
+mod serve;
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::to_bytes,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use crds::{
+    KeyRing,
+    key_ring::RingKey,
+    reseal::{Candidate, Meter, ResealError},
+    yaml,
+};
+use http_body_util::LengthLimitError;
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    count::counted,
+    limit::{Limiter, limited},
+    refusal::{Refusal, worded},
+};
+pub use self::{
+    limit::Rate,
+    serve::{Timeouts, bind, serve},
+};
+use crate::{
+    context::SealedSecrets,
+    keys::Ring,
+    metrics::{Format, Metrics, Snapshot},
+};
+
+/// Largest body. No SealedSecret of this size fits into a cluster.
+const BODY: usize = 10 << 20;
+/// Bodies held in memory at once; further requests wait.
+const BODIES: usize = 4;
+
+const CERTIFICATE: &str = "/v1/cert.pem";
+const VERIFY: &str = "/v1/verify";
+const ROTATE: &str = "/v1/rotate";
+
+/// What the endpoints tell, and how.
+#[derive(Clone)]
+pub struct Endpoints {
+    /// The keys.
+    pub ring: Ring,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Every SealedSecret.
+    pub sealed: SealedSecrets,
+    /// Whether all of them are known.
+    pub listed: watch::Receiver<bool>,
+    /// `--metrics-omit-secret-labels`.
+    pub omit_names: bool,
+    /// Time for a client to send a body.
+    pub timeouts: Timeouts,
+    /// `--rate-limit` and `--rate-limit-burst`.
+    pub rate: Rate,
+    /// `--accept-deprecated-v1-data`.
+    pub accept_deprecated: bool,
+}
+
+struct Shared {
+    endpoints: Endpoints,
+    bodies: Semaphore,
+    hands: Arc<Semaphore>,
+}
+
+/// `/v1`, `/healthz` and `/readyz`.
+pub fn main_routes(endpoints: &Endpoints) -> Router {
+    let counted = |path| from_fn_with_state((endpoints.metrics.clone(), path), counted);
+    // Each path by itself, and all clients together: what a client says about itself can be anything, and behind the
+    // service proxy all are the API server.
+    let limited = || from_fn_with_state(Arc::new(Limiter::new(endpoints.rate)), limited);
+    let reads = || async { Refusal::method("GET, HEAD") };
+    let posts = || async { Refusal::method("POST") };
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }).fallback(reads))
+        .route("/readyz", get(readyz).fallback(reads))
+        .route(CERTIFICATE, get(certificate).fallback(reads).layer(counted(CERTIFICATE)))
+        .route(VERIFY, post(verify).fallback(posts).layer(limited()).layer(counted(VERIFY)))
+        .route(ROTATE, post(rotate).fallback(posts).layer(limited()).layer(counted(ROTATE)))
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing here") })
+        .layer(from_fn(worded))
+        .with_state(Arc::new(Shared {
+            endpoints: endpoints.clone(),
+            bodies: Semaphore::new(BODIES),
+            hands: Arc::new(Semaphore::new(1)),
+        }))
+}
+
+/// `/metrics`.
+pub fn metrics_routes(endpoints: Endpoints) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(Arc::new(endpoints))
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let Endpoints { listed, ring, .. } = &shared.endpoints;
+    if *listed.borrow() && ring.borrow().newest().is_some() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+}
+
+async fn certificate(State(shared): State<Arc<Shared>>) -> Result<Response, Refusal> {
+    let ring = shared.endpoints.ring.borrow().clone();
+    let pem = sealing_key(&ring, Timestamp::now())?.certificate_pem.to_string();
+    Ok(([(header::CONTENT_TYPE, "application/x-pem-file")], pem).into_response())
+}
+
+/// The newest key, unless nobody should seal with it any more.
+fn sealing_key(ring: &KeyRing, now: Timestamp) -> Result<&RingKey, Refusal> {
+    let Some(key) = ring.newest() else {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "there is no key yet").retry_after(1));
+    };
+    match key.certificate.as_ref().map(|certificate| certificate.not_after()) {
+        Some(end) if end <= now => {
+            let message =
+                format!("the newest certificate expired at {end}: renew the key, by SIGUSR1 to the controller");
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, message))
+        }
+        _ => Ok(key),
+    }
+}
+
+/// 200 if everything opens, 409 if not.
+async fn verify(State(shared): State<Arc<Shared>>, request: Request) -> Result<(), Refusal> {
+    let conflict = |error: ResealError| match error {
+        ResealError::NotASealedSecret | ResealError::Field { .. } | ResealError::Stopped => unreadable(error),
+        error => Refusal::new(StatusCode::CONFLICT, error.to_string()),
+    };
+    let verify = move |candidate: Candidate, ring: &KeyRing, meter: &mut Meter<'_>| {
+        candidate.verify(ring, meter).map_err(conflict)
+    };
+    shared.work(request, verify).await
+}
+
+/// The same SealedSecret, sealed for the newest key.
+async fn rotate(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refusal> {
+    let rotate = |candidate: Candidate, ring: &KeyRing, meter: &mut Meter<'_>| {
+        let key = sealing_key(ring, Timestamp::now())?;
+        let Some(certificate) = &key.certificate else {
+            return Err(Refusal::internal("the newest key has no certificate"));
+        };
+        // Upstream's code for whatever goes wrong here: of a 409 kubeseal would not print the reason.
+        candidate.reseal(ring, certificate, &mut rand::rng(), meter).map_err(unreadable)
+    };
+    let sealed = shared.work(request, rotate).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], sealed.to_string()).into_response())
+}
+
+/// Upstream's code for what it cannot read.
+fn unreadable(error: impl std::fmt::Display) -> Refusal {
+    Refusal::internal(error)
+}
+
+impl Shared {
+    /// Reads the one SealedSecret of a request and does something with it, off the async threads and in its turn. When
+    /// the client goes, the work ends.
+    async fn work<T: Send + 'static>(
+        &self,
+        request: Request,
+        task: impl FnOnce(Candidate, &KeyRing, &mut Meter<'_>) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let closed = |_| Refusal::internal("the controller is stopping");
+        let _body = self.bodies.acquire().await.map_err(closed)?;
+        let text = read(request, self.endpoints.timeouts.read).await?;
+        let turn = self.hands.clone().acquire_owned().await.map_err(closed)?;
+        let ring = self.endpoints.ring.borrow().clone();
+        let (metrics, accept_deprecated) = (self.endpoints.metrics.clone(), self.endpoints.accept_deprecated);
+        let gone = CancellationToken::new();
+        let _gone = gone.clone().drop_guard();
+        let work = move || {
+            let _turn = turn;
+            let candidate = candidate(&text)?;
+            if candidate.is_deprecated() && !accept_deprecated {
+                return Err(Refusal::new(StatusCode::CONFLICT, ResealError::Deprecated));
+            }
+            let mut meter = |operations: u32| {
+                metrics.rsa_operations.inc_by(operations.into());
+                !gone.is_cancelled()
+            };
+            task(candidate, &ring, &mut meter)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::internal("the work was ended"))?
+    }
+}
+
+async fn read(request: Request, within: Duration) -> Result<String, Refusal> {
+    let too_large = || {
+        let message = format!("the body is larger than {} MiB", BODY >> 20);
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: usize| length > BODY) {
+        return Err(too_large());
+    }
+    let body = to_bytes(request.into_body(), BODY);
+    let is_length = |error: &axum::Error| error.source().is_some_and(<dyn Error>::is::<LengthLimitError>);
+    match tokio::time::timeout(within, body).await {
+        Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        Ok(Err(error)) if is_length(&error) => Err(too_large()),
+        Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body could not be read")),
+        Ok(Ok(bytes)) => String::from_utf8(bytes.into()).map_err(|_| unreadable("the body is not UTF-8 text")),
+    }
+}
+
+fn candidate(text: &str) -> Result<Candidate, Refusal> {
+    let mut documents = yaml::documents(text);
+    let only = documents.pop().ok_or_else(|| unreadable("the body is empty: send one SealedSecret"))?;
+    if !documents.is_empty() {
+        return Err(unreadable("the body holds more than one document: send them one by one"));
+    }
+    let object = only.value.map_err(|error| unreadable(format!("the body is neither JSON nor YAML: {error}")))?;
+    Candidate::new(object).map_err(unreadable)
+}
+
+async fn metrics(State(endpoints): State<Arc<Endpoints>>, headers: HeaderMap) -> Response {
+    let format = Format::accepted(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()));
+    let seen = Snapshot {
+        sealed: endpoints.sealed.all(),
+        ring: endpoints.ring.borrow().clone(),
+        omit_names: endpoints.omit_names,
+    };
+    match endpoints.metrics.render(&seen, format) {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        Err(error) => Refusal::internal(error).into_response(),
+    }
+}
