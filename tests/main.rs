@@ -6,6 +6,7 @@ mod choices;
 mod controllers_run;
 mod crash;
 mod deploy;
+mod endpoints;
 mod git_hosts_work;
 mod harness_works;
 mod modes;

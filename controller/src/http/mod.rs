@@ -127,9 +127,7 @@ async fn certificate(State(shared): State<Arc<Shared>>) -> Result<Response, Refu
 
 /// The newest key, unless nobody should seal with it any more.
 fn sealing_key(ring: &KeyRing, now: Timestamp) -> Result<&RingKey, Refusal> {
-    let Some(key) = ring.newest() else {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "there is no key yet").retry_after(1));
-    };
+    let key = ring.newest().ok_or_else(no_key)?;
     match key.certificate.as_ref().map(|certificate| certificate.not_after()) {
         Some(end) if end <= now => {
             let message =
@@ -138,6 +136,10 @@ fn sealing_key(ring: &KeyRing, now: Timestamp) -> Result<&RingKey, Refusal> {
         }
         _ => Ok(key),
     }
+}
+
+fn no_key() -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "there is no key yet").retry_after(1)
 }
 
 /// 200 if everything opens, 409 if not.
@@ -184,6 +186,7 @@ impl Shared {
         let text = read(request, self.endpoints.timeouts.read).await?;
         let turn = self.hands.clone().acquire_owned().await.map_err(closed)?;
         let ring = self.endpoints.ring.borrow().clone();
+        ring.newest().ok_or_else(no_key)?; // or everything would seem to be sealed for somebody else
         let (metrics, accept_deprecated) = (self.endpoints.metrics.clone(), self.endpoints.accept_deprecated);
         let gone = CancellationToken::new();
         let _gone = gone.clone().drop_guard();
