@@ -548,20 +548,6 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_counts_as_absent() {
-        // clap itself reads the process's variables, of which a test sets none: what is shown is the question asked.
-        let asked = std::cell::RefCell::new(Vec::new());
-        let answer = |variable: &OsStr| {
-            asked.borrow_mut().push(variable.to_owned());
-            Some(OsString::new())
-        };
-        let args = Args::from_command_line(["signet-controller"], answer).unwrap();
-        assert!(
-            args.unseal.all_namespaces && asked.borrow().iter().any(|variable| variable == "SEALED_SECRETS_KEY_SIZE")
-        );
-    }
-
-    #[test]
     fn the_version_is_told_as_tools_read_it() {
         let told = parse(&["--version"]).unwrap_err().to_string();
         assert!(told.starts_with("controller version: v"), "{told}");

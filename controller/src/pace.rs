@@ -32,3 +32,34 @@ impl Pace {
         ClientBuilder::new(paced, namespace).build()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn client() -> Client {
+        let answer = |_: http::Request<Body>| async { Ok::<_, Infallible>(http::Response::new(Body::empty())) };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    /// How many of a few requests are answered at once.
+    async fn at_once(pace: &Pace) -> usize {
+        let client = pace.of(client());
+        let mut answered = 0;
+        for _ in 0..5 {
+            let request = http::Request::new(Body::empty());
+            let waiting = tokio::time::timeout(Duration::from_millis(200), client.send(request));
+            answered += usize::from(waiting.await.is_ok_and(|answer| answer.is_ok()));
+        }
+        answered
+    }
+
+    #[tokio::test]
+    async fn what_exceeds_the_burst_waits_and_a_negative_number_is_no_limit() {
+        let burst = NonZeroU32::new(2).unwrap();
+        assert_eq!(at_once(&Pace::new(0.001, burst)).await, 2);
+        assert_eq!(at_once(&Pace::new(-1.0, burst)).await, 5);
+    }
+}
