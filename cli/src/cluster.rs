@@ -341,10 +341,6 @@ fn settle(kubeconfig: Kubeconfig, access: &Access) -> Result<Kubeconfig, Cluster
         None if access.cluster.is_some() => return Err(ClusterError::Cluster(name)),
         found => overridden_cluster(found.and_then(|it| it.cluster).unwrap_or_default(), access),
     };
-    if cluster.server.is_none() {
-        return Err(ClusterError::NoConfiguration);
-    }
-
     let name = access.user.clone().or(context.user.take()).unwrap_or_default();
     let found = kubeconfig.auth_infos.into_iter().find(|it| it.name == name);
     let user = match found {
@@ -352,6 +348,9 @@ fn settle(kubeconfig: Kubeconfig, access: &Access) -> Result<Kubeconfig, Cluster
         found => overridden_user(found.and_then(|it| it.auth_info).unwrap_or_default(), access),
     };
 
+    if cluster.server.is_none() {
+        return Err(ClusterError::NoConfiguration);
+    }
     NAME.clone_into(&mut context.cluster);
     context.user = Some(NAME.to_owned());
     let name = || NAME.to_owned();
