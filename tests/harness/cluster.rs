@@ -132,18 +132,21 @@ impl Cluster {
 
     /// A kubeconfig by which one is the ServiceAccount, which must exist, and may what RBAC lets it.
     pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
-        let spec = TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() };
-        let request = TokenRequest { spec, ..TokenRequest::default() };
-        let token = Api::<ServiceAccount>::namespaced(self.admin().await?, namespace)
-            .create_token_request(name, &PostParams::default(), &request)
-            .await
-            .with_context(|| format!("failed to get a token for the ServiceAccount {namespace}/{name}"))?
-            .status
-            .context("the API server gave no token")?
-            .token;
+        let token = self.service_account_token(namespace, name).await?;
         let ControlPlane { server, authority, .. } = &self.control_plane;
         let text = render(server, authority, &Credentials::Token(&token), namespace);
         self.scratch.file(&format!("{namespace}.{name}.kubeconfig"), text)
+    }
+
+    /// The ServiceAccount's token, as a Pod finds it in a file; `ca.crt` in [`Self::scratch`] goes with it.
+    pub async fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
+        let spec = TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let answer = Api::<ServiceAccount>::namespaced(self.admin().await?, namespace)
+            .create_token_request(name, &PostParams::default(), &request)
+            .await
+            .with_context(|| format!("failed to get a token for the ServiceAccount {namespace}/{name}"))?;
+        Ok(answer.status.context("the API server gave no token")?.token)
     }
 
     /// Makes a namespace that no other test uses; its name.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use console::Term;
 use indicatif::{HumanDuration, ProgressBar};
 
@@ -24,12 +24,23 @@ pub struct Build {
     pub version: String,
     pub takes: &'static str,
     pub ldflags: String,
+    /// Changes to what is built, file by file.
+    pub patches: &'static [Patch],
     /// The folder with go.mod.
     pub source: PathBuf,
     /// The folder that keeps the program.
     pub target: PathBuf,
     /// PATH, where Go is looked for.
     pub path: Option<OsString>,
+}
+
+/// One change of a source file of a dependency, made while building and kept nowhere.
+#[derive(Debug)]
+pub struct Patch {
+    /// From its module's path on.
+    pub file: &'static str,
+    pub from: &'static str,
+    pub to: &'static str,
 }
 
 /// The built program's path; builds it when it is not there.
@@ -64,20 +75,21 @@ fn find_go(build: &Build) -> Result<PathBuf> {
 }
 
 fn compile(build: &Build, go: &Path, unfinished: &Path) -> Result<()> {
-    let Build { program, package, version, takes, ldflags, source, .. } = build;
-    let mut command = Command::new(go);
+    let Build { program, package, version, takes, ldflags, source, patches, .. } = build;
+    let telling = Telling::start(&format!("building {program} {version}, about {takes}, once"));
+    let copy = tempfile::tempdir()?;
+    let mut command = if patches.is_empty() {
+        go_command(go, source)
+    } else {
+        patch(go, source, patches, copy.path())?;
+        go_command(go, copy.path())
+    };
+    command.arg("build").args((!patches.is_empty()).then_some("-mod=vendor"));
     command
-        .args(["build", "-trimpath", "-buildvcs=false", "-ldflags"])
+        .args(["-trimpath", "-buildvcs=false", "-ldflags"])
         .arg(format!("-s -w {ldflags}"))
         .arg("-o")
-        .args([unfinished.as_os_str(), package.as_ref()])
-        .current_dir(source)
-        .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", "-mod=readonly")
-        .env("GOTOOLCHAIN", env::var_os("GOTOOLCHAIN").unwrap_or_else(|| "local".into()))
-        .stdin(Stdio::null());
-
-    let telling = Telling::start(&format!("building {program} {version}, about {takes}, once"));
+        .args([unfinished.as_os_str(), package.as_ref()]);
     let output = command.output().with_context(|| format!("failed to run {}", go.display()))?;
     if output.status.success() {
         telling.end(&format!("built {program} {version}"));
@@ -88,6 +100,33 @@ fn compile(build: &Build, go: &Path, unfinished: &Path) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = said.lines().collect();
     bail!("go build ended with {}:\n{}", output.status, lines[lines.len().saturating_sub(TAIL)..].join("\n"))
+}
+
+fn go_command(go: &Path, source: &Path) -> Command {
+    let mut command = Command::new(go);
+    command
+        .current_dir(source)
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-mod=readonly")
+        .env("GOTOOLCHAIN", env::var_os("GOTOOLCHAIN").unwrap_or_else(|| "local".into()))
+        .stdin(Stdio::null());
+    command
+}
+
+/// Makes a copy of the module with all that it depends on, and changes that. Go lets nobody change its own cache.
+fn patch(go: &Path, source: &Path, patches: &[Patch], copy: &Path) -> Result<()> {
+    for name in ["go.mod", "go.sum"] {
+        fs::copy(source.join(name), copy.join(name))?;
+    }
+    let output = go_command(go, copy).args(["mod", "vendor"]).output()?;
+    ensure!(output.status.success(), "go mod vendor failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    for Patch { file, from, to } in patches {
+        let path = copy.join("vendor").join(file);
+        let text = fs::read_to_string(&path).with_context(|| format!("failed to read {file}"))?;
+        ensure!(text.contains(from), "{file} does not hold what is to be patched: {from}");
+        fs::write(&path, text.replace(from, to))?;
+    }
+    Ok(())
 }
 
 /// Says on stderr that something long is going on: a spinner for a person, two lines for a log.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};
 
-use crate::go_build::{self, Build};
+use crate::go_build::{self, Build, Patch};
 
 /// A program of others that the tests run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,12 @@ pub enum Tool {
     ControllerManager,
     Kubectl,
     Kubeseal,
+    /// Upstream's controller, to compare with.
+    UpstreamController,
 }
+
+/// For [`Tool::UpstreamController`]: the environment variable that names the folder of its `token` and `ca.crt`.
+pub const UPSTREAM_ACCOUNT: &str = "SIGNET_TESTS_SERVICE_ACCOUNT";
 
 /// How a tool is made: one row per tool.
 struct Recipe {
@@ -34,6 +39,7 @@ struct Recipe {
     /// What a first build costs on two cores.
     takes: &'static str,
     stamp: fn(&str) -> String,
+    patches: &'static [Patch],
 }
 
 /// What of the environment decides where a tool is; an argument so that a test can leave things out.
@@ -66,9 +72,10 @@ impl Tool {
 
     /// The same, from explicit surroundings; blocks while it builds.
     pub fn locate(self, surroundings: &Surroundings) -> Result<PathBuf> {
-        let Recipe { program, folder, module, package, takes, stamp } = self.recipe();
-        // kubeseal is no part of that convention: what counts is that it is the version that we promise to match.
-        if let (Some(assets), false) = (&surroundings.assets, self == Self::Kubeseal) {
+        let Recipe { program, folder, module, package, takes, stamp, patches } = self.recipe();
+        // Upstream is no part of that convention: what counts is that it is the version that we promise to match.
+        let upstream = matches!(self, Self::Kubeseal | Self::UpstreamController);
+        if let (Some(assets), false) = (&surroundings.assets, upstream) {
             let path = assets.join(program);
             ensure!(
                 path.is_file(),
@@ -79,13 +86,14 @@ impl Tool {
         }
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(folder);
         let cache = surroundings.cache.as_ref().context("neither HOME nor XDG_CACHE_HOME says where to keep tools")?;
-        let (hash, version) = pinned(&source, module)?;
+        let (hash, version) = pinned(&source, module, patches)?;
         let build = Build {
             program,
             package,
             takes,
             ldflags: stamp(&version),
             version,
+            patches,
             source,
             target: cache.join("signet").join(format!("{folder}-{hash}")),
             path: surroundings.path.clone(),
@@ -108,13 +116,34 @@ impl Tool {
                 package: "github.com/bitnami-labs/sealed-secrets/cmd/kubeseal",
                 takes: "40 seconds",
                 stamp: |version| format!("-X main.VERSION={version}"),
+                patches: &[],
+            },
+            Self::UpstreamController => Recipe {
+                program: "upstream-controller",
+                folder: "upstream-controller",
+                module: "github.com/bitnami/sealed-secrets",
+                package: "github.com/bitnami/sealed-secrets/cmd/controller",
+                takes: "a minute",
+                stamp: |version| format!("-X main.VERSION={version}"),
+                patches: &IN_CLUSTER,
             },
         }
     }
 }
 
+/// Upstream takes its account from one place in a Pod and from nowhere else; all that is changed is where it looks.
+const IN_CLUSTER: [Patch; 1] = [Patch {
+    file: "k8s.io/client-go/rest/config.go",
+    from: r#"	const (
+		tokenFile  = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+		rootCAFile = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+	)"#,
+    to: r#"	tokenFile := filepath.Join(os.Getenv("SIGNET_TESTS_SERVICE_ACCOUNT"), "token")
+	rootCAFile := filepath.Join(os.Getenv("SIGNET_TESTS_SERVICE_ACCOUNT"), "ca.crt")"#,
+}];
+
 fn control_plane(program: &'static str, module: &'static str, package: &'static str, takes: &'static str) -> Recipe {
-    Recipe { program, folder: "control-plane", module, package, takes, stamp: |_| String::new() }
+    Recipe { program, folder: "control-plane", module, package, takes, stamp: |_| String::new(), patches: &[] }
 }
 
 /// Unstamped, Kubernetes calls itself v0.0.0 and refuses clients by their version.
@@ -128,14 +157,16 @@ fn kubernetes(program: &'static str, package: &'static str, takes: &'static str)
     Recipe { stamp, ..control_plane(program, "k8s.io/kubernetes", package, takes) }
 }
 
-/// What names a cache folder (so that a version bump builds anew), and the version of `module`: go.mod alone says it.
-fn pinned(source: &Path, module: &str) -> Result<(String, String)> {
+/// What names a cache folder (so that a new version or patch builds anew), and the version of `module`: go.mod says it.
+fn pinned(source: &Path, module: &str, patches: &[Patch]) -> Result<(String, String)> {
     let read = |name| {
         let path = source.join(name);
         fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
     };
     let (requirements, sums) = (read("go.mod")?, read("go.sum")?);
-    let digest = Sha256::new().chain_update(&requirements).chain_update(&sums).finalize();
+    let mut digest = Sha256::new().chain_update(&requirements).chain_update(&sums);
+    patches.iter().for_each(|patch| digest.update(patch.to));
+    let digest = digest.finalize();
     let start: [u8; 8] = std::array::from_fn(|index| digest[index]);
     let version = requirements
         .lines()
