@@ -1,5 +1,6 @@
-//! Publishes core/v1 Events in upstream's form. Events are sent on change only, so there is nothing to aggregate; one
-//! that cannot be sent is logged, never an obstacle.
+//! Publishes core/v1 Events in upstream's form. Events are sent on change only, so there is nothing to aggregate. Nobody
+//! waits for them: they are sent one after the other beside the work that they tell of, and one that cannot be sent is
+//! logged, never an obstacle.
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -10,6 +11,12 @@ use kube::{
     Api, Client, Resource,
     api::{ObjectMeta, PostParams},
 };
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{calls::bounded, context::chain};
+
+/// Events that may wait: more than a burst makes, and a few MiB at most. Whoever has more to say then waits too.
+const WAITING: usize = 4096;
 
 /// Whether an Event asks for attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
@@ -22,15 +29,29 @@ pub enum Severity {
 
 /// Sends Events.
 #[derive(Clone)]
-pub struct Events {
-    client: Client,
-    component: &'static str,
+pub struct Events(mpsc::Sender<Order>);
+
+enum Order {
+    Say(Box<Said>),
+    /// Answer once all before is sent.
+    Tell(oneshot::Sender<()>),
+}
+
+/// An Event in as little memory as it takes.
+struct Said {
+    about: ObjectReference,
+    severity: Severity,
+    reason: String,
+    message: String,
+    at: Timestamp,
 }
 
 impl Events {
     /// `component` is what an Event names as its source.
     pub fn new(client: Client, component: &'static str) -> Self {
-        Self { client, component }
+        let (orders, waiting) = mpsc::channel(WAITING);
+        tokio::spawn(send(client, component, waiting));
+        Self(orders)
     }
 
     /// Says something about an object.
@@ -38,30 +59,62 @@ impl Events {
     where
         K: Resource<DynamicType = ()>,
     {
-        let now = Timestamp::now();
-        let about: ObjectReference = object.object_ref(&());
-        let name = about.name.clone().unwrap_or_default();
-        let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let event = Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{name}.{:x}", now.as_nanosecond())),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            involved_object: ObjectReference { resource_version: None, ..about },
-            type_: Some(<&str>::from(severity).to_owned()),
-            reason: Some(reason.to_owned()),
-            message: Some(message.chars().take(1024).collect()), // the API server's limit
-            source: Some(EventSource { component: Some(self.component.to_owned()), host: None }),
-            reporting_component: Some(self.component.to_owned()),
-            first_timestamp: Some(Time(now)),
-            last_timestamp: Some(Time(now)),
-            count: Some(1),
-            ..Event::default()
+        let said = Said {
+            about: ObjectReference { resource_version: None, ..object.object_ref(&()) },
+            severity,
+            reason: reason.to_owned(),
+            message: message.chars().take(1024).collect(), // the API server's limit
+            at: Timestamp::now(),
         };
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        if let Err(error) = api.create(&PostParams::default(), &event).await {
-            tracing::warn!(%error, namespace, name, reason, "cannot publish an Event");
+        self.order(Order::Say(Box::new(said))).await;
+    }
+
+    /// Waits until all that was said is sent.
+    pub async fn sent(&self) {
+        let (done, all_sent) = oneshot::channel();
+        self.order(Order::Tell(done)).await;
+        // An error says that nobody sends any more.
+        let _ = all_sent.await;
+    }
+
+    async fn order(&self, order: Order) {
+        // The other end lives as long as the runtime; at its end there is nobody to tell.
+        let _ = self.0.send(order).await;
+    }
+}
+
+async fn send(client: Client, component: &'static str, mut waiting: mpsc::Receiver<Order>) {
+    while let Some(order) = waiting.recv().await {
+        match order {
+            Order::Say(said) => create(&client, component, *said).await,
+            Order::Tell(done) => drop(done.send(())),
         }
+    }
+}
+
+async fn create(client: &Client, component: &'static str, said: Said) {
+    let Said { about, severity, reason, message, at } = said;
+    let name = about.name.clone().unwrap_or_default();
+    let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let event = Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{:x}", at.as_nanosecond())),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        involved_object: about,
+        type_: Some(<&str>::from(severity).to_owned()),
+        reason: Some(reason.clone()),
+        message: Some(message),
+        source: Some(EventSource { component: Some(component.to_owned()), host: None }),
+        reporting_component: Some(component.to_owned()),
+        first_timestamp: Some(Time(at)),
+        last_timestamp: Some(Time(at)),
+        count: Some(1),
+        ..Event::default()
+    };
+    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    if let Err(error) = bounded(api.create(&PostParams::default(), &event)).await {
+        tracing::warn!(error = chain(&error), namespace, name, reason, "cannot publish an Event");
     }
 }

@@ -60,7 +60,7 @@ pub struct Unsealer {
     pub(super) options: Arc<Options>,
     /// The namespace, or all.
     pub(super) namespace: Option<String>,
-    events: Events,
+    pub(super) events: Events,
     secrets: RwLock<Observed<Key, LiveSecret>>,
     secrets_listed: watch::Sender<bool>,
     /// With the UID: an object made anew under the same name has no past.

@@ -54,7 +54,9 @@ pub async fn run(
     ]);
     let pass = |guarded: Arc<Guarded>, unsealer: Arc<Unsealer>| async move { unsealer.reconcile(guarded).await };
     let queue = Queue::new("unseal", unsealer.context.metrics.clone());
+    let events = unsealer.events.clone();
     drive(pass, unsealer, store, triggers, limits, queue, stop).await;
+    events.sent().await;
     context.sealed.remove(namespace.as_ref());
     namespace
 }
