@@ -23,7 +23,7 @@ use harness::{
 };
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::world::SOON;
+use crate::world::{SOON, World};
 
 /// What the two must agree on.
 #[derive(Clone, Copy)]
@@ -377,6 +377,29 @@ async fn through_the_service_proxy_both_do_the_same() -> Result<()> {
         ensure!(again != bench.sealed, "nothing was sealed anew");
         let opened = bench.run(opens, "--recovery-unseal --recovery-private-key KEY", &again).await?.success()?;
         ensure!(opened.contains("\"password\": \"aHVudGVyMg==\""), "{opened}");
+    }
+    Ok(())
+}
+
+/// Our own controller verifies and seals anew for both, and opens what came of it.
+#[tokio::test]
+async fn both_have_our_controller_verify_and_re_encrypt() -> Result<()> {
+    let bench = Bench::new().await?;
+    let world = World::shared().await?;
+    let place = world.place("re-encrypt").await?;
+    let kubeconfig = format!("--kubeconfig {}", world.cluster.kubeconfig().display());
+    for (name, program) in [("theirs", &bench.theirs), ("ours", &bench.ours)] {
+        let run = async |flags: &str, stdin: &str| bench.run(program, &format!("{kubeconfig} {flags}"), stdin).await;
+        let sealed = run("", &place.secret(name, &[("a", "b")])).await?.success()?;
+        run("--validate", &sealed).await?.success()?;
+        let moved = run("--validate", &sealed.replace(name, "moved")).await?;
+        ensure!(moved.status.code() == Some(1), "{name}: {moved}");
+        ensure!(moved.stderr.contains("unable to decrypt sealed secret: moved"), "{name}: {moved}");
+        let again = run("--re-encrypt", &sealed).await?.success()?;
+        // Sealed with the newest key already, so nothing has to change.
+        ensure!(again == sealed, "{name}: {again}");
+        world.cluster.apply(&again).await?;
+        place.holds(name, &[("a", "b")]).await?;
     }
     Ok(())
 }
