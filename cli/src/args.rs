@@ -30,6 +30,8 @@ Examples:
     seal --fetch-cert --context production --controller-namespace sealing --controller-name sealed-secrets
     seal --cert cert.pem -f secret.yaml -w sealed.yaml
     seal --cert https://example.com/cert.pem -f secret.yaml -w sealed.yaml
+  Seal for several clusters at once; the first one's controller may be upstream's
+    seal --cert cert.pem --cert other.pem -f secret.yaml -w sealed.yaml
   Choose where the result may be opened, and what it is called
     seal --cert cert.pem --scope namespace-wide -n shop -f secret.yaml -w sealed.yaml
     seal --cert cert.pem --name db --allow-empty-data -f secret.yaml -w sealed.yaml
@@ -173,9 +175,10 @@ pub struct Files {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Certificate (default: ask the controller)")]
 pub struct Certificate {
-    /// Certificate to seal with; then no cluster is asked
+    /// Certificate to seal with; then no cluster is asked. With several, seal (but not kubeseal) seals for all of
+    /// their clusters
     #[arg(long, value_name = "FILE|URL")]
-    pub cert: Option<String>,
+    pub cert: Vec<String>,
     /// Name of the controller's Service
     #[arg(long, value_name = "NAME", default_value = "sealed-secrets-controller")]
     pub controller_name: String,

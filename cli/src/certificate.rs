@@ -23,6 +23,20 @@ pub enum Origin {
     Controller(Box<Access>, Controller),
 }
 
+/// Those of all recipients. The first one's cluster may have any controller, the others' ours.
+#[derive(Clone, Debug)]
+pub struct Origins {
+    pub first: Origin,
+    pub others: Vec<Origin>,
+}
+
+/// See [`Origins`].
+#[derive(Debug)]
+pub struct Certificates {
+    pub first: Certificate,
+    pub others: Vec<Certificate>,
+}
+
 /// A certificate, and the text it came as.
 #[derive(Debug)]
 pub struct Fetched {
@@ -92,6 +106,22 @@ pub async fn fetch(origin: &Origin, io: &mut Io<'_>) -> Result<Fetched, Certific
     let (fingerprint, until) = (certificate.fingerprint(), day(certificate.not_after()));
     io.remark(&format!("certificate {fingerprint} from {origin}, valid until {until}"));
     Ok(Fetched { pem, certificate })
+}
+
+/// Gets the certificates of all recipients; fails when one of them may not be used any more.
+pub async fn fetch_all(origins: &Origins, io: &mut Io<'_>) -> Result<Certificates, CertificateError> {
+    let Origins { first, others } = origins;
+    let mut all = Certificates { first: fetch_valid(first, io).await?, others: Vec::new() };
+    for origin in others {
+        all.others.push(fetch_valid(origin, io).await?);
+    }
+    Ok(all)
+}
+
+async fn fetch_valid(origin: &Origin, io: &mut Io<'_>) -> Result<Certificate, CertificateError> {
+    let certificate = fetch(origin, io).await?.certificate;
+    check_valid(&certificate, io.now)?;
+    Ok(certificate)
 }
 
 /// Fails when sealing with this certificate would seal for a key that nobody should use any more.

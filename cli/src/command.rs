@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
     args::{self, Args, Program},
-    certificate::{self, Origin},
+    certificate::{self, Origin, Origins},
     cluster::{Access, Controller},
     output::{Format, Output},
 };
@@ -54,7 +54,7 @@ pub struct MergeInto {
     pub target: PathBuf,
     pub rules: Rules,
     pub access: Access,
-    pub certificate: Origin,
+    pub certificates: Origins,
 }
 
 /// See [`Command::ReEncrypt`].
@@ -108,7 +108,7 @@ pub struct Seal {
     pub output: Output,
     pub rules: Rules,
     pub access: Access,
-    pub certificate: Origin,
+    pub certificates: Origins,
 }
 
 /// What the flags say about every Secret of a stream.
@@ -142,6 +142,8 @@ pub enum CommandError {
         "Invalid timeout value. Timeout must be a single integer in seconds, or an integer followed by a corresponding time unit (e.g. 1s | 2m | 3h)"
     )]
     Timeout,
+    #[error("--cert more than once makes sense only where a SealedSecret is written: one value has one recipient")]
+    SeveralCertificates,
     #[error("--cert is not a URL")]
     CertificateUrl(#[from] certificate::UrlError),
 }
@@ -150,7 +152,10 @@ impl TryFrom<Args> for Command {
     type Error = CommandError;
 
     fn try_from(args: Args) -> Result<Self, CommandError> {
-        let Args { program, verb, sealing, files, certificate, connection, ignored: _ } = args;
+        let Args { program, verb, sealing, files, mut certificate, connection, ignored: _ } = args;
+        if program == Program::Kubeseal {
+            certificate.cert = certificate.cert.pop().into_iter().collect(); // kubeseal takes the last
+        }
         let args::Verb {
             raw,
             merge_into,
@@ -194,16 +199,16 @@ impl TryFrom<Args> for Command {
             let output = if in_place { None } else { Some(document_output(output)?) };
             return Ok(Self::ReEncrypt(ReEncrypt { input, output, namespace, access, controller }));
         }
-        let certificate = origin(certificate, access.clone())?;
         if fetch_cert {
-            return Ok(Self::FetchCert(FetchCert { certificate, output }));
+            return Ok(Self::FetchCert(FetchCert { certificate: origin(certificate, access)?, output }));
         }
         if let Some(target) = given_path(merge_into) {
             if output.is_some() {
                 return Err(CommandError::OutputWithMerge);
             }
             let rules = Rules { scope, name, namespace, allow_empty_data };
-            return Ok(Self::MergeInto(MergeInto { input, target, rules, access, certificate }));
+            let certificates = origins(certificate, access.clone())?;
+            return Ok(Self::MergeInto(MergeInto { input, target, rules, access, certificates }));
         }
         if raw {
             if input.is_some() {
@@ -215,11 +220,13 @@ impl TryFrom<Args> for Command {
                 None if scope == Scope::Strict => return Err(CommandError::NoName),
                 name => name.unwrap_or_default(),
             };
+            let certificate = origin(certificate, access.clone())?;
             return Ok(Self::Raw(Raw { input, output, scope, name, namespace, access, certificate }));
         }
         let output = document_output(output)?;
         let rules = Rules { scope, name, namespace, allow_empty_data };
-        Ok(Self::Seal(Seal { input, output, rules, access, certificate }))
+        let certificates = origins(certificate, access.clone())?;
+        Ok(Self::Seal(Seal { input, output, rules, access, certificates }))
     }
 }
 
@@ -300,12 +307,20 @@ fn controller(certificate: &args::Certificate) -> Controller {
     Controller { namespace: controller_namespace.clone(), name: controller_name.clone() }
 }
 
-pub fn origin(certificate: args::Certificate, access: Access) -> Result<Origin, CommandError> {
+/// Where the certificates of all recipients come from.
+pub fn origins(certificate: args::Certificate, access: Access) -> Result<Origins, CommandError> {
     let controller = controller(&certificate);
-    Ok(match given(certificate.cert) {
-        Some(cert) => Origin::parse(&cert)?,
-        None => Origin::Controller(access.into(), controller),
+    let mut given = certificate.cert.into_iter().filter(|cert| !cert.is_empty()).map(|cert| Origin::parse(&cert));
+    Ok(Origins {
+        first: given.next().transpose()?.unwrap_or_else(|| Origin::Controller(access.into(), controller)),
+        others: given.collect::<Result<_, _>>()?,
     })
+}
+
+/// The same where there can be one only.
+pub fn origin(certificate: args::Certificate, access: Access) -> Result<Origin, CommandError> {
+    let Origins { first, others } = origins(certificate, access)?;
+    if others.is_empty() { Ok(first) } else { Err(CommandError::SeveralCertificates) }
 }
 
 /// `[key=]path`, as `kubectl create secret` has it; the key is of no use here.
@@ -432,6 +447,6 @@ mod tests {
         let seal = seal("seal --name= --namespace= --cert= -w= -f=");
         assert!(seal.rules.name.is_none() && seal.rules.namespace.is_none());
         assert!(seal.input.is_none() && seal.output.path.is_none());
-        assert!(matches!(seal.certificate, Origin::Controller(..)));
+        assert!(matches!(seal.certificates.first, Origin::Controller(..)));
     }
 }

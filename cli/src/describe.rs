@@ -1,6 +1,6 @@
 //! What a SealedSecret shows without a key. Pure.
 
-use crds::{Scope, SealedSecret, base64, envelope};
+use crds::{Scope, SealedSecret, base64, envelope, recipients::Recipients};
 use kube::ResourceExt as _;
 use serde::Serialize;
 use serde_json::Value;
@@ -19,6 +19,9 @@ pub struct Description {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub immutable: Option<bool>,
     pub items: Vec<Item>,
+    /// Fingerprints of the keys that open it beside the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<Value>,
 }
@@ -56,6 +59,7 @@ pub fn describe(sealed: &SealedSecret) -> Description {
             .map(|(name, blob)| item(name, blob))
             .chain(rendered.map(|(name, _)| Item { name: name.clone(), bytes: None, key_bits: None, problem: None }))
             .collect(),
+        recipients: Recipients::of(sealed.annotations()).names().map(str::to_owned).collect(),
         template: template.and_then(|template| serde_json::to_value(template).ok()),
     }
 }

@@ -11,7 +11,7 @@
 //! - [`commands`]: one verb each, `run(what, io)`.
 //! - [`manifest`] (pure): a stream of documents to Secrets and SealedSecrets, with the place of every fault;
 //!   [`key_file`] (pure): private keys in the forms that operators keep; [`text`] (pure): bytes to text and back.
-//! - [`surgery`] (pure): edits of a manifest's text that leave everything else as it was.
+//! - [`item`] (pure): one item of an object, with all that belongs to it. [`surgery`] (pure): edits of a manifest's text that leave everything else as it was.
 //! - [`describe`], [`difference`], [`lint`] (pure): what SealedSecrets show, and what is wrong with them. [`sight`] and
 //!   [`view`] (pure): which present values may be seen, and the text in which somebody edits them.
 //! - [`certificate`]: the certificate to seal with; [`cluster`]: the only module that talks to an API server.
@@ -28,6 +28,7 @@ pub mod describe;
 pub mod difference;
 pub mod exit;
 pub mod io;
+pub mod item;
 pub mod key_file;
 pub mod lint;
 pub mod manifest;

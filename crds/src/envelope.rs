@@ -78,6 +78,11 @@ impl<'a> Envelope<'a> {
         Ok(Self { sealed_session_key, ciphertext })
     }
 
+    /// The same value, its session key encrypted for somebody else.
+    pub(crate) fn with_session_key(self, sealed_session_key: &'a [u8]) -> Self {
+        Self { sealed_session_key, ..self }
+    }
+
     /// `None` when the tag does not fit: another session key, or a changed ciphertext.
     pub(crate) fn open(self, session_key: &[u8; SESSION_KEY_BYTES]) -> Option<Plaintext> {
         cipher(session_key).decrypt(&Nonce::default(), self.ciphertext).ok().map(Plaintext::new)
@@ -99,20 +104,25 @@ pub fn outline(blob: &[u8]) -> Result<Outline, EnvelopeError> {
     Ok(Outline { key_bits: sealed_session_key.len() * 8, value_bytes: ciphertext.len() - TAG_BYTES })
 }
 
-/// Seals `value` under `label` for the holder of `public`.
-pub(crate) fn seal(
+/// Seals `value` under `label` for the holder of `public`; the session key alone for those of `others`.
+pub(crate) fn seal<'a>(
     value: &[u8],
     label: &str,
     public: &RsaPublicKey,
+    others: impl Iterator<Item = &'a RsaPublicKey>,
     rng: &mut impl CryptoRng,
-) -> Result<Vec<u8>, EnvelopeError> {
+) -> Result<(Vec<u8>, Vec<Vec<u8>>), EnvelopeError> {
     let mut session_key = Zeroizing::new([0u8; SESSION_KEY_BYTES]);
     rng.fill_bytes(session_key.as_mut_slice());
-    let sealed_session_key =
-        public.encrypt(rng, oaep(label.as_bytes()), session_key.as_slice()).map_err(|_| EnvelopeError::UnusableKey)?;
+    let mut encrypt = |public: &RsaPublicKey| {
+        let sealed = public.encrypt(rng, oaep(label.as_bytes()), session_key.as_slice());
+        sealed.map_err(|_| EnvelopeError::UnusableKey)
+    };
+    let sealed_session_key = encrypt(public)?;
+    let others = others.map(encrypt).collect::<Result<_, _>>()?;
     let length = u16::try_from(sealed_session_key.len()).map_err(|_| EnvelopeError::UnusableKey)?;
     let ciphertext = cipher(&session_key).encrypt(&Nonce::default(), value).map_err(|_| EnvelopeError::TooLarge)?;
-    Ok([length.to_be_bytes().as_slice(), &sealed_session_key, &ciphertext].concat())
+    Ok(([length.to_be_bytes().as_slice(), &sealed_session_key, &ciphertext].concat(), others))
 }
 
 /// The padding of the session key, for `rsa`.

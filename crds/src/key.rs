@@ -198,7 +198,18 @@ impl Certificate {
 
     /// Seals one value under a label made by [`crate::Scope::label`].
     pub fn seal(&self, value: &[u8], label: &str, rng: &mut impl CryptoRng) -> Result<Vec<u8>, EnvelopeError> {
-        envelope::seal(value, label, &self.public, rng)
+        Ok(envelope::seal(value, label, &self.public, [].into_iter(), rng)?.0)
+    }
+
+    /// As [`Self::seal`], and the session key by itself for each of `others`.
+    pub(crate) fn seal_also<'a>(
+        &self,
+        value: &[u8],
+        label: &str,
+        others: impl Iterator<Item = &'a Self>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(Vec<u8>, Vec<Vec<u8>>), EnvelopeError> {
+        envelope::seal(value, label, &self.public, others.map(|other| &other.public), rng)
     }
 
     /// Identifies the key; safe to show.

@@ -10,6 +10,7 @@
 //! - [`sealed_secret`] and [`git_sync`]: the two resources; [`yaml`], [`base64`] and [`go`]: text.
 //! - [`scope`]: the one place that builds an OAEP label; [`envelope`]: the one place that encrypts.
 //! - [`key`], [`key_ring`]: private keys, certificates and their order; [`key_secret`]: how a cluster keeps them.
+//! - [`recipients`]: one `SealedSecret` for several clusters.
 //! - [`seal`], [`unseal`] and [`reseal`]: from a Secret to a `SealedSecret`, back, and on to another key; [`explain`]: why it does not open.
 //!
 //! Nothing here does I/O or knows a clock: time and randomness are arguments, so the command line, the controller and
@@ -24,6 +25,7 @@ pub mod go;
 pub mod key;
 pub mod key_ring;
 pub mod key_secret;
+pub mod recipients;
 pub mod reseal;
 pub mod scope;
 pub mod seal;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::{
     Certificate, Scope, SealedSecret, base64,
     envelope::EnvelopeError,
+    recipients::{self, RECIPIENTS, Recipients, TooLarge},
     sealed_secret::{SealedSecretSpec, SecretTemplate},
 };
 
@@ -27,6 +28,9 @@ pub enum SealError {
     /// Nothing says where it goes, and the scope needs to know.
     #[error("missing metadata.namespace in input Secret; give it there or with --namespace")]
     NoNamespace,
+    /// For more recipients than an object has room for.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     /// One item failed.
     #[error("cannot seal the item {item:?}")]
     Item {
@@ -49,11 +53,22 @@ pub fn value(
     Ok(base64::encode(&certificate.seal(value, &scope.label(namespace, name), rng)?))
 }
 
-/// Seals every item of a Secret. Labels and annotations become the template's; what a server added is dropped.
+/// Seals every item of a Secret for one recipient; see [`secret_for`].
 pub fn secret(
     secret: &Secret,
     scope: Scope,
     certificate: &Certificate,
+    rng: &mut impl CryptoRng,
+) -> Result<SealedSecret, SealError> {
+    secret_for(secret, scope, certificate, &[], rng)
+}
+
+/// Seals every item of a Secret, for `others` as [`crate::recipients`] has it. Labels and annotations become the template's; what a server added is dropped.
+pub fn secret_for(
+    secret: &Secret,
+    scope: Scope,
+    certificate: &Certificate,
+    others: &[Certificate],
     rng: &mut impl CryptoRng,
 ) -> Result<SealedSecret, SealError> {
     let Secret { metadata, data, string_data, type_, immutable } = secret;
@@ -65,12 +80,16 @@ pub fn secret(
     let plain = data.iter().flatten().map(|(item, bytes)| (item, bytes.0.as_slice()));
     let text = string_data.iter().flatten().map(|(item, text)| (item, text.as_bytes()));
     let items: BTreeMap<&String, &[u8]> = plain.chain(text).collect();
-    let seal_item = |(item, bytes): (&String, &[u8])| {
-        let sealed = value(bytes, (namespace.unwrap_or_default(), name), scope, certificate, rng);
-        sealed.map(|sealed| (item.clone(), sealed)).map_err(|source| SealError::Item { item: item.clone(), source })
-    };
+    let label = scope.label(namespace.unwrap_or_default(), name);
+    let (mut encrypted_data, mut recipients) = (BTreeMap::new(), Recipients::default());
+    for (item, bytes) in items {
+        let sealed = recipients::seal(bytes, &label, certificate, others, rng)
+            .map_err(|source| SealError::Item { item: item.clone(), source })?;
+        recipients.set(item, sealed.others);
+        encrypted_data.insert(item.clone(), sealed.blob);
+    }
     let spec = SealedSecretSpec {
-        encrypted_data: items.into_iter().map(seal_item).collect::<Result<_, _>>()?,
+        encrypted_data,
         template: Some(SecretTemplate {
             metadata: Some(template_metadata(metadata)),
             type_: type_.clone(),
@@ -81,7 +100,10 @@ pub fn secret(
     };
     let mut sealed = SealedSecret::new(name, spec);
     sealed.metadata.namespace = namespace.map(str::to_owned);
-    sealed.metadata.annotations = scope.annotation().map(|key| BTreeMap::from([(key.to_owned(), "true".to_owned())]));
+    let scope = scope.annotation().map(|key| (key.to_owned(), "true".to_owned()));
+    let recipients = recipients.annotation()?.map(|value| (RECIPIENTS.to_owned(), value));
+    let annotations: BTreeMap<_, _> = scope.into_iter().chain(recipients).collect();
+    sealed.metadata.annotations = (!annotations.is_empty()).then_some(annotations);
     Ok(sealed)
 }
 

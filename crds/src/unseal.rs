@@ -10,6 +10,7 @@ use crate::{
     Fingerprint, KeyRing, Plaintext, Scope, SealedSecret, base64,
     explain::Why,
     key_ring::OpenError,
+    recipients::Recipients,
     sealed_secret::{SecretTemplate, UnsealedRecord},
 };
 
@@ -140,6 +141,7 @@ pub fn open(sealed: &SealedSecret, ring: &KeyRing, before: Option<&UnsealedRecor
         return refused(UnsealError::Unsupported("spec.template.data"));
     }
     let label = label(sealed);
+    let recipients = Recipients::of(sealed.annotations());
     let mut operations = 0;
     let mut unsealed = Unsealed { template, values: BTreeMap::new(), keys: BTreeMap::new() };
     let (mut closed, mut malformed) = (Vec::new(), Vec::new());
@@ -149,7 +151,7 @@ pub fn open(sealed: &SealedSecret, ring: &KeyRing, before: Option<&UnsealedRecor
             continue;
         };
         let likely = before.and_then(|record| record.keys.get(item));
-        match ring.open(&blob, &label, likely) {
+        match recipients.open((item, &blob), &label, ring, likely) {
             Ok(opened) => {
                 operations += opened.operations;
                 unsealed.values.insert(item.to_owned(), opened.plaintext);

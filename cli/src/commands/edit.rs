@@ -9,12 +9,11 @@ use std::{
     process::Command,
 };
 
-use crds::seal;
-use serde_json::Value;
+use crds::recipients;
 use zeroize::Zeroizing;
 
 use crate::{
-    certificate,
+    certificate::{self, Certificates},
     commands::{
         raw::RawError,
         sealed_file::{self, SealedFile},
@@ -42,7 +41,7 @@ pub enum EditError {
 
 pub async fn run(command: Edit, io: &mut Io<'_>) -> Result<(), Error> {
     let Edit { file, which, sight, certificate, connection } = command;
-    let (access, origin) = sealed_file::origin(certificate, connection)?;
+    let (access, origins) = sealed_file::origins(certificate, connection)?;
     let file = SealedFile::read(&file, which, io)?;
     let (scope, namespace, name) = file.destination()?;
     let sight = file.sight(sight, &access, io).await?;
@@ -55,19 +54,15 @@ pub async fn run(command: Edit, io: &mut Io<'_>) -> Result<(), Error> {
 
     let mut object = file.object()?;
     let news = wanted.items.values().any(|becomes| matches!(becomes, Becomes::Value(_)));
-    let certificate = if news {
-        let certificate = certificate::fetch(&origin, io).await?.certificate;
-        certificate::check_valid(&certificate, io.now)?;
-        Some(certificate)
-    } else {
-        None
-    };
-    let fields = file.mapping(&mut object, &["spec", "encryptedData"])?;
-    fields.retain(|item, _| wanted.items.contains_key(item));
+    let certificates = if news { Some(certificate::fetch_all(&origins, io).await?) } else { None };
+    for item in items.keys().filter(|item| !wanted.items.contains_key(*item)) {
+        file.put(&mut object, item, None, io)?;
+    }
     for (item, becomes) in wanted.items {
-        if let (Becomes::Value(value), Some(certificate)) = (becomes, &certificate) {
-            let sealed = seal::value(value.expose(), (&namespace, &name), scope, certificate, &mut rand::rng());
-            fields.insert(item, Value::String(sealed.map_err(RawError::Seal)?));
+        if let (Becomes::Value(value), Some(Certificates { first, others })) = (becomes, &certificates) {
+            let label = scope.label(&namespace, &name);
+            let sealed = recipients::seal(value.expose(), &label, first, others, &mut rand::rng());
+            file.put(&mut object, &item, Some(sealed.map_err(RawError::Seal)?), io)?;
         }
     }
     let before = file.sealed.spec.template.as_ref().map(serde_json::to_value).and_then(Result::ok);

@@ -6,12 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crds::{Scope, SealedSecret, scope, seal};
+use crds::{
+    Scope, SealedSecret,
+    recipients::{Recipients, Sealed},
+    scope, seal,
+};
 use kube::ResourceExt as _;
 use serde_json::Value;
 
 use crate::{
-    certificate, cluster,
+    certificate::{self, Certificates},
+    cluster,
     command::MergeInto,
     commands::{
         input::{self, InputError},
@@ -19,6 +24,7 @@ use crate::{
     },
     exit::Error,
     io::{Io, ReadError},
+    item,
     manifest::{self, Place},
     output,
     surgery::{self, SurgeryError},
@@ -52,7 +58,7 @@ struct Target {
 }
 
 pub async fn run(command: MergeInto, io: &mut Io<'_>) -> Result<(), Error> {
-    let MergeInto { input, target: path, mut rules, access, certificate: origin } = command;
+    let MergeInto { input, target: path, mut rules, access, certificates } = command;
     let (text, encoding) = io.read_text(Some(&path)).map_err(MergeError::Read)?;
     let targets = targets(&text, &path)?;
     let secrets = input::secrets(&input::read(input.as_deref(), io)?.0)?;
@@ -86,13 +92,12 @@ pub async fn run(command: MergeInto, io: &mut Io<'_>) -> Result<(), Error> {
     if let Some(implicit) = implicit {
         input::told(implicit, "sealing for", io);
     }
-    let certificate = certificate::fetch(&origin, io).await?.certificate;
-    certificate::check_valid(&certificate, io.now)?;
+    let Certificates { first, others } = certificate::fetch_all(&certificates, io).await?;
 
     let mut documents: Vec<_> = crds::yaml::documents(&text).into_iter().map(|document| document.value).collect();
     let mut changed = BTreeSet::new();
     for (place, clear, scope, target) in settled {
-        let update = seal::secret(clear.expose(), scope, &certificate, &mut rand::rng());
+        let update = seal::secret_for(clear.expose(), scope, &first, &others, &mut rand::rng());
         let update = update.map_err(|error| InputError::one(place, &DocumentError::from(error)))?;
         changed.insert(target.place.document - 1);
         let merged = manifest::at(&mut documents, &target.place).and_then(|object| merge(object, update));
@@ -177,8 +182,11 @@ fn check(target: &Target, given: Option<Scope>) -> Result<Scope, MergeError> {
 
 /// Adds what was sealed to what stands there. `None` when something there is not what it has to be.
 fn merge(object: &mut Value, update: SealedSecret) -> Option<()> {
-    let items = surgery::mapping(object, &["spec", "encryptedData"])?;
-    items.extend(update.spec.encrypted_data.into_iter().map(|(item, value)| (item, Value::String(value))));
+    let recipients = Recipients::of(update.annotations());
+    for (item, blob) in update.spec.encrypted_data {
+        let others = recipients.entries(&item);
+        item::put(object, &item, Some(Sealed { blob, others }))?;
+    }
     let metadata = update.spec.template.and_then(|template| template.metadata).unwrap_or_default();
     for field in ["labels", "annotations"] {
         let added = metadata.get(field).and_then(Value::as_object).into_iter().flatten();

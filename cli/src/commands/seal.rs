@@ -12,7 +12,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 
 use crate::{
-    certificate, cluster,
+    certificate::{self, Certificates},
+    cluster,
     command::{Rules, Seal},
     commands::input::{self, InputError, all},
     exit::Error,
@@ -48,7 +49,7 @@ struct Settled {
 }
 
 pub async fn run(command: Seal, io: &mut Io<'_>) -> Result<(), Error> {
-    let Seal { input, output, rules, access, certificate: origin } = command;
+    let Seal { input, output, rules, access, certificates } = command;
     let entries = manifest::secrets(&input::read(input.as_deref(), io)?.0);
     if entries.is_empty() {
         return Err(InputError::NoSecrets.into());
@@ -67,10 +68,10 @@ pub async fn run(command: Seal, io: &mut Io<'_>) -> Result<(), Error> {
     if let Some(implicit) = implicit {
         input::told(implicit, "sealing for", io);
     }
-    let certificate = certificate::fetch(&origin, io).await?.certificate;
-    certificate::check_valid(&certificate, io.now)?;
+    let Certificates { first, others } = certificate::fetch_all(&certificates, io).await?;
     let sealed = refused(settled.into_iter().map(|Settled { place, secret, scope }| {
-        seal::secret(secret.expose(), scope, &certificate, &mut rand::rng()).map_err(|error| (place, error.into()))
+        let sealed = seal::secret_for(secret.expose(), scope, &first, &others, &mut rand::rng());
+        sealed.map_err(|error| (place, error.into()))
     }))?;
     let documents = sealed.iter().map(|sealed| output::render(sealed, output.format));
     let text = documents.collect::<Result<String, _>>()?;

@@ -6,17 +6,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crds::{Scope, SealedSecret};
+use crds::{
+    Scope, SealedSecret,
+    recipients::{Recipients, Sealed},
+};
 use kube::ResourceExt as _;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
+    certificate::{Origin, Origins},
     cluster, command,
     commands::unseal,
     exit::Error,
     io::{Io, ReadError},
-    key_file,
+    item, key_file,
     manifest::{self, Entry, Fault, Place},
     output,
     sight::Sight,
@@ -52,7 +56,7 @@ pub enum FileError {
         path.display()
     )]
     Deprecated { path: PathBuf },
-    #[error("cannot change {}: a field of it is not a mapping", path.display())]
+    #[error("cannot change {}: a field of it is not a mapping, or there is no room for so many recipients", path.display())]
     Shape { path: PathBuf },
     #[error("cannot change {}", path.display())]
     Edit { path: PathBuf, source: SurgeryError },
@@ -166,6 +170,23 @@ impl SealedFile {
         surgery::mapping(object, path).ok_or_else(|| FileError::Shape { path: self.path.clone() })
     }
 
+    /// Puts an item in, or takes it out. Recipients that are not named again do not get the new value; that is said.
+    pub fn put(
+        &self,
+        object: &mut Value,
+        item: &str,
+        sealed: Option<Sealed>,
+        io: &mut Io<'_>,
+    ) -> Result<(), FileError> {
+        let before = Recipients::of(self.sealed.annotations()).entries(item);
+        if let Some(sealed) = &sealed {
+            for (recipient, _) in before.iter().filter(|(name, _)| !sealed.others.iter().any(|(new, _)| new == name)) {
+                io.warning(&format!("{item} is no longer sealed for {recipient}: name its --cert too to keep it"));
+            }
+        }
+        item::put(object, item, sealed).ok_or_else(|| FileError::Shape { path: self.path.clone() })
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -185,10 +206,20 @@ fn is_called(sealed: &SealedSecret, name: &str) -> bool {
 }
 
 /// What the flags say about the cluster and the certificate.
+pub fn origins(
+    certificate: crate::args::Certificate,
+    connection: crate::args::Connection,
+) -> Result<(cluster::Access, Origins), Error> {
+    let access = command::access(connection)?;
+    let origins = command::origins(certificate, access.clone())?;
+    Ok((access, origins))
+}
+
+/// The same where there can be one certificate only.
 pub fn origin(
     certificate: crate::args::Certificate,
     connection: crate::args::Connection,
-) -> Result<(cluster::Access, crate::certificate::Origin), Error> {
+) -> Result<(cluster::Access, Origin), Error> {
     let access = command::access(connection)?;
     let origin = command::origin(certificate, access.clone())?;
     Ok((access, origin))

@@ -1,10 +1,9 @@
 //! `seal set` and `seal unset`: one item of a file, sealed for where the file says it goes.
 
-use crds::seal;
-use serde_json::Value;
+use crds::recipients;
 
 use crate::{
-    certificate,
+    certificate::{self, Certificates},
     commands::{
         raw::RawError,
         sealed_file::{self, SealedFile},
@@ -35,7 +34,7 @@ pub async fn set(command: Set, io: &mut Io<'_>) -> Result<(), Error> {
         return Err(ItemError::TwoValues.into());
     }
     check(&item)?;
-    let (access, origin) = sealed_file::origin(certificate, connection)?;
+    let (access, origins) = sealed_file::origins(certificate, connection)?;
     let file = SealedFile::read(&file, which, io)?;
     let (scope, namespace, name) = file.destination()?;
     let value = match (given, from_file) {
@@ -55,12 +54,10 @@ pub async fn set(command: Set, io: &mut Io<'_>) -> Result<(), Error> {
         io.remark(&format!("{item} has this value already: {} stays as it is", file.path().display()));
         return Ok(());
     }
-    let certificate = certificate::fetch(&origin, io).await?.certificate;
-    certificate::check_valid(&certificate, io.now)?;
-    let sealed =
-        seal::value(&value, (&namespace, &name), scope, &certificate, &mut rand::rng()).map_err(RawError::Seal)?;
+    let Certificates { first, others } = certificate::fetch_all(&origins, io).await?;
+    let sealed = recipients::seal(&value, &scope.label(&namespace, &name), &first, &others, &mut rand::rng());
     let mut object = file.object()?;
-    file.mapping(&mut object, &["spec", "encryptedData"])?.insert(item, Value::String(sealed));
+    file.put(&mut object, &item, Some(sealed.map_err(RawError::Seal)?), io)?;
     file.write(object, io)?;
     Ok(())
 }
@@ -70,10 +67,11 @@ pub fn unset(command: Unset, io: &mut Io<'_>) -> Result<(), Error> {
     let file = SealedFile::read(&file, which, io)?;
     let mut object = file.object()?;
     let items = file.mapping(&mut object, &["spec", "encryptedData"])?;
-    if items.remove(&item).is_none() {
+    if !items.contains_key(&item) {
         let all = items.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         return Err(ItemError::Missing(item, all).into());
     }
+    file.put(&mut object, &item, None, io)?;
     file.write(object, io)?;
     Ok(())
 }

@@ -8,6 +8,7 @@ fn what_decides_touches_nothing() {
     for file in [
         "command.rs",
         "describe.rs",
+        "item.rs",
         "difference.rs",
         "lint.rs",
         "manifest.rs",

@@ -291,6 +291,47 @@ fn with_keys_verify_really_opens() {
 }
 
 #[test]
+fn one_file_is_sealed_for_several_clusters() {
+    let folder = Folder::new();
+    fs::copy(Path::new(TESTDATA).join("old.crt"), folder.path("other.pem")).unwrap();
+    fs::copy(Path::new(TESTDATA).join("old.key"), folder.path("other.key")).unwrap();
+    let both = ["--cert", "cert.pem", "--cert", "other.pem"];
+    let opens = |file: &str| {
+        ["new.key", "other.key"]
+            .map(|key| folder.run(&["verify", file, "--recovery-private-key", key], "", "").code == Some(0))
+    };
+    let done = folder.run(&[&both[..], &["-f", "secret.yaml", "-w", "all.yaml"]].concat(), "", "");
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    assert_eq!(opens("all.yaml"), [true, true]);
+    assert_eq!(opens("sealed.yaml"), [true, false]);
+    let told = folder.run(&["get", "all.yaml", "-o", "json"], "", "").stdout;
+    assert!(told.contains("\"recipients\": [\n      \"SHA256:"), "{told}");
+
+    let set = |certs: &[&str]| folder.run(&[&["set", "password", "all.yaml"], certs].concat(), "new", "");
+    assert_eq!((set(&both).code, set(&both).stderr.as_str()), (Some(0), ""));
+    assert_eq!(opens("all.yaml"), [true, true]);
+    let done = set(&["--cert", "cert.pem"]);
+    assert!(done.stderr.starts_with("warning: password is no longer sealed for SHA256:"), "{}", done.stderr);
+    assert_eq!(opens("all.yaml"), [true, false]);
+    let clear = "kind: Secret\nmetadata: {name: db, namespace: shop}\nstringData: {password: again}\n";
+    assert_eq!(folder.run(&[&both[..], &["--merge-into", "all.yaml"]].concat(), clear, "").code, Some(0));
+    assert_eq!(opens("all.yaml"), [true, true]);
+    for item in ["binary", "empty", "one", "password"] {
+        assert_eq!(folder.run(&["unset", item, "all.yaml"], "", "").code, Some(0));
+    }
+    assert!(!folder.read("all.yaml").contains("recipients"));
+
+    let done = folder.run(&[&["raw", "shop/db"], &both[..]].concat(), "x", "");
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.contains("one value has one recipient"), "{}", done.stderr);
+    fs::copy(env!("CARGO_BIN_EXE_seal"), folder.path("kubeseal")).unwrap();
+    let mut kubeseal = Command::new(folder.path("kubeseal"));
+    kubeseal.args(both).args(["-f", "secret.yaml", "-w", "last.yaml"]);
+    assert_eq!(folder.program(&mut kubeseal, "", "").code, Some(0));
+    assert_eq!(opens("last.yaml"), [false, true], "kubeseal takes the last");
+}
+
+#[test]
 fn the_manual_has_a_page_for_each_verb() {
     let folder = Folder::new();
     assert_eq!(folder.run(&["man", "pages"], "", "").code, Some(0));
