@@ -11,6 +11,7 @@ mod git_hosts_work;
 mod harness_works;
 mod kubeseal_parity;
 mod modes;
+mod replicas;
 mod sealing;
 mod sync;
 mod tools_are_found;

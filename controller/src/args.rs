@@ -59,6 +59,12 @@ pub struct ApiArgs {
     /// Namespace of the key Secrets and of the sync's ServiceAccount.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
+    /// Let one of several replicas work at a time, by the Lease signet-controller.
+    #[arg(long, env = "SEALED_SECRETS_LEADER_ELECT", action = ArgAction::Set, default_value = "true", value_name = "BOOL")]
+    pub leader_elect: bool,
+    /// Name of this replica, unlike all others'. In a Pod its host name is the Pod's.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub identity: Option<String>,
     /// Requests to the API server in a second; negative for no limit.
     ///
     /// There is none by default: the API server has its own priorities and fairness, and upstream's 5 make a restart
@@ -93,6 +99,9 @@ pub struct KeyArgs {
     // Spelled out, so that clap takes the parser's own answer: an empty text means none.
     #[arg(long, env = "SEALED_SECRETS_KEY_CUTOFF_TIME", default_value = "", value_parser = cutoff, value_name = "TIME", hide_default_value = true)]
     pub key_cutoff_time: std::option::Option<Timestamp>,
+    /// Do not make a first key but wait until one is brought, such as by a restore.
+    #[arg(long, env = "SEALED_SECRETS_WAIT_FOR_KEYS", action = ArgAction::Set, default_value = "false", value_name = "BOOL")]
+    pub wait_for_keys: bool,
     /// Which time makes a key the newest.
     #[arg(long, env = "SEALED_SECRETS_KEY_ORDER_PRIORITY", default_value = "CertNotBefore")]
     pub key_order_priority: KeyOrderPriority,
@@ -477,7 +486,7 @@ mod tests {
         let flags = command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg.get_env()?)));
         for (flag, variable) in flags {
             let upstreams = format!("SEALED_SECRETS_{}", flag.to_uppercase().replace('-', "_"));
-            let ours = ["SIGNET_", "POD_NAMESPACE"].iter().any(|prefix| variable.to_string_lossy().starts_with(prefix));
+            let ours = ["SIGNET_", "POD_"].iter().any(|prefix| variable.to_string_lossy().starts_with(prefix));
             assert!(ours || variable == upstreams.as_str(), "--{flag} reads {}", variable.display());
         }
     }

@@ -24,8 +24,8 @@ pub enum CallError {
     #[error(transparent)]
     Api(#[from] kube::Error),
     /// It did not say anything.
-    #[error("the API server did not answer within {} s", CALL.as_secs())]
-    Timeout,
+    #[error("the API server did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
 }
 
 impl CallError {
@@ -55,7 +55,12 @@ impl CallError {
 
 /// Awaits one call, but not for ever.
 pub async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
-    tokio::time::timeout(CALL, call).await.map_err(|_| CallError::Timeout)?.map_err(CallError::Api)
+    within(CALL, call).await
+}
+
+/// Awaits one call for so long.
+pub async fn within<T>(time: Duration, call: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
+    tokio::time::timeout(time, call).await.map_err(|_| CallError::Timeout(time))?.map_err(CallError::Api)
 }
 
 /// Writes a status whole, and only to the very object that it is about. One that is gone needs none.

@@ -27,6 +27,7 @@ pub mod drive;
 pub mod events;
 pub mod http;
 pub mod keys;
+pub mod lead;
 pub mod metrics;
 pub mod observed;
 pub mod pace;

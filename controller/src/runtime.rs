@@ -24,7 +24,8 @@ use crate::{
     context::{Context, SealedSecrets},
     events::Events,
     http::{self, Endpoints, Rate, Timeouts},
-    keys::{self, Keeper},
+    keys::{self, Keeper, rotation::Policy},
+    lead::{Candidate, Role, Roles},
     metrics::Metrics,
     pace::Pace,
     sync::{self, Mirrors},
@@ -72,27 +73,30 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let single = options.namespaces.are_single();
     let home = single.then_some(namespace.as_str());
     require::<SealedSecret>(&client, home, options.label_selector.as_deref()).await?;
-    servers.spawn(forever("keys", keeper.run(renew, serving.clone()), serving.clone()));
-    let mut workers = JoinSet::new();
-    let (sealed_changed, changes) = mpsc::unbounded_channel();
-    let tell = move |sealed: &_| {
-        // Nobody listens when the sync is off.
-        let _ = sealed_changed.send(sync::owner(sealed));
-    };
-    let unsealing = unseal::run(shared.clone(), options, Arc::new(tell), listed, stop.clone());
-    workers.spawn(forever("unseal", unsealing, stop.clone()));
-    if args.sync.git_sync.unwrap_or(!single) {
-        anyhow::ensure!(
-            !single,
-            "GitSyncs are followed in all namespaces or not at all: leave --git-sync out, or watch all"
-        );
-        require::<GitSync>(&client, None, None).await?;
-        let account = format!("system:serviceaccount:{namespace}:{}", args.sync.sync_service_account);
-        let hands = pace.of(impersonate(config, &account)?);
-        let timeout = args.sync.git_timeout.try_into().context("--git-timeout is too long")?;
-        let mirrors = Mirrors::new(args.sync.git_cache, args.sync.git_file_root, timeout);
-        workers.spawn(forever("sync", sync::run(shared, hands, mirrors, changes, stop.clone()), stop.clone()));
+    let role = Arc::new(watch::Sender::default());
+    servers.spawn(forever("keys", keeper.run(renew, role.subscribe(), serving.clone()), serving.clone()));
+    if args.api.leader_elect {
+        let candidate = Candidate::new(client.clone(), &namespace, identity(args.api.identity));
+        servers.spawn(forever("lead", candidate.run(role.clone(), serving.clone()), serving.clone()));
+    } else {
+        role.send_replace(Role::Leading);
     }
+    let sync = match args.sync.git_sync.unwrap_or(!single) {
+        true if single => {
+            anyhow::bail!("GitSyncs are followed in all namespaces or not at all: leave --git-sync out, or watch all")
+        }
+        true => {
+            require::<GitSync>(&client, None, None).await?;
+            let account = format!("system:serviceaccount:{namespace}:{}", args.sync.sync_service_account);
+            let timeout = args.sync.git_timeout.try_into().context("--git-timeout is too long")?;
+            let mirrors = Mirrors::new(args.sync.git_cache, args.sync.git_file_root, timeout);
+            Some((pace.of(impersonate(config, &account)?), Arc::new(mirrors)))
+        }
+        false => None,
+    };
+    let work = Work { shared, options, listed, sync };
+    let mut workers = JoinSet::new();
+    workers.spawn(work.run(role.subscribe(), stop.clone()));
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
         Some(ended) = workers.join_next() => ended.context("a part of the controller panicked").flatten(),
@@ -102,7 +106,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     stop.cancel();
     let drained = async {
         while workers.join_next().await.is_some() {}
-        // Keys and HTTP serve until nobody works any more.
+        // Keys, HTTP and the Lease are kept until nobody works any more.
         serving.cancel();
         while servers.join_next().await.is_some() {}
     };
@@ -110,6 +114,59 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         tracing::warn!("not everything ended in time; it will be taken up at the next start");
     }
     ended
+}
+
+/// What the leader does.
+struct Work {
+    shared: Context,
+    options: unseal::Options,
+    listed: watch::Sender<bool>,
+    /// The client and the mirrors of the sync, where there is one.
+    sync: Option<(Client, Arc<Mirrors>)>,
+}
+
+impl Work {
+    /// Works while this replica leads. Ends with `stop`, or when a part fails.
+    async fn run(self, mut roles: Roles, stop: CancellationToken) -> anyhow::Result<()> {
+        while !stop.is_cancelled() {
+            let role = *roles.borrow_and_update();
+            // One that follows has nothing to list before it is ready.
+            self.listed.send_replace(role == Role::Following);
+            let term = stop.child_token();
+            let mut parts = if role == Role::Leading { self.start(&term) } else { JoinSet::new() };
+            let ended = tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                changed = roles.changed() => changed.context("nobody says who leads"),
+                Some(ended) = parts.join_next() => ended.context("a part of the controller panicked").flatten(),
+            };
+            term.cancel();
+            while parts.join_next().await.is_some() {}
+            ended?;
+        }
+        Ok(())
+    }
+
+    fn start(&self, stop: &CancellationToken) -> JoinSet<anyhow::Result<()>> {
+        let mut parts = JoinSet::new();
+        let (sealed_changed, changes) = mpsc::unbounded_channel();
+        let tell = move |sealed: &_| {
+            // Nobody listens when the sync is off.
+            let _ = sealed_changed.send(sync::owner(sealed));
+        };
+        let Self { shared, options, listed, sync } = self;
+        let unsealing = unseal::run(shared.clone(), options.clone(), Arc::new(tell), listed.clone(), stop.clone());
+        parts.spawn(forever("unseal", unsealing, stop.clone()));
+        if let Some((hands, mirrors)) = sync {
+            let syncing = sync::run(shared.clone(), hands.clone(), mirrors.clone(), changes, stop.clone());
+            parts.spawn(forever("sync", syncing, stop.clone()));
+        }
+        parts
+    }
+}
+
+/// The name of this replica: the Pod's, which in a Pod is the host's.
+fn identity(given: Option<String>) -> String {
+    given.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }
 
 /// A part that may end only when told to.
@@ -163,8 +220,7 @@ fn key_options(args: KeyArgs, namespace: String) -> keys::Options {
         namespace,
         prefix: args.key_prefix,
         order: args.key_order_priority.into(),
-        renew_period: args.key_renew_period,
-        cutoff: args.key_cutoff_time,
+        policy: Policy { period: args.key_renew_period, cutoff: args.key_cutoff_time, first: !args.wait_for_keys },
         bits: args.key_size,
         lifetime: args.key_ttl,
         common_name: args.my_cn,

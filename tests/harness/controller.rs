@@ -104,6 +104,11 @@ impl Controller {
         Ok(controller)
     }
 
+    /// The name under which it leads.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Makes its Service lead to it (and to no other that was published before).
     pub async fn publish(&self, cluster: &Cluster) -> Result<()> {
         let Some(service) = &self.options.service else { return Ok(()) };

@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, ResourceExt as _,
-    api::PostParams,
+    api::{ListParams, PostParams},
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -26,11 +26,12 @@ use kube::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::rotation::Rotation;
+use self::rotation::{Policy, Rotation};
 use crate::{
     backoff,
     context::chain,
     events::{Events, Severity},
+    lead::{Role, Roles},
     metrics::Metrics,
 };
 
@@ -43,10 +44,8 @@ pub struct Options {
     pub prefix: String,
     /// `--key-order-priority`.
     pub order: KeyOrder,
-    /// `--key-renew-period`.
-    pub renew_period: SignedDuration,
-    /// `--key-cutoff-time`, until a key was made.
-    pub cutoff: Option<Timestamp>,
+    /// `--key-renew-period`, `--wait-for-keys` and, until a key was made, `--key-cutoff-time`.
+    pub policy: Policy,
     /// `--key-size`.
     pub bits: u32,
     /// `--key-ttl`.
@@ -86,6 +85,8 @@ pub struct Keeper {
     /// Names that the list under way has brought.
     listing: Option<Vec<String>>,
     listed: bool,
+    /// Somebody wants a new key now.
+    asked: bool,
     failures: u32,
 }
 
@@ -101,6 +102,7 @@ impl Keeper {
             keys: BTreeMap::new(),
             listing: None,
             listed: false,
+            asked: false,
             failures: 0,
         }
     }
@@ -110,13 +112,13 @@ impl Keeper {
         self.ring.subscribe()
     }
 
-    /// Keeps the ring until `stop`. Each item of `renew` asks for a new key now.
-    pub async fn run(mut self, renew: impl Stream<Item = ()> + Send, stop: CancellationToken) {
-        let config = watcher::Config::default().labels(&format!("{}={}", key_secret::LABEL, key_secret::ACTIVE));
+    /// Keeps the ring until `stop`. Each item of `renew` asks for a new key now; else only a leader makes any.
+    pub async fn run(mut self, renew: impl Stream<Item = ()> + Send, mut roles: Roles, stop: CancellationToken) {
+        let config = watcher::Config::default().labels(&active());
         let mut watch = pin!(watcher(self.api.clone(), config).default_backoff());
         let mut renew = pin!(renew.fuse());
         loop {
-            let wait = self.due(Timestamp::now());
+            let wait = self.due(*roles.borrow_and_update() == Role::Leading, Timestamp::now());
             let until_due = async {
                 match wait {
                     Some(wait) => tokio::time::sleep(wait).await,
@@ -130,25 +132,30 @@ impl Keeper {
                     Some(Err(error)) => tracing::warn!(%error, "cannot watch the key Secrets; trying again"),
                     None => return,
                 },
-                () = until_due => self.mint().await,
-                Some(()) = renew.next() => self.mint().await,
+                () = until_due => self.mint(&roles).await,
+                Some(()) = renew.next() => self.asked = true,
+                Ok(()) = roles.changed() => {}
             }
         }
     }
 
     /// How long until a key is to be made; `None` for not on our own.
-    fn due(&self, now: Timestamp) -> Option<Duration> {
-        if !self.listed {
-            return None;
-        }
-        if self.failures > 0 {
-            return Some(backoff::after(self.failures));
-        }
-        let newest = self.ring.borrow().newest().map(|key| key.born);
-        match rotation::due(newest, self.options.cutoff, self.options.renew_period, now) {
+    fn due(&self, leads: bool, now: Timestamp) -> Option<Duration> {
+        match self.rotation(leads, now) {
+            Rotation::Mint if self.failures > 0 => Some(backoff::after(self.failures)),
             Rotation::Mint => Some(Duration::ZERO),
             Rotation::Keep { until } => until.map(|until| now.duration_until(until).unsigned_abs()),
         }
+    }
+
+    fn rotation(&self, leads: bool, now: Timestamp) -> Rotation {
+        if !self.listed || !(leads || self.asked) {
+            return Rotation::Keep { until: None };
+        }
+        if self.asked {
+            return Rotation::Mint;
+        }
+        rotation::due(self.ring.borrow().newest().map(|key| key.born), self.options.policy, now)
     }
 
     async fn on_event(&mut self, event: Event<Secret>) {
@@ -213,12 +220,12 @@ impl Keeper {
         self.ring.send_replace(Arc::new(ring));
     }
 
-    async fn mint(&mut self) {
-        match self.try_mint().await {
+    async fn mint(&mut self, roles: &Roles) {
+        match self.try_mint(roles).await {
             Ok(()) => {
-                self.failures = 0;
+                (self.failures, self.asked) = (0, false);
                 // One that lies ahead would ask for another key at once, and for ever.
-                self.options.cutoff = None;
+                self.options.policy.cutoff = None;
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
@@ -227,11 +234,19 @@ impl Keeper {
         }
     }
 
-    async fn try_mint(&mut self) -> Result<(), MintError> {
+    async fn try_mint(&mut self, roles: &Roles) -> Result<(), MintError> {
         let Options { namespace, prefix, order, bits, lifetime, common_name, annotations, labels, .. } =
             self.options.clone();
         let request = KeyRequest { bits, common_name, not_before: Timestamp::now(), lifetime };
         let minted = tokio::task::spawn_blocking(move || key::mint(&request, &mut rand::rng())).await??;
+        // That took a while: another replica may have led meanwhile, and made the key that was due.
+        for secret in self.api.list(&ListParams::default().labels(&active())).await? {
+            self.take(&secret).await;
+        }
+        self.publish();
+        if self.rotation(*roles.borrow() == Role::Leading, Timestamp::now()) != Rotation::Mint {
+            return Ok(());
+        }
         let mut secret = key_secret::write(&minted, &namespace, &prefix);
         secret.annotations_mut().extend(annotations);
         secret.labels_mut().extend(labels);
@@ -244,4 +259,9 @@ impl Keeper {
         self.publish();
         Ok(())
     }
+}
+
+/// Selects the key Secrets.
+fn active() -> String {
+    format!("{}={}", key_secret::LABEL, key_secret::ACTIVE)
 }

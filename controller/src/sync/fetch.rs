@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn failed() -> Result<Commit, (FetchError, Option<Commit>)> {
-        let call = CallError::Timeout;
+        let call = CallError::Timeout(Duration::from_secs(30));
         Err((FetchError::ReadSecret { name: "git".to_owned(), source: call }, None))
     }
 

@@ -121,7 +121,7 @@ struct Syncer {
     context: Context,
     /// A client with the rights of the sync's ServiceAccount.
     hands: Client,
-    mirrors: Mirrors,
+    mirrors: Arc<Mirrors>,
     live: Live,
     events: Events,
     store: Store<Guarded>,
@@ -140,7 +140,7 @@ pub fn owner(sealed: &DeserializeGuard<SealedSecret>) -> Key {
 pub async fn run(
     context: Context,
     hands: Client,
-    mirrors: Mirrors,
+    mirrors: Arc<Mirrors>,
     sealed: mpsc::UnboundedReceiver<Key>,
     stop: CancellationToken,
 ) {
