@@ -13,7 +13,10 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
-use crds::{Certificate, KeyRing, PrivateKey, Scope, SealedSecret, key::KeyRequest, key_ring::RingKey, seal, unseal};
+use crds::{
+    Certificate, KeyRing, PrivateKey, Scope, SealedSecret, key::KeyRequest, key_ring::RingKey, seal,
+    template::Environment, unseal,
+};
 use harness::{
     Cluster, Output,
     background::{Background, listen},
@@ -429,7 +432,8 @@ fn open(body: &str) -> Result<unseal::ClearSecret> {
     let private = Arc::new(PrivateKey::from_pem(&testdata("new.key")?)?);
     let key = RingKey { private, certificate: None, certificate_pem: "".into(), born: Timestamp::UNIX_EPOCH };
     let opened = unseal::open(&sealed, &KeyRing::from_iter([key]), None).outcome?;
-    Ok(unseal::secret(&sealed, opened)?)
+    let environment = Environment { rng: &mut rand::rng(), now: Timestamp::UNIX_EPOCH };
+    Ok(unseal::secret(&sealed, opened, environment)?)
 }
 
 fn rotate(body: &str) -> Result<String> {

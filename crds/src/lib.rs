@@ -12,6 +12,7 @@
 //! - [`key`], [`key_ring`]: private keys, certificates and their order; [`key_secret`]: how a cluster keeps them.
 //! - [`recipients`]: one `SealedSecret` for several clusters.
 //! - [`seal`], [`unseal`] and [`reseal`]: from a Secret to a `SealedSecret`, back, and on to another key; [`explain`]: why it does not open.
+//! - [`template`]: what is rendered on the way to a Secret.
 //!
 //! Nothing here does I/O or knows a clock: time and randomness are arguments, so the command line, the controller and
 //! an offline recovery run the very same code.
@@ -30,6 +31,7 @@ pub mod reseal;
 pub mod scope;
 pub mod seal;
 pub mod sealed_secret;
+pub mod template;
 pub mod unseal;
 pub mod yaml;
 

@@ -12,6 +12,7 @@ use crate::{
     key_ring::OpenError,
     recipients::Recipients,
     sealed_secret::{SecretTemplate, UnsealedRecord},
+    template::{self, Environment, TemplateError},
 };
 
 /// On the template: make the Secret without an owner reference.
@@ -35,9 +36,9 @@ pub enum UnsealError {
     /// The template does not describe an object.
     #[error("spec.template.metadata is not valid: {0}")]
     Template(String),
-    /// A part of the format that this version does not open.
-    #[error("{0} is not supported by this version")]
-    Unsupported(&'static str),
+    /// Templates that cannot be rendered.
+    #[error("cannot render spec.template.data: {0}")]
+    Render(#[from] TemplateError),
 }
 
 /// Items that stay closed, each with the reason where one was looked for ([`crate::explain`]).
@@ -137,9 +138,6 @@ pub fn open(sealed: &SealedSecret, ring: &KeyRing, before: Option<&UnsealedRecor
     };
     let field = |item: &str| spec.data.as_ref().map_or_else(|| format!("encryptedData.{item}"), |_| "spec.data".into());
     let template = spec.template.clone().unwrap_or_default();
-    if template.data.as_ref().is_some_and(|data| !data.is_empty()) {
-        return refused(UnsealError::Unsupported("spec.template.data"));
-    }
     let label = label(sealed);
     let recipients = Recipients::of(sealed.annotations());
     let mut operations = 0;
@@ -204,26 +202,34 @@ pub(crate) fn whole(unsealed: Unsealed) -> Result<Unsealed, UnsealError> {
     Ok(Unsealed { template, values, keys })
 }
 
-/// The Secret that a `SealedSecret` stands for: the template, the opened values, and an owner reference unless the
-/// template declines it.
-pub fn secret(sealed: &SealedSecret, unsealed: Unsealed) -> Result<ClearSecret, UnsealError> {
+/// The Secret that a `SealedSecret` stands for: the template's metadata, the opened values, the rendered templates, and
+/// an owner reference unless the template declines it. Only who may read the Secret may learn what comes of this: with
+/// templates of one's choice, whether it fails tells of the values.
+pub fn secret(
+    sealed: &SealedSecret,
+    unsealed: Unsealed,
+    environment: Environment<'_>,
+) -> Result<ClearSecret, UnsealError> {
     let ownerless = skips_owner(&unsealed.template);
-    let SecretTemplate { metadata, type_, immutable, data: _ } = unsealed.template;
-    let template: ObjectMeta = match metadata {
+    let SecretTemplate { metadata, type_, immutable, data } = unsealed.template;
+    let templates = data.unwrap_or_default();
+    let described: ObjectMeta = match metadata {
         Some(metadata) => serde_json::from_value(metadata).map_err(|error| UnsealError::Template(error.to_string()))?,
         None => ObjectMeta::default(),
     };
     // As upstream's reference, this one does not block: deleting the owner in the foreground waits for nothing.
     let owner = sealed.controller_owner_ref(&()).filter(|_| !ownerless);
     let owner = owner.map(|owner| OwnerReference { block_owner_deletion: None, ..owner });
-    let data = unsealed.values.into_iter().map(|(item, value)| (item, ByteString(value.expose().to_vec()))).collect();
+    let rendered = template::render(&templates, &unsealed.values, environment)?;
+    let kept = unsealed.values.into_iter().filter(|(item, _)| !matches!(templates.get(item), Some(None)));
+    let data = kept.chain(rendered).map(|(item, value)| (item, ByteString(value.expose().to_vec()))).collect();
     Ok(ClearSecret(Secret {
         metadata: ObjectMeta {
             name: sealed.metadata.name.clone(),
             namespace: sealed.metadata.namespace.clone(),
-            labels: template.labels,
-            annotations: template.annotations,
-            finalizers: template.finalizers,
+            labels: described.labels,
+            annotations: described.annotations,
+            finalizers: described.finalizers,
             owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -266,7 +272,8 @@ mod tests {
     }
 
     fn opened(sealed: &SealedSecret) -> Result<ClearSecret, UnsealError> {
-        open(sealed, &ring(), None).outcome.and_then(|unsealed| secret(sealed, unsealed))
+        let environment = Environment { rng: &mut rand::rng(), now: jiff::Timestamp::UNIX_EPOCH };
+        open(sealed, &ring(), None).outcome.and_then(|unsealed| secret(sealed, unsealed, environment))
     }
 
     #[test]

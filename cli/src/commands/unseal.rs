@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use crds::{
     KeyRing, PrivateKey, SealedSecret, explain,
+    template::Environment,
     unseal::{self, ClearSecret, UnsealError},
 };
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -56,7 +58,7 @@ fn open(sealed: &SealedSecret, ring: &KeyRing) -> Result<ClearSecret, UnsealErro
         }
         error => error,
     })?;
-    unseal::secret(sealed, opened)
+    unseal::secret(sealed, opened, Environment { rng: &mut rand::rng(), now: Timestamp::now() })
 }
 
 /// The keys of all files. One that is spoilt among others is only warned of: the others may be the ones that are needed.

@@ -6,6 +6,7 @@ use crds::{
     KeyRing, SealedSecret,
     explain::explain,
     sealed_secret::{SealedSecretStatus, UnsealedRecord},
+    template::Environment,
     unseal::{self as open, Attempt, ClearSecret, UnsealError},
 };
 use jiff::Timestamp;
@@ -194,7 +195,8 @@ impl Unsealer {
                 secret_resource_version: String::new(),
                 keys: unsealed.keys.clone(),
             };
-            let mut secret = open::secret(sealed, unsealed)?;
+            let environment = Environment { rng: &mut rand::rng(), now: Timestamp::now() };
+            let mut secret = open::secret(sealed, unsealed, environment)?;
             choices.shape(&mut secret);
             Ok((secret, record))
         };

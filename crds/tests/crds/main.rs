@@ -3,4 +3,5 @@
 
 mod definitions;
 mod reseal;
+mod templates;
 mod vectors;

@@ -7,6 +7,7 @@ use crds::{
     key::{KeyRequest, mint},
     key_ring::RingKey,
     seal,
+    template::Environment,
     unseal::{self, Closed, UnsealError},
     yaml,
 };
@@ -40,7 +41,8 @@ fn ring(names: &[&str]) -> KeyRing {
 fn assert_opens(sealed: &SealedSecret, ring: &KeyRing) -> Result<u32, UnsealError> {
     let plain: Secret = object("secret.yaml");
     let attempt = unseal::open(sealed, ring, None);
-    let clear = unseal::secret(sealed, attempt.outcome?)?;
+    let environment = Environment { rng: &mut rand::rng(), now: Timestamp::UNIX_EPOCH };
+    let clear = unseal::secret(sealed, attempt.outcome?, environment)?;
     let mut expected = plain.data.clone().unwrap();
     expected.extend(
         plain.string_data.clone().unwrap().into_iter().map(|(k, v)| (k, k8s_openapi::ByteString(v.into_bytes()))),
@@ -203,6 +205,7 @@ fn no_key_or_value_is_ever_printed() {
     let sealed: SealedSecret = object("strict.yaml");
     let unsealed = unseal::open(&sealed, &ring(&["new"]), None).outcome.unwrap();
     assert!(format!("{unsealed:?}").contains("redacted"));
-    let clear = unseal::secret(&sealed, unsealed).unwrap();
+    let environment = Environment { rng: &mut rand::rng(), now: Timestamp::UNIX_EPOCH };
+    let clear = unseal::secret(&sealed, unsealed, environment).unwrap();
     assert_eq!(format!("{clear:?}"), "ClearSecret(db, <redacted>)");
 }
