@@ -14,5 +14,6 @@ mod modes;
 mod replicas;
 mod sealing;
 mod sync;
+mod templates;
 mod tools_are_found;
 mod world;
