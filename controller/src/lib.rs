@@ -14,7 +14,8 @@
 //! | [`runtime`], [`drive`], [`calls`], [`pace`], [`queue`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
 //! | [`observed`], [`backoff`] | pure | what a watch has shown; how long to wait |
 //! | [`keys`] | IO, with `rotation` pure | the ring of keys, minting |
-//! | [`unseal`] | IO, with `decide`, `status` pure | SealedSecret to Secret |
+//! | [`lead`] | IO, with `lease` pure | which of several replicas works |
+//! | [`unseal`] | IO, with `choices`, `decide`, `status` pure | SealedSecret to Secret |
 //! | [`sync`] | IO, with `render`, `manifest`, `order`, `plan`, `status` pure | Git to cluster |
 //!
 //! `keys`, `unseal` and `sync` meet only in [`context`] and [`runtime`]. `tests/shape.rs` keeps the pure files pure.

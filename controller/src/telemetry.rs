@@ -1,5 +1,7 @@
 //! Logs: text for people, JSON for machines. What happened is said where it happens; here is only the form.
 
+use std::io::IsTerminal as _;
+
 use tracing::Level;
 use tracing_subscriber::{
     EnvFilter,
@@ -19,9 +21,10 @@ pub fn init(args: &LogArgs) {
     let quietest_aside = if args.log_info_stdout { Level::WARN } else { Level::TRACE };
     let writer = std::io::stderr.with_max_level(quietest_aside).or_else(std::io::stdout);
     let lines = fmt::layer().with_writer(writer).with_target(false);
+    let on_terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);
     match args.log_format {
-        LogFormat::Text => registry.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).init(),
+        LogFormat::Text => registry.with(lines.with_ansi(on_terminal)).init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
 }
