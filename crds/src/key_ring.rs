@@ -3,7 +3,10 @@
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use jiff::Timestamp;
@@ -28,7 +31,12 @@ pub struct RingKey {
 
 /// Keys, newest first.
 #[derive(Clone, Debug, Default)]
-pub struct KeyRing(Vec<RingKey>);
+pub struct KeyRing {
+    keys: Vec<RingKey>,
+    /// Place of the key that opened last. Values that come together are as a rule sealed with one key: a cluster that
+    /// is restored from Git would else try every newer key for each of them.
+    last: Arc<AtomicUsize>,
+}
 
 /// A value, and the key that opened it.
 #[derive(Debug)]
@@ -67,37 +75,40 @@ impl FromIterator<RingKey> for KeyRing {
         }
         // The fingerprint settles a tie, so that every replica serves the same certificate.
         ring.sort_by(|a, b| b.born.cmp(&a.born).then_with(|| a.private.fingerprint().cmp(b.private.fingerprint())));
-        Self(ring)
+        Self { keys: ring, last: Arc::default() }
     }
 }
 
 impl KeyRing {
     /// The key to seal with.
     pub fn newest(&self) -> Option<&RingKey> {
-        self.0.first()
+        self.keys.first()
     }
 
     /// Changes when the keys do: what failed with this version would fail with it again. For this process only.
     pub fn version(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        self.0.iter().for_each(|key| key.private.fingerprint().hash(&mut hasher));
+        self.keys.iter().for_each(|key| key.private.fingerprint().hash(&mut hasher));
         hasher.finish()
     }
 
     /// All keys, newest first.
     pub fn keys(&self) -> &[RingKey] {
-        &self.0
+        &self.keys
     }
 
-    /// Opens a blob with whichever key fits, beginning with the likeliest: the one that opened it before, or the newest.
+    /// Opens a blob with whichever key fits, beginning with the likeliest: the one that opened it before, the one that
+    /// opened last, the newest.
     pub fn open(&self, blob: &[u8], label: &str, likely: Option<&Fingerprint>) -> Result<Opened, OpenError> {
         let envelope = Envelope::parse(blob)?;
-        let is_likely = |key: &&RingKey| Some(key.private.fingerprint()) == likely;
-        let order = self.0.iter().filter(is_likely).chain(self.0.iter().filter(|key| !is_likely(key)));
+        let last = self.last.load(Ordering::Relaxed);
+        let mut order: Vec<(usize, &RingKey)> = self.keys.iter().enumerate().collect();
+        order.sort_by_key(|(place, key)| (Some(key.private.fingerprint()) != likely, *place != last));
         let mut operations = 0;
-        for RingKey { private, .. } in order.filter(|key| key.private.fits(envelope)) {
+        for (place, RingKey { private, .. }) in order.into_iter().filter(|(_, key)| key.private.fits(envelope)) {
             operations += 1;
             if let Some(plaintext) = private.open(envelope, label) {
+                self.last.store(place, Ordering::Relaxed);
                 return Ok(Opened { plaintext, by: private.fingerprint().clone(), operations });
             }
         }

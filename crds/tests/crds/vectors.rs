@@ -137,7 +137,7 @@ fn a_wrong_type_in_the_template_is_that_objects_error() {
 }
 
 #[test]
-fn the_key_that_opened_before_is_tried_first() {
+fn the_likeliest_key_is_tried_first() {
     let rng = &mut rand::rng();
     let minted = |name: &str| {
         let request = KeyRequest {
@@ -161,7 +161,10 @@ fn the_key_that_opened_before_is_tried_first() {
     let blob = certificate.seal(b"value", "a/b", rng).unwrap();
     let opened = ring.open(&blob, "a/b", None).unwrap();
     assert_eq!((opened.plaintext.expose(), opened.operations), (b"value".as_slice(), 2));
-    assert_eq!(ring.open(&blob, "a/b", Some(&opened.by)).unwrap().operations, 1);
+    assert_eq!(ring.open(&blob, "a/b", None).unwrap().operations, 1, "it opened last");
+    let newer = Certificate::from_pem(&file("old.crt")).unwrap().seal(b"value", "a/b", rng).unwrap();
+    assert_eq!(ring.open(&newer, "a/b", None).unwrap().operations, 2);
+    assert_eq!(ring.open(&blob, "a/b", Some(&opened.by)).unwrap().operations, 1, "it opened this one before");
 }
 
 #[test]
