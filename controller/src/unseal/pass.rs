@@ -123,7 +123,10 @@ impl Unsealer {
         }
         let version = ring.version();
         let outcome = match verdict {
-            Verdict::Unchanged => return Ok(Action::await_change()),
+            Verdict::Unchanged => {
+                self.forget(sealed);
+                return Ok(Action::await_change());
+            }
             Verdict::NotManaged => Err(Failure::NotManaged(sealed.name_any())),
             Verdict::Unseal => match self.open(guarded.clone(), last, ring).await? {
                 Ok((secret, record)) => self.write(sealed, secret, record, live.secret()).await?,
@@ -163,6 +166,13 @@ impl Unsealer {
     fn last(&self, sealed: &SealedSecret) -> Option<LastPass> {
         let passes = self.passes.read();
         passes.get(&key(sealed)).filter(|(uid, _)| *uid == sealed.metadata.uid).map(|(_, last)| last.clone())
+    }
+
+    /// A pass is remembered only until the watch has brought all that it wrote.
+    fn forget(&self, sealed: &SealedSecret) {
+        if self.last(sealed).is_some_and(|last| recorded(sealed) == Some(last)) {
+            self.passes.write().remove(&key(sealed));
+        }
     }
 
     /// RSA is CPU work: it leaves the async threads free.
@@ -310,9 +320,10 @@ impl Unsealer {
     /// A SealedSecret went out of sight. Its Secret goes by the garbage collector or, where that was asked for, here.
     pub(super) async fn gone(&self, guarded: &Guarded) {
         let key = (guarded.namespace().unwrap_or_default(), guarded.name_any());
-        let last = self.passes.write().remove(&key);
+        let last = self.passes.write().remove(&key).map(|(_, last)| last);
+        let last = last.or_else(|| recorded(guarded.0.as_ref().ok()?));
         let retained = Choices::of(guarded.meta()).retain;
-        let record = last.and_then(|(_, last)| last.status.unsealed);
+        let record = last.and_then(|last| last.status.unsealed);
         let Some(record) = record.filter(|_| self.options.delete_secrets && !retained) else { return };
         let (namespace, name) = key;
         if let Err(error) = self.delete(&namespace, &name, record.secret_uid).await {

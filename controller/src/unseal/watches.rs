@@ -74,7 +74,11 @@ fn sealed_secrets(
     let mut answered = Some(answered);
     watcher(api, config)
         .default_backoff()
-        .modify(|sealed| sealed.managed_fields_mut().clear())
+        .modify(|sealed| {
+            // kept by nobody, and as large as the rest
+            sealed.managed_fields_mut().clear();
+            sealed.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+        })
         .reflect(writer)
         .inspect(move |event| {
             let answer = match event {
