@@ -1,5 +1,7 @@
 //! Decides what a SealedSecret needs, by metadata alone: nothing is decrypted to find out that nothing changed. Pure.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use crds::{
     SealedSecret,
     sealed_secret::{SealedSecretStatus, UnsealedRecord},
@@ -98,10 +100,17 @@ pub struct LastPass {
 pub struct Stuck {
     /// The ring that it failed with.
     pub ring: RingVersion,
-    /// The choices that it failed with.
-    pub choices: Choices,
+    /// The annotations and labels that it failed with, which change without a new generation.
+    pub chosen: u64,
     /// The version of the Secret that it failed on, if the Secret had a part in it.
     pub secret: Option<String>,
+}
+
+/// Changes when an object's annotations or labels do. For this process only.
+pub fn chosen(sealed: &SealedSecret) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (sealed.annotations(), sealed.labels()).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Counts the changes of the ring.
@@ -120,7 +129,9 @@ pub fn decide(sealed: &SealedSecret, last: Option<&LastPass>, live: &Live, ring:
     let choices = Choices::of(&sealed.metadata);
     let stuck = last.stuck.as_ref().is_some_and(|stuck| {
         let version = live.secret().map(|secret| &secret.resource_version);
-        stuck.ring == ring && stuck.choices == choices && (stuck.secret.is_none() || stuck.secret.as_ref() == version)
+        stuck.ring == ring
+            && stuck.chosen == chosen(sealed)
+            && (stuck.secret.is_none() || stuck.secret.as_ref() == version)
     });
     let synced = last.status.conditions.iter().any(|condition| condition.status == "True");
     let holds = record.is_some_and(|record| {
@@ -192,7 +203,7 @@ mod tests {
     }
 
     fn stuck(secret: Option<&str>) -> LastPass {
-        let stuck = Stuck { ring: 1, choices: Choices::default(), secret: secret.map(str::to_owned) };
+        let stuck = Stuck { ring: 1, chosen: chosen(&sealed()), secret: secret.map(str::to_owned) };
         LastPass { stuck: Some(stuck), ..pass("False") }
     }
 

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use super::{
     Options,
     choices::Choices,
-    decide::{LastPass, Live, LiveSecret, RingVersion, Stuck, Verdict, decide},
+    decide::{LastPass, Live, LiveSecret, RingVersion, Stuck, Verdict, chosen, decide},
     status::{self, Failure, Fixed, WaitsFor},
 };
 use crate::{
@@ -283,10 +283,9 @@ impl Unsealer {
         }
         let waits_for = failed.and_then(Failure::waits_for);
         let secret = live.secret().map(|secret| secret.resource_version.clone());
-        let choices = || Choices::of(&sealed.metadata);
         let stuck = match waits_for {
-            Some(WaitsFor::Object) => Some(Stuck { ring, choices: choices(), secret: None }),
-            Some(WaitsFor::Secret) if secret.is_some() => Some(Stuck { ring, choices: choices(), secret }),
+            Some(WaitsFor::Object) => Some(Stuck { ring, chosen: chosen(sealed), secret: None }),
+            Some(WaitsFor::Secret) if secret.is_some() => Some(Stuck { ring, chosen: chosen(sealed), secret }),
             _ => None,
         };
         // A Secret that nobody watches has to be looked at again and again.
