@@ -54,7 +54,8 @@ impl Candidate {
     pub async fn run(mut self, role: Arc<watch::Sender<Role>>, stop: CancellationToken) {
         let me = self.me.clone();
         let take_on = |new: Role| {
-            if role.send_replace(new) != new {
+            // Others hear of a change, not of every renewal.
+            if role.send_if_modified(|role| std::mem::replace(role, new) != new) {
                 tracing::info!(identity = me, "{new}");
             }
         };
