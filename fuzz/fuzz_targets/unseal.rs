@@ -6,7 +6,7 @@ mod fixed;
 
 use std::sync::LazyLock;
 
-use crds::{Scope, SealedSecret, base64, scope, unseal};
+use crds::{Scope, SealedSecret, base64, scope, template::Environment, unseal};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 const VALUE: &[u8] = b"correct horse battery staple";
@@ -27,7 +27,8 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         assert_eq!(Scope::from_annotations(&annotations), Scope::ClusterWide);
         assert_eq!(annotations.get(scope::CLUSTER_WIDE).map(String::as_str), Some("true"));
     }
-    let Ok(secret) = unseal::secret(&sealed, unsealed) else { return Corpus::Keep };
+    let environment = Environment { rng: &mut rand::rng(), now: jiff::Timestamp::UNIX_EPOCH };
+    let Ok(secret) = unseal::secret(&sealed, unsealed, environment) else { return Corpus::Keep };
     let secret = secret.expose();
     assert_eq!(secret.metadata.name, sealed.metadata.name, "a template must not move a Secret");
     assert_eq!(secret.metadata.namespace, sealed.metadata.namespace);
