@@ -63,7 +63,7 @@ pub enum EnvelopeError {
 #[derive(Clone, Copy)]
 pub(crate) struct Envelope<'a> {
     pub(crate) sealed_session_key: &'a [u8],
-    ciphertext: &'a [u8],
+    pub(crate) ciphertext: &'a [u8],
 }
 
 impl<'a> Envelope<'a> {
@@ -81,6 +81,11 @@ impl<'a> Envelope<'a> {
     /// The same value, its session key encrypted for somebody else.
     pub(crate) fn with_session_key(self, sealed_session_key: &'a [u8]) -> Self {
         Self { sealed_session_key, ..self }
+    }
+
+    pub(crate) fn to_bytes(self) -> Result<Vec<u8>, EnvelopeError> {
+        let length = u16::try_from(self.sealed_session_key.len()).map_err(|_| EnvelopeError::UnusableKey)?;
+        Ok([length.to_be_bytes().as_slice(), self.sealed_session_key, self.ciphertext].concat())
     }
 
     /// `None` when the tag does not fit: another session key, or a changed ciphertext.
@@ -114,15 +119,22 @@ pub(crate) fn seal<'a>(
 ) -> Result<(Vec<u8>, Vec<Vec<u8>>), EnvelopeError> {
     let mut session_key = Zeroizing::new([0u8; SESSION_KEY_BYTES]);
     rng.fill_bytes(session_key.as_mut_slice());
-    let mut encrypt = |public: &RsaPublicKey| {
-        let sealed = public.encrypt(rng, oaep(label.as_bytes()), session_key.as_slice());
-        sealed.map_err(|_| EnvelopeError::UnusableKey)
-    };
-    let sealed_session_key = encrypt(public)?;
-    let others = others.map(encrypt).collect::<Result<_, _>>()?;
-    let length = u16::try_from(sealed_session_key.len()).map_err(|_| EnvelopeError::UnusableKey)?;
+    let mut wrap = |public: &RsaPublicKey| wrap(session_key.as_slice(), label, public, rng);
+    let sealed_session_key = wrap(public)?;
+    let others = others.map(wrap).collect::<Result<_, _>>()?;
     let ciphertext = cipher(&session_key).encrypt(&Nonce::default(), value).map_err(|_| EnvelopeError::TooLarge)?;
-    Ok(([length.to_be_bytes().as_slice(), &sealed_session_key, &ciphertext].concat(), others))
+    let envelope = Envelope { sealed_session_key: &sealed_session_key, ciphertext: &ciphertext };
+    Ok((envelope.to_bytes()?, others))
+}
+
+/// Encrypts a session key under `label` for the holder of `public`.
+pub(crate) fn wrap(
+    session_key: &[u8],
+    label: &str,
+    public: &RsaPublicKey,
+    rng: &mut impl CryptoRng,
+) -> Result<Vec<u8>, EnvelopeError> {
+    public.encrypt(rng, oaep(label.as_bytes()), session_key).map_err(|_| EnvelopeError::UnusableKey)
 }
 
 /// The padding of the session key, for `rsa`.

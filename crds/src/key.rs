@@ -1,5 +1,5 @@
-//! Private keys and certificates: mint, read, write, fingerprint, open. One door leads to a private key's use,
-//! [`PrivateKey::open`]. Nothing here chooses between keys (that is `key_ring`) or knows where they are kept.
+//! Private keys and certificates: mint, read, write, fingerprint, open. A private key opens a
+//! value, or passes the key of a value that it opens on to another certificate. Nothing here chooses between keys (that is `key_ring`) or knows where they are kept.
 
 use std::fmt;
 
@@ -126,9 +126,27 @@ impl PrivateKey {
 
     /// One RSA operation. `None` does not tell another key, another label and corruption apart: OAEP cannot.
     pub(crate) fn open(&self, envelope: Envelope<'_>, label: &str) -> Option<Plaintext> {
+        self.unlock(envelope, label).map(|(_, plaintext)| plaintext)
+    }
+
+    /// The session key of a value that opens, encrypted for `certificate` under the same label. One RSA operation.
+    pub(crate) fn rewrap(
+        &self,
+        envelope: Envelope<'_>,
+        label: &str,
+        certificate: &Certificate,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Vec<u8>>, EnvelopeError> {
+        let unlocked = self.unlock(envelope, label);
+        unlocked.map(|(session_key, _)| envelope::wrap(&session_key, label, &certificate.public, rng)).transpose()
+    }
+
+    /// The session key, if it is the value's, and the value.
+    fn unlock(&self, envelope: Envelope<'_>, label: &str) -> Option<(Zeroizing<Vec<u8>>, Plaintext)> {
         let session_key = self.session_key(envelope.sealed_session_key, label.as_bytes())?;
-        envelope
-            .open(session_key.first_chunk::<SESSION_KEY_BYTES>().filter(|_| session_key.len() == SESSION_KEY_BYTES)?)
+        let exact = session_key.first_chunk::<SESSION_KEY_BYTES>().filter(|_| session_key.len() == SESSION_KEY_BYTES);
+        let plaintext = envelope.open(exact?)?;
+        Some((session_key, plaintext))
     }
 
     /// Whether the session key opens under a label, whatever becomes of the value. One RSA operation.

@@ -45,6 +45,8 @@ pub struct Opened {
     pub plaintext: Plaintext,
     /// The key.
     pub by: Fingerprint,
+    /// By an entry of [`crate::recipients`], not by the blob alone.
+    pub through_entry: bool,
     /// RSA operations it took.
     pub operations: u32,
 }
@@ -109,7 +111,8 @@ impl KeyRing {
             operations += 1;
             if let Some(plaintext) = private.open(envelope, label) {
                 self.last.store(place, Ordering::Relaxed);
-                return Ok(Opened { plaintext, by: private.fingerprint().clone(), operations });
+                let by = private.fingerprint().clone();
+                return Ok(Opened { plaintext, by, through_entry: false, operations });
             }
         }
         Err(OpenError::NoKey { operations })

@@ -13,6 +13,9 @@
 //! that knows nothing of recipients, opens with the blob alone, and its old entry does no harm. Nothing is given away: each
 //! entry is bound to the label as the blob is, and two entries of one item show the same as two blobs do.
 //!
+//! Whoever opens an item can seal it for a newer key of its own by encrypting the session key again: in the blob if it is
+//! the first recipient, else in its entry. All others open it as before.
+//!
 //! Limits: upstream's controller opens with the first recipient's key only. The annotation has to survive overlays and
 //! copies, and Kubernetes takes 256 KiB of annotations, which is some 370 entries for keys of 4096 bits.
 
@@ -21,7 +24,7 @@ use std::collections::BTreeMap;
 use rand::CryptoRng;
 
 use crate::{
-    Certificate, Fingerprint, KeyRing, base64,
+    Certificate, Fingerprint, KeyRing, PrivateKey, base64,
     envelope::{Envelope, EnvelopeError},
     key_ring::{OpenError, Opened},
 };
@@ -100,6 +103,49 @@ impl Recipients {
         self.0.retain(|_, items| !items.is_empty());
     }
 
+    /// Whether `after` and its blob open this item for everybody for whom these entries and `blob` did, as far as this
+    /// can be seen without a key: one recipient has renewed its own part, and nothing else is different.
+    pub fn survive(&self, item: &str, blob: &str, (after, blob_after): (&Self, &str)) -> bool {
+        let (old, new) = (self.entries(item), after.entries(item));
+        if old.is_empty() || (&old, blob) == (&new, blob_after) {
+            return true;
+        }
+        if blob == blob_after {
+            return old.len() == new.len() && old.iter().filter(|entry| !new.contains(entry)).count() == 1;
+        }
+        let (blob, blob_after) = (base64::decode(blob), base64::decode(blob_after));
+        let ciphertext = |blob: &'_ Option<Vec<u8>>| Some(Envelope::parse(blob.as_deref()?).ok()?.ciphertext.to_vec());
+        old == new && ciphertext(&blob).is_some_and(|before| ciphertext(&blob_after) == Some(before))
+    }
+
+    /// Seals an item for `certificate` instead of for `key`, which opens it by its entry or by the blob; all others open
+    /// it as before. Answers the blob. `None` when the key does not open it. One RSA operation.
+    pub(crate) fn renew(
+        &mut self,
+        (item, blob, through_entry): (&str, &[u8], bool),
+        label: &str,
+        key: &PrivateKey,
+        certificate: &Certificate,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Vec<u8>>, EnvelopeError> {
+        let envelope = Envelope::parse(blob)?;
+        let entry = through_entry.then(|| self.wrap(key.fingerprint(), item)).flatten();
+        let own = entry.as_deref().map_or(envelope, |wrap| envelope.with_session_key(wrap));
+        let Some(renewed) = key.rewrap(own, label, certificate, rng)? else { return Ok(None) };
+        if entry.is_none() {
+            return envelope.with_session_key(&renewed).to_bytes().map(Some);
+        }
+        let mut others = self.entries(item);
+        others.retain(|(recipient, _)| *recipient != key.fingerprint().to_string());
+        others.push((certificate.fingerprint().to_string(), base64::encode(&renewed)));
+        self.set(item, others);
+        Ok(Some(blob.to_vec()))
+    }
+
+    fn wrap(&self, recipient: &Fingerprint, item: &str) -> Option<Vec<u8>> {
+        base64::decode(self.0.get(&recipient.to_string())?.get(item)?)
+    }
+
     /// The annotation's value; `None` when there is nothing to say.
     pub fn annotation(&self) -> Result<Option<String>, TooLarge> {
         if self.0.is_empty() {
@@ -120,13 +166,13 @@ impl Recipients {
     ) -> Result<Opened, OpenError> {
         let mut spent = 0;
         for key in ring.keys() {
-            let entry = self.0.get(&key.private.fingerprint().to_string()).and_then(|items| items.get(item));
-            let Some(wrap) = entry.and_then(|wrap| base64::decode(wrap)) else { continue };
+            let Some(wrap) = self.wrap(key.private.fingerprint(), item) else { continue };
             let own = Envelope::parse(blob)?.with_session_key(&wrap);
             if key.private.fits(own) {
                 spent += 1;
                 if let Some(plaintext) = key.private.open(own, label) {
-                    return Ok(Opened { plaintext, by: key.private.fingerprint().clone(), operations: spent });
+                    let by = key.private.fingerprint().clone();
+                    return Ok(Opened { plaintext, by, through_entry: true, operations: spent });
                 }
             }
         }

@@ -2,6 +2,9 @@
 //! as it came, so the template, labels, annotations, and what this version does not know stay as they are. The template
 //! is not even looked at: rendered, it would tell whoever may ask what the values are.
 //!
+//! An item with further recipients ([`crate::recipients`]) keeps its value's ciphertext: only what is this cluster's own is
+//! made anew, so that the others go on opening it.
+//!
 //! The scope is the object's own, before and after: a value gets nowhere that it could not go already.
 
 use std::collections::BTreeMap;
@@ -12,7 +15,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     Certificate, Fingerprint, KeyRing, Plaintext, Scope, base64,
     envelope::EnvelopeError,
-    key_ring::OpenError,
+    key_ring::{OpenError, Opened},
+    recipients::{RECIPIENTS, Recipients, TooLarge},
     seal::LEAKING_ANNOTATIONS,
     sealed_secret::SecretTemplate,
     unseal::{self, Unsealed, WHOLE},
@@ -67,6 +71,9 @@ pub enum ResealError {
     /// The certificate cannot seal.
     #[error("cannot seal an item anew: {0}")]
     Seal(#[from] EnvelopeError),
+    /// The newest key is larger than the one before, and there were many recipients already.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     /// The caller wants no answer any more.
     #[error("given up half way")]
     Stopped,
@@ -79,6 +86,7 @@ pub type Meter<'a> = dyn FnMut(u32) -> bool + 'a;
 pub struct Candidate {
     object: Value,
     label: String,
+    recipients: Recipients,
     form: Form,
 }
 
@@ -107,7 +115,8 @@ impl Candidate {
             None => Form::Items(items),
         };
         let label = Scope::from_annotations(&annotations).label(&namespace, &name);
-        Ok(Self { object, label, form })
+        let recipients = Recipients::of(&annotations);
+        Ok(Self { object, label, recipients, form })
     }
 
     /// Whether it is in the deprecated form.
@@ -131,16 +140,30 @@ impl Candidate {
         meter: &mut Meter<'_>,
     ) -> Result<Value, ResealError> {
         let opened: Vec<Item> = self.open(ring, Some(certificate.fingerprint()), meter).collect::<Result<_, _>>()?;
-        let mut seal = |value: &Plaintext| {
-            Ok::<_, ResealError>(base64::encode(&certificate.seal(value.expose(), &self.label, rng)?))
-        };
         let mut items = Map::new();
         if let Form::Items(texts) = &self.form {
-            for item in opened {
-                let stays = item.by == *certificate.fingerprint();
-                let kept = texts.get(&item.name).filter(|_| stays).cloned();
-                let text = kept.map_or_else(|| seal(&item.value), Ok)?;
-                items.insert(item.name, text.into());
+            let mut recipients = self.recipients.clone();
+            for Item { name, blob, value, by, through_entry } in opened {
+                let text = if by == *certificate.fingerprint() {
+                    texts.get(&name).cloned().ok_or(ResealError::NoKey)?
+                } else if recipients.entries(&name).is_empty() {
+                    base64::encode(&certificate.seal(value.expose(), &self.label, rng)?)
+                } else {
+                    let key = ring.keys().iter().find(|key| *key.private.fingerprint() == by);
+                    let key = &key.ok_or(ResealError::NoKey)?.private;
+                    let renewed =
+                        recipients.renew((&name, &blob, through_entry), &self.label, key, certificate, rng)?;
+                    if !meter(1) {
+                        return Err(ResealError::Stopped);
+                    }
+                    base64::encode(&renewed.ok_or(ResealError::NoKey)?)
+                };
+                items.insert(name, text.into());
+            }
+            if recipients != self.recipients
+                && let Some(text) = recipients.annotation()?
+            {
+                self.object["metadata"]["annotations"][RECIPIENTS] = text.into();
             }
         } else {
             let values = opened.into_iter().map(|item| (item.name, item.value)).collect();
@@ -149,7 +172,8 @@ impl Candidate {
             let sealed = Unsealed { template, values, keys: BTreeMap::new() };
             let Unsealed { template, values, .. } = unseal::whole(sealed).map_err(|_| ResealError::NoSecret)?;
             for (item, value) in &values {
-                items.insert(item.clone(), seal(value)?.into());
+                let blob = certificate.seal(value.expose(), &self.label, rng)?;
+                items.insert(item.clone(), base64::encode(&blob).into());
             }
             if let Some(Value::Object(spec)) = self.object.get_mut("spec") {
                 spec.remove("data");
@@ -178,9 +202,9 @@ impl Candidate {
                 ResealError::Malformed { item, why }
             };
             let blob = base64::decode(text).ok_or_else(|| malformed("not valid base64".to_owned()))?;
-            let (operations, opened) = match ring.open(&blob, &self.label, likely) {
-                Ok(opened) => {
-                    (opened.operations, Ok(Item { name: name.to_owned(), value: opened.plaintext, by: opened.by }))
+            let (operations, opened) = match self.recipients.open((name, &blob), &self.label, ring, likely) {
+                Ok(Opened { plaintext: value, by, through_entry, operations }) => {
+                    (operations, Ok(Item { name: name.to_owned(), blob, value, by, through_entry }))
                 }
                 Err(OpenError::NoKey { operations }) => (operations, Err(ResealError::NoKey)),
                 Err(OpenError::Envelope(error)) => (0, Err(malformed(error.to_string()))),
@@ -192,17 +216,20 @@ impl Candidate {
 
 struct Item {
     name: String,
+    blob: Vec<u8>,
     value: Plaintext,
     by: Fingerprint,
+    through_entry: bool,
 }
 
-fn strip(object: &mut Value) {
+/// Takes out of an object what a server added, and the former versions that other tools keep in it.
+pub fn strip(object: &mut Value) {
     if let Value::Object(fields) = object {
         fields.remove("status");
     }
     if let Some(metadata) = object.get_mut("metadata") {
         if let Value::Object(fields) = metadata {
-            fields.retain(|field, _| !SERVER_SET.contains(&field.as_str()));
+            fields.retain(|field, value| value.is_null() || !SERVER_SET.contains(&field.as_str()));
         }
         strip_annotations(metadata);
     }
@@ -212,8 +239,9 @@ fn strip(object: &mut Value) {
 fn strip_annotations(metadata: &mut Value) {
     let Value::Object(metadata) = metadata else { return };
     if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+        let before = annotations.len();
         annotations.retain(|key, _| !LEAKING_ANNOTATIONS.contains(&key.as_str()));
-        if annotations.is_empty() {
+        if annotations.is_empty() && before > 0 {
             metadata.remove("annotations");
         }
     }

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{
     Scope, SealedSecret,
+    recipients::{RECIPIENTS, Recipients},
+    reseal,
     sealed_secret::{SealedSecretSpec, SecretTemplate},
 };
 use kube::{ResourceExt as _, core::ObjectMeta};
@@ -20,20 +22,6 @@ use crate::{
     output,
     surgery::{self, SurgeryError},
 };
-
-/// What a server writes into an object's metadata.
-const SERVER_FIELDS: [&str; 8] = [
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "generation",
-    "managedFields",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-];
-/// Where kubectl keeps a copy of what was applied: the old values.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Why nothing was sealed anew.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +45,10 @@ pub enum AnswerError {
     Place(String),
     #[error("the controller answered with other items: {0}")]
     Items(String),
+    #[error(
+        "the controller does not know of further recipients and would lock them out of {0}: seal again with every --cert, or take the annotation {RECIPIENTS} away if nobody else opens this file"
+    )]
+    Recipients(String),
 }
 
 pub async fn run(command: ReEncrypt, io: &mut Io<'_>) -> Result<(), Error> {
@@ -105,12 +97,11 @@ fn replace(object: &mut Value, sealed: &SealedSecret) -> Option<()> {
     }
     let items = surgery::mapping(object, &["spec", "encryptedData"])?;
     items.extend(encrypted_data.iter().map(|(item, value)| (item.clone(), value.clone().into())));
-    let metadata = surgery::mapping(object, &["metadata"])?;
-    metadata.retain(|key, value| value.is_null() || !SERVER_FIELDS.contains(&key.as_str()));
-    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-        annotations.remove(LAST_APPLIED);
+    if let Some(recipients) = sealed.annotations().get(RECIPIENTS) {
+        let annotations = surgery::mapping(object, &["metadata", "annotations"])?;
+        annotations.insert(RECIPIENTS.to_owned(), recipients.clone().into());
     }
-    object.as_object_mut()?.remove("status");
+    reseal::strip(object);
     Some(())
 }
 
@@ -121,10 +112,12 @@ fn request(sealed: &SealedSecret) -> SealedSecret {
     let annotations: BTreeMap<String, String> =
         scope.annotation().map(|key| (key.to_owned(), "true".to_owned())).into_iter().collect();
     let SealedSecretSpec { template: _, data, encrypted_data } = &sealed.spec;
+    let recipients = sealed.annotations().get_key_value(RECIPIENTS).map(|(key, text)| (key.clone(), text.clone()));
+    let own: BTreeMap<_, _> = annotations.clone().into_iter().chain(recipients).collect();
     let metadata = ObjectMeta {
         name: sealed.metadata.name.clone(),
         namespace: sealed.metadata.namespace.clone(),
-        annotations: Some(annotations.clone()).filter(|annotations| !annotations.is_empty()),
+        annotations: Some(own).filter(|own| !own.is_empty()),
         ..ObjectMeta::default()
     };
     let mut same = json!({"name": metadata.name, "namespace": metadata.namespace, "annotations": annotations});
@@ -149,6 +142,7 @@ fn renew(sealed: &mut SealedSecret, answer: &str) -> Result<(), AnswerError> {
     if (scope, &label) != (place(sealed).0, &place(sealed).1) {
         return Err(AnswerError::Place(format!("{scope} {label}").trim().to_owned()));
     }
+    let (before, after) = (Recipients::of(sealed.annotations()), Recipients::of(answer.annotations()));
     let spec = &mut sealed.spec;
     if spec.data.take().is_some() {
         // The old form holds the whole Secret: its items and its template come out of it only now.
@@ -156,7 +150,19 @@ fn renew(sealed: &mut SealedSecret, answer: &str) -> Result<(), AnswerError> {
     } else if !spec.encrypted_data.keys().eq(answer.spec.encrypted_data.keys()) {
         let names: Vec<_> = answer.spec.encrypted_data.into_keys().collect();
         return Err(AnswerError::Items(names.join(", ")));
+    } else {
+        let pairs = spec.encrypted_data.iter().zip(answer.spec.encrypted_data.values());
+        let lost = pairs.filter(|((item, old), new)| !before.survive(item, old, (&after, new)));
+        let lost: Vec<_> = lost.map(|((item, _), _)| item.as_str()).collect();
+        if !lost.is_empty() {
+            return Err(AnswerError::Recipients(lost.join(", ")));
+        }
     }
-    spec.encrypted_data = answer.spec.encrypted_data;
+    let renewed = answer.metadata.annotations.unwrap_or_default().remove(RECIPIENTS);
+    let kept = sealed.metadata.annotations.as_mut().and_then(|annotations| annotations.get_mut(RECIPIENTS));
+    if let (Some(kept), Some(renewed)) = (kept, renewed) {
+        *kept = renewed;
+    }
+    sealed.spec.encrypted_data = answer.spec.encrypted_data;
     Ok(())
 }

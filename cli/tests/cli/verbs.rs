@@ -252,6 +252,24 @@ fn an_answer_that_is_not_the_same_items_for_the_same_place_is_refused() {
     }
 }
 
+/// Upstream's controller would answer with a file that nobody else opens.
+#[test]
+fn re_encrypting_locks_no_further_recipient_out() {
+    let second = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata/small.crt");
+    let flags = format!("--cert {second} -o yaml");
+    let sealed = run(&flags, &secret("db", "a: x, b: z"), SCRIPT);
+    assert_eq!(sealed.exit, Exit::Ok, "{}", sealed.stderr);
+    let before = sealed.stdout;
+    let folder = Folder::new();
+    let path = folder.file("sealed.yaml", &before);
+    let stub = Stub::start(controller);
+    let refused = ask(&stub, &format!("--re-encrypt -f {}", path.display()), "");
+    let words = "does not know of further recipients and would lock them out of a, b: seal again with every --cert";
+    assert!(refused.exit == Exit::Failed && refused.stderr.contains(words), "{}", refused.stderr);
+    assert_eq!(fs::read_to_string(&path).unwrap(), before);
+    assert!(stub.asked()[0].body.contains("sealedsecrets.bitnami.com/recipients"), "it was told of them");
+}
+
 #[test]
 fn a_broken_file_is_neither_re_encrypted_nor_emptied_nor_half_sent() {
     let stub = Stub::start(controller);

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crds::{
-    Certificate, KeyRing, PrivateKey, base64,
+    Certificate, KeyRing, PrivateKey, Scope, base64,
     key_ring::RingKey,
+    recipients::{RECIPIENTS, Recipients},
     reseal::{Candidate, ResealError},
-    yaml,
+    seal, unseal, yaml,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -221,4 +222,85 @@ fn the_deprecated_form_becomes_the_present_one() {
     assert_eq!(fresh["spec"]["template"]["type"], "example.com/t");
     assert_eq!(fresh["spec"]["template"]["metadata"]["labels"], json!({"a": "b"}));
     assert!(!fresh.to_string().contains("hunter2"));
+}
+
+/// Two items for two clusters, with a template.
+fn shared(first: &str, second: &str) -> Value {
+    let secret = json!({
+        "metadata": {"name": "db", "namespace": "shop", "labels": {"a": "b"}},
+        "stringData": {"one": "1", "two": "2"},
+    });
+    let (secret, others) = (serde_json::from_value(secret).unwrap(), [certificate(second)]);
+    let sealed = seal::secret_for(&secret, Scope::Strict, &certificate(first), &others, &mut rand::rng()).unwrap();
+    let mut sealed = serde_json::to_value(sealed).unwrap();
+    sealed["spec"]["template"]["data"] = json!({"url": "{{ fail .one }}"});
+    sealed
+}
+
+/// Whether the holder of this key alone opens both items.
+fn opens(object: &Value, key: &str) -> bool {
+    let mut sealed = object.clone();
+    sealed["spec"]["template"] = Value::Null;
+    let opened = unseal::open(&serde_json::from_value(sealed).unwrap(), &ring(&[key]), None).outcome;
+    opened.is_ok_and(|it| it.values.values().map(crds::Plaintext::expose).eq([b"1", b"2"]))
+}
+
+fn recipients(object: &Value) -> Recipients {
+    let text = object["metadata"]["annotations"][RECIPIENTS].as_str().unwrap();
+    Recipients::of(&[(RECIPIENTS.to_owned(), text.to_owned())].into())
+}
+
+#[test]
+fn a_new_key_at_the_first_cluster_locks_nobody_out() {
+    let (before, keys) = (shared("old", "small"), ring(&["new", "old"]));
+    assert_eq!(verify(&before, &keys), Ok(()));
+    let after = reseal(&before, &keys, &certificate("new")).unwrap();
+    assert!(opens(&after, "new") && opens(&after, "small") && !opens(&after, "old"));
+    assert_eq!(after["spec"]["template"], before["spec"]["template"]);
+    assert_eq!(after["metadata"]["annotations"], before["metadata"]["annotations"]);
+    assert_eq!(reseal(&after, &keys, &certificate("new")).unwrap(), after, "a second run");
+}
+
+#[test]
+fn a_new_key_at_the_second_cluster_locks_nobody_out() {
+    let (mut before, keys) = (shared("small", "old"), ring(&["new", "old"]));
+    before["metadata"]["annotations"]["own"] = json!("kept");
+    assert_eq!(verify(&before, &keys), Ok(()));
+    let after = reseal(&before, &keys, &certificate("new")).unwrap();
+    assert!(opens(&after, "new") && opens(&after, "small") && !opens(&after, "old"));
+    assert_eq!(after["spec"], before["spec"], "all that changes is this cluster's entry");
+    assert_eq!(after["metadata"]["annotations"]["own"], "kept");
+    assert_eq!(recipients(&after).names().collect::<Vec<_>>(), [certificate("new").fingerprint().to_string()]);
+    assert_eq!(reseal(&after, &keys, &certificate("new")).unwrap(), after, "a second run");
+}
+
+/// One item was sealed again by a tool that knows nothing of recipients, so its entry opens nothing any more.
+#[test]
+fn an_entry_that_fits_no_more_is_not_renewed() {
+    let mut before = shared("small", "old");
+    before["spec"]["encryptedData"]["one"] = object("old-key.yaml")["spec"]["encryptedData"]["one"].clone();
+    let after = reseal(&before, &ring(&["new", "old"]), &certificate("new")).unwrap();
+    assert_eq!(verify(&after, &ring(&["new"])), Ok(()));
+    assert_eq!(recipients(&after).entries("one"), recipients(&before).entries("one"));
+}
+
+#[test]
+fn each_way_to_lock_a_recipient_out_is_seen() {
+    let before = shared("old", "small");
+    let blob = |object: &Value| object["spec"]["encryptedData"]["one"].as_str().unwrap().to_owned();
+    let survive =
+        |after: &Value| recipients(&before).survive("one", &blob(&before), (&recipients(after), &blob(after)));
+    let first = reseal(&before, &ring(&["new", "old"]), &certificate("new")).unwrap();
+    let second = reseal(&before, &ring(&["new", "small"]), &certificate("new")).unwrap();
+    assert!(blob(&first) != blob(&before) && blob(&second) == blob(&before));
+    assert!(survive(&before) && survive(&first) && survive(&second));
+
+    let mut both = first.clone();
+    both["metadata"] = second["metadata"].clone();
+    let mut no_entry = before.clone();
+    no_entry["metadata"]["annotations"][RECIPIENTS] = json!("{}");
+    assert!(!survive(&both) && !survive(&no_entry) && !survive(&shared("old", "small")));
+    let mut other_value = before.clone();
+    other_value["spec"] = shared("old", "small")["spec"].clone();
+    assert!(!survive(&other_value), "the old entries beside another ciphertext");
 }
