@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use harness::{ClusterOptions, ControllerOptions, eventually, kubeseal, process::Signal};
+use harness::{ClusterOptions, ControllerOptions, eventually, kubeseal};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, ResourceExt as _,
@@ -48,14 +48,6 @@ async fn sealed(place: &Place<'_>, name: &str, flags: &[&str]) -> Result<Value> 
     Ok(serde_json::from_str(&text)?)
 }
 
-/// Makes a new sealing key, and waits until it is the one that is served.
-async fn renew(world: &World) -> Result<()> {
-    let certificate = async || kubeseal(Some(world.cluster.kubeconfig()), &["--fetch-cert"], "").await?.success();
-    let before = certificate().await?;
-    world.controller.signal(Signal::USR1).await?;
-    eventually("another certificate", SOON, || async { Ok((certificate().await? != before).then_some(())) }).await
-}
-
 #[tokio::test]
 async fn kubeseal_validates() -> Result<()> {
     let place = world().await?.place("validate").await?;
@@ -90,7 +82,7 @@ async fn kubeseal_re_encrypts_for_the_newest_key_and_nothing_else_changes() -> R
     old["metadata"]["labels"] = json!({"own": "kept"});
     old["spec"]["template"]["data"] = json!({"url": "https://{{ .password }}"});
     old["spec"]["template"]["metadata"]["annotations"] = json!({"sealedsecrets.bitnami.com/cluster-wide": "true"});
-    renew(world).await?;
+    world.renew_key().await?;
 
     let rotate = async |object: &Value| kubeseal(Some(&developer), &["--re-encrypt"], object.to_string()).await;
     let fresh: Value = serde_json::from_str(&rotate(&old).await?.success()?)?;

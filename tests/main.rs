@@ -11,6 +11,7 @@ mod git_hosts_work;
 mod harness_works;
 mod kubeseal_parity;
 mod modes;
+mod recipients;
 mod replicas;
 mod sealing;
 mod sync;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result};
 use crds::{GitSync, SealedSecret, git_sync::GitSyncSpec, sealed_secret::SealedSecretCondition};
-use harness::{Cluster, ClusterOptions, Controller, ControllerOptions, eventually, seal};
+use harness::{Cluster, ClusterOptions, Controller, ControllerOptions, eventually, kubeseal, process::Signal, seal};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::OnceCell;
@@ -57,6 +57,14 @@ impl World {
     pub async fn seal(&self, secret: &str, flags: &[&str]) -> Result<String> {
         let args: Vec<&str> = ["--format", "yaml"].iter().chain(flags).copied().collect();
         seal(Some(self.cluster.kubeconfig()), &args, secret).await?.success()
+    }
+
+    /// Makes a new sealing key, and waits until it is the one that is served.
+    pub async fn renew_key(&self) -> Result<()> {
+        let certificate = async || kubeseal(Some(self.cluster.kubeconfig()), &["--fetch-cert"], "").await?.success();
+        let before = certificate().await?;
+        self.controller.signal(Signal::USR1).await?;
+        eventually("another certificate", SOON, || async { Ok((certificate().await? != before).then_some(())) }).await
     }
 
     /// A namespace of its own, and a client of this test's runtime.
