@@ -7,12 +7,14 @@ mod stub;
 mod subcommands;
 mod verbs;
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 #[test]
 fn golden_cases() {
     let kubeseal = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubeseal");
-    fs::copy(env!("CARGO_BIN_EXE_seal"), &kubeseal).unwrap();
+    // A link: a copy could not be run while another test, just starting its own program, still holds it open.
+    let _ = fs::remove_file(&kubeseal);
+    symlink(env!("CARGO_BIN_EXE_seal"), &kubeseal).unwrap();
     trycmd::TestCases::new()
         .env("HOME", "/nonexistent") // never the developer's cluster
         .env("KUBECONFIG", "/dev/null")
