@@ -75,8 +75,13 @@ impl FromIterator<RingKey> for KeyRing {
                 None => ring.push(key),
             }
         }
-        // The fingerprint settles a tie, so that every replica serves the same certificate.
-        ring.sort_by(|a, b| b.born.cmp(&a.born).then_with(|| a.private.fingerprint().cmp(b.private.fingerprint())));
+        // Times in Kubernetes are whole seconds. The fingerprint settles what the certificates do not, so that every
+        // replica serves the same one.
+        let valid_from = |key: &RingKey| key.certificate.as_ref().map(|it| it.not_before());
+        ring.sort_by(|a, b| {
+            let by_time = b.born.cmp(&a.born).then_with(|| valid_from(b).cmp(&valid_from(a)));
+            by_time.then_with(|| a.private.fingerprint().cmp(b.private.fingerprint()))
+        });
         Self { keys: ring, last: Arc::default() }
     }
 }

@@ -237,7 +237,12 @@ impl Keeper {
     async fn try_mint(&mut self, roles: &Roles) -> Result<(), MintError> {
         let Options { namespace, prefix, order, bits, lifetime, common_name, annotations, labels, .. } =
             self.options.clone();
-        let request = KeyRequest { bits, common_name, not_before: Timestamp::now(), lifetime };
+        let not_before = {
+            let ring = self.ring.borrow();
+            let others = ring.keys().iter().filter_map(|key| key.certificate.as_ref()).map(|it| it.not_before());
+            rotation::valid_from(others, Timestamp::now())
+        };
+        let request = KeyRequest { bits, common_name, not_before, lifetime };
         let minted = tokio::task::spawn_blocking(move || key::mint(&request, &mut rand::rng())).await??;
         // That took a while: another replica may have led meanwhile, and made the key that was due.
         for secret in self.api.list(&ListParams::default().labels(&active())).await? {

@@ -43,6 +43,12 @@ pub fn due(newest: Option<Timestamp>, policy: Policy, now: Timestamp) -> Rotatio
     }
 }
 
+/// Start of a new certificate's validity: now, but later than every other, by which keys are ordered. Else a key made
+/// within the second of the last one, or after the clock was set back, might never be the newest.
+pub fn valid_from(others: impl Iterator<Item = Timestamp>, now: Timestamp) -> Timestamp {
+    others.filter_map(|other| other.checked_add(SignedDuration::from_secs(1)).ok()).fold(now, Timestamp::max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +91,15 @@ mod tests {
     #[test]
     fn a_clock_that_runs_behind_makes_no_key() {
         assert_eq!(due(Some(at(1000)), MONTH, at(0)), Rotation::Keep { until: Some(at(1000) + MONTH.period) });
+    }
+
+    #[test]
+    fn a_new_key_is_the_newest_even_within_one_second_or_when_the_clock_was_set_back() {
+        let valid_from = |others: &[i64], now| valid_from(others.iter().map(|it| at(*it)), at(now));
+        assert_eq!(valid_from(&[], 5), at(5));
+        assert_eq!(valid_from(&[3, 1], 5), at(5));
+        assert_eq!(valid_from(&[5, 1], 5), at(6));
+        assert_eq!(valid_from(&[1, 9], 5), at(10));
     }
 
     #[test]
