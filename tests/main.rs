@@ -13,6 +13,7 @@ mod kubeseal_parity;
 mod modes;
 mod recipients;
 mod replicas;
+mod reseal;
 mod sealing;
 mod sync;
 mod templates;

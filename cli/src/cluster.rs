@@ -8,7 +8,7 @@ use std::{
 };
 
 use crds::{SealedSecret, unseal::ClearSecret};
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::{
@@ -31,6 +31,8 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_mins(5);
 /// Upstream's controllers answer two requests a second.
 const PAUSE: Duration = Duration::from_secs(1);
+/// For one that says to come back at once, and means it.
+const AT_LEAST: Duration = Duration::from_millis(100);
 
 /// Which kubeconfig, what of it, and what instead of what it says. Only what was given is there.
 #[derive(Clone, Debug, Default)]
@@ -131,7 +133,7 @@ pub enum ClusterError {
 /// What came instead of what was asked for, in the other side's words only.
 #[derive(Debug)]
 pub enum Answer {
-    Refused { status: StatusCode, words: Option<String> },
+    Refused { status: StatusCode, words: Option<String>, wait: Option<Duration> },
     Failed(Box<kube::Error>),
     Late(Duration),
 }
@@ -141,6 +143,16 @@ impl Answer {
         match self {
             Self::Refused { status, .. } => Some(*status),
             Self::Failed(_) | Self::Late(_) => None,
+        }
+    }
+
+    /// How long to wait before asking again, when that is all that is wrong.
+    fn limited(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { status: StatusCode::TOO_MANY_REQUESTS, wait, .. } => {
+                Some(wait.unwrap_or(PAUSE).min(PATIENCE))
+            }
+            _ => None,
         }
     }
 
@@ -158,6 +170,7 @@ impl From<kube::Error> for Answer {
             kube::Error::Api(refusal) => Self::Refused {
                 status: StatusCode::from_u16(refusal.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
                 words: said(&refusal.message),
+                wait: None,
             },
             error => Self::Failed(Box::new(error)),
         }
@@ -168,7 +181,7 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { words: Some(words), .. } => f.write_str(words),
-            Self::Refused { status, words: None } => write!(f, "the server answered {status}"),
+            Self::Refused { status, words: None, .. } => write!(f, "the server answered {status}"),
             Self::Late(limit) => write!(f, "no answer within {} s (--request-timeout)", limit.as_secs_f32()),
             Self::Failed(error) => match &**error {
                 kube::Error::Service(_) | kube::Error::HyperError(_) => f.write_str("no answer from the API server"),
@@ -197,6 +210,12 @@ fn said(body: &str) -> Option<String> {
     let line = words.lines().next()?.trim();
     let plain: String = line.chars().filter(|c| !c.is_control()).take(1000).collect();
     (!plain.is_empty()).then_some(plain)
+}
+
+/// How long the other side asks to be left alone. Dates, which it may also be, are not used by controllers.
+fn wait(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).max(AT_LEAST))
 }
 
 /// Opens a connection: the kubeconfig's context or, without any kubeconfig, the pod's own account.
@@ -284,16 +303,18 @@ impl Proxied<'_> {
     /// The answer's text. By hand, because kube takes any JSON of a refusal for one of the API server's.
     async fn send(&self, request: Request<Vec<u8>>) -> Result<String, Answer> {
         let client = &self.cluster.client;
-        let (status, body) = self
+        let (head, body) = self
             .cluster
             .within(async {
-                let response = client.send(request.map(Body::from)).await?;
-                let status = response.status();
-                Ok((status, response.into_body().collect().await?.to_bytes()))
+                let (head, body) = client.send(request.map(Body::from)).await?.into_parts();
+                Ok((head, body.collect().await?.to_bytes()))
             })
             .await?;
         let text = String::from_utf8_lossy(&body);
-        if status.is_success() { Ok(text.into_owned()) } else { Err(Answer::Refused { status, words: said(&text) }) }
+        if head.status.is_success() {
+            return Ok(text.into_owned());
+        }
+        Err(Answer::Refused { status: head.status, words: said(&text), wait: wait(&head.headers) })
     }
 
     /// Asks the controller; as often as it takes when it limits how much it is asked.
@@ -306,10 +327,11 @@ impl Proxied<'_> {
                 .body(body.as_bytes().to_vec())
                 .map_err(|_| ClusterError::Name(self.path.clone()))?;
             match self.send(request).await {
-                Err(answer) if answer.status() == Some(StatusCode::TOO_MANY_REQUESTS) && Instant::now() < deadline => {
-                    sleep(PAUSE).await;
-                }
-                outcome => return Ok(outcome),
+                Ok(answer) => return Ok(Ok(answer)),
+                Err(answer) => match answer.limited().filter(|wait| Instant::now() + *wait < deadline) {
+                    Some(wait) => sleep(wait).await,
+                    None => return Ok(Err(answer)),
+                },
             }
         }
     }
@@ -568,6 +590,21 @@ current-context: a
         assert_eq!(said("{\"error\": \"why\"}").unwrap(), "why");
         assert_eq!(said("bad \u{1b}[31mthing\nmore").unwrap(), "bad [31mthing");
         assert_eq!(said(" \n"), None);
+    }
+
+    #[test]
+    fn a_limit_says_when_to_come_back() {
+        let refused = |status, after: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(after.map(|after| (header::RETRY_AFTER, http::HeaderValue::from_static(after))));
+            Answer::Refused { status, words: None, wait: wait(&headers) }.limited()
+        };
+        let limited = |after| refused(StatusCode::TOO_MANY_REQUESTS, after).unwrap();
+        assert_eq!(limited(Some("7")), Duration::from_secs(7));
+        assert_eq!(limited(Some("0")), AT_LEAST);
+        assert_eq!((limited(None), limited(Some("soon"))), (PAUSE, PAUSE));
+        assert_eq!(limited(Some("99999999999")), PATIENCE);
+        assert_eq!(refused(StatusCode::SERVICE_UNAVAILABLE, Some("7")), None);
     }
 
     #[test]

@@ -302,7 +302,7 @@ fn duration(text: &str) -> Result<Duration, CommandError> {
     duration.try_into().map_err(|_| CommandError::Timeout)
 }
 
-fn controller(certificate: &args::Certificate) -> Controller {
+pub fn controller(certificate: &args::Certificate) -> Controller {
     let args::Certificate { cert: _, controller_name, controller_namespace } = certificate;
     Controller { namespace: controller_namespace.clone(), name: controller_name.clone() }
 }

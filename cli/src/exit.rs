@@ -49,6 +49,8 @@ pub enum Error {
     #[error(transparent)]
     ReEncrypt(#[from] commands::re_encrypt::ReEncryptError),
     #[error(transparent)]
+    Reseal(#[from] commands::reseal::ResealCommandError),
+    #[error(transparent)]
     File(#[from] commands::sealed_file::FileError),
     #[error(transparent)]
     Item(#[from] commands::set::ItemError),

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
@@ -98,28 +99,48 @@ impl Io<'_> {
 
     /// All of a file or, without one, of standard input.
     pub fn read(&mut self, path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, ReadError> {
-        let path = path.unwrap_or(Path::new(STDIN));
-        let mut bytes = Zeroizing::new(Vec::new());
-        let outcome = if path == Path::new(STDIN) {
-            self.stdin.read_to_end(&mut bytes).map(|_| ())
-        } else {
-            fs::read(path).map(|read| *bytes = read)
-        };
-        match outcome {
-            Ok(()) => Ok(bytes),
-            Err(source) => Err(ReadError::Open { path: path.to_owned(), source }),
+        if let Some(path) = path.filter(|path| *path != Path::new(STDIN)) {
+            return read_file(path);
         }
+        let mut bytes = Zeroizing::new(Vec::new());
+        let outcome = self.stdin.read_to_end(&mut bytes);
+        outcome.map_err(|source| ReadError::Open { path: STDIN.into(), source })?;
+        Ok(bytes)
     }
 
     /// As [`Io::read`], but text in any encoding.
     pub fn read_text(&mut self, path: Option<&Path>) -> Result<(Zeroizing<String>, Encoding), ReadError> {
-        let bytes = self.read(path)?;
-        let path = path.unwrap_or(Path::new(STDIN));
-        text::decode(&bytes).map_err(|source| ReadError::NotText { path: path.to_owned(), source })
+        decode(&self.read(path)?, path.unwrap_or(Path::new(STDIN)))
+    }
+
+    /// A bar for long work, on a terminal only.
+    pub fn progress(&self, steps: usize) -> ProgressBar {
+        if !self.stderr_is_read {
+            return ProgressBar::hidden();
+        }
+        // It hides itself where stderr is no terminal.
+        let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} files, {eta} left");
+        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
 
     /// A line on stderr. If even that fails there is nobody left to tell.
     fn complain(&mut self, line: &str) {
         let _ = writeln!(self.stderr, "{line}");
     }
+}
+
+/// All of a file. For whom has no [`Io`]: work that runs beside it.
+pub fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    let read = fs::read(path).map_err(|source| ReadError::Open { path: path.to_owned(), source })?;
+    Ok(Zeroizing::new(read))
+}
+
+/// As [`read_file`], but text in any encoding.
+pub fn read_text_file(path: &Path) -> Result<(Zeroizing<String>, Encoding), ReadError> {
+    decode(&read_file(path)?, path)
+}
+
+fn decode(bytes: &[u8], path: &Path) -> Result<(Zeroizing<String>, Encoding), ReadError> {
+    text::decode(bytes).map_err(|source| ReadError::NotText { path: path.to_owned(), source })
 }

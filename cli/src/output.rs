@@ -162,6 +162,11 @@ pub fn write_private(text: &[u8], path: Option<&Path>, io: &mut Io<'_>) -> Resul
     put(text, path, PRIVATE, io)
 }
 
+/// As [`write`], but only where a file is, and for whom has no [`Io`]: work that runs beside it.
+pub fn write_file(text: &[u8], path: &Path) -> Result<(), OutputError> {
+    replace(path, text, PUBLIC).map_err(|source| OutputError::File { path: path.to_owned(), source })
+}
+
 fn put(text: &[u8], path: Option<&Path>, mode: u32, io: &mut Io<'_>) -> Result<(), OutputError> {
     match path.filter(|path| *path != Path::new("/dev/stdout")) {
         Some(path) => replace(path, text, mode).map_err(|source| OutputError::File { path: path.to_owned(), source }),

@@ -36,6 +36,9 @@ pub enum Verb {
     /// Change a SealedSecret's file in an editor
     #[command(after_help = EDIT)]
     Edit(Edit),
+    /// Seal anew, in files and folders, what is not sealed with the newest key
+    #[command(after_help = RESEAL)]
+    Reseal(Reseal),
     /// Write the shell's completion
     #[command(after_help = COMPLETION)]
     Completion(Completion),
@@ -266,6 +269,48 @@ pub struct Edit {
     pub which: Which,
     #[command(flatten)]
     pub sight: Sight,
+    #[command(flatten)]
+    pub certificate: Certificate,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+const RESEAL: &str = "\
+Example:
+  seal reseal deploy/ --recovery-private-key new.key --cert cert.pem
+
+Without --recovery-private-key the controller does it, and no value leaves it. It limits how often it may be asked: \
+this waits as long as it is told to. With keys it is done here, for the newest of them that comes with its \
+certificate, or for --cert.
+
+Only the sealed values change in a file. What is sealed with the newest key stays as it is, so after an interruption \
+the same command goes on where it ended (upstream's controller seals everything anew each time). What cannot be done \
+is reported with its file and document, and stops nothing else. In folders it reads what ends in .yaml, .yml or \
+.json, and leaves out what is hidden.
+
+Exit codes: 0 done, 1 with --check: something is not, 2 the command line \
+makes no sense, 3 something could not be read or sealed anew, or it was interrupted.";
+
+#[derive(Debug, Args)]
+pub struct Reseal {
+    /// Files and folders
+    #[arg(required = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// Do it here, with these keys: PEM, a key Secret, a list of them; repeatable
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub recovery_private_key: Vec<PathBuf>,
+    /// Namespace of SealedSecrets that name none
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Only say what would be sealed anew
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The same for scripts: fail when there is anything
+    #[arg(long, conflicts_with = "dry_run")]
+    pub check: bool,
+    /// How to report
+    #[arg(short, long, value_enum, default_value_t = Report::Text)]
+    pub output: Report,
     #[command(flatten)]
     pub certificate: Certificate,
     #[command(flatten)]

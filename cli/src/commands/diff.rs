@@ -9,14 +9,13 @@ use crate::{
     difference,
     exit::{Error, Exit},
     io::Io,
-    key_file,
     output::{self, OutputError},
     verbs::{Diff, Report},
 };
 
 pub fn run(command: Diff, io: &mut Io<'_>) -> Result<Exit, Error> {
     let Diff { files, recovery_private_key, output } = command;
-    let keys: KeyRing = key_file::ring(unseal::private_keys(recovery_private_key, io)?);
+    let keys: KeyRing = unseal::ring(recovery_private_key, io)?;
     let (before, after) = match files.as_slice() {
         [before, after] => (read(Some(before), io)?, read(Some(after), io)?),
         one => (read(None, io)?, read(one.first().map(AsRef::as_ref), io)?),

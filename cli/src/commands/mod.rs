@@ -10,10 +10,12 @@ pub mod input;
 pub mod merge_into;
 pub mod raw;
 pub mod re_encrypt;
+pub mod reseal;
 pub mod seal;
 pub mod sealed_file;
 pub mod set;
 pub mod shell;
+pub mod tree;
 pub mod unseal;
 pub mod validate;
 pub mod verify;
@@ -46,7 +48,11 @@ pub fn run(command: Command, io: &mut Io<'_>) -> Result<(), Error> {
 
 /// Does what a verb says.
 pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
-    let trouble = if matches!(verb, Verb::Diff(_)) { Exit::Usage } else { Exit::Failed };
+    let trouble = match verb {
+        Verb::Diff(_) => Exit::Usage,
+        Verb::Reseal(_) => Exit::Unreadable,
+        _ => Exit::Failed,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start);
     let done = |result: Result<(), Error>| result.map(|()| Exit::Ok);
     let outcome = runtime.and_then(|runtime| {
@@ -63,6 +69,7 @@ pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
                 Verb::Set(command) => done(set::set(command, io).await),
                 Verb::Unset(command) => done(set::unset(command, io)),
                 Verb::Edit(command) => done(edit::run(command, io).await),
+                Verb::Reseal(command) => reseal::run(command, io).await,
                 Verb::Completion(command) => done(shell::completion(&command, io)),
                 Verb::Man(command) => done(shell::man(&command)),
             }

@@ -1,12 +1,11 @@
 //! `--re-encrypt`: has the controller seal SealedSecrets anew with its newest key. Only the sealed values change: of
 //! the answer nothing else is taken, and what the controller has no need to know is not sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crds::{
     Scope, SealedSecret,
     recipients::{RECIPIENTS, Recipients},
-    reseal,
     sealed_secret::{SealedSecretSpec, SecretTemplate},
 };
 use kube::{ResourceExt as _, core::ObjectMeta};
@@ -20,7 +19,7 @@ use crate::{
     io::Io,
     manifest::{self, Fault, Place},
     output,
-    surgery::{self, SurgeryError},
+    renewal::{self, RenewalError},
 };
 
 /// Why nothing was sealed anew.
@@ -28,10 +27,8 @@ use crate::{
 pub enum ReEncryptError {
     #[error("{place}")]
     Answer { place: Place, source: AnswerError },
-    #[error("{0}: a field of it is not a mapping")]
-    Changed(Place),
-    #[error("cannot change the file")]
-    Edit(#[from] SurgeryError),
+    #[error(transparent)]
+    Edit(#[from] RenewalError),
 }
 
 /// Why an answer cannot be trusted to be the same values, sealed anew.
@@ -60,13 +57,12 @@ pub async fn run(command: ReEncrypt, io: &mut Io<'_>) -> Result<(), Error> {
     let cluster = cluster::connect(&access).await?;
     let controller = cluster.controller(&controller).await?;
     for ((place, sealed), own) in found.iter_mut().zip(own) {
-        let body = serde_json::to_string(&request(sealed)).map_err(output::OutputError::Json)?;
-        let answer = controller.rotate(&body).await?;
+        let answer = controller.rotate(&request(sealed)?).await?;
         renew(sealed, &answer).map_err(|source| ReEncryptError::Answer { place: place.clone(), source })?;
         sealed.metadata.namespace = own;
     }
     let Some(output) = output else {
-        let text = in_place(&text, &found)?;
+        let text = renewal::in_place(&text, &found).map_err(ReEncryptError::from)?;
         return Ok(output::write(&crate::text::encode(&text, encoding), path.as_deref(), io)?);
     };
     let documents = found.iter().map(|(_, sealed)| output::render(sealed, output.format));
@@ -74,40 +70,9 @@ pub async fn run(command: ReEncrypt, io: &mut Io<'_>) -> Result<(), Error> {
     Ok(output::write(text.as_bytes(), output.path.as_deref(), io)?)
 }
 
-/// The text with the new values in the place of the old ones. What a server wrote into it goes: whoever applies the file
-/// would be told that it is outdated.
-fn in_place(text: &str, found: &[(Place, SealedSecret)]) -> Result<String, ReEncryptError> {
-    let mut documents: Vec<_> = crds::yaml::documents(text).into_iter().map(|document| document.value).collect();
-    let mut changed = BTreeSet::new();
-    for (place, sealed) in found {
-        let object = manifest::at(&mut documents, place).and_then(|object| replace(object, sealed));
-        object.ok_or_else(|| ReEncryptError::Changed(place.clone()))?;
-        changed.insert(place.document - 1);
-    }
-    let values = documents.into_iter().enumerate().filter(|(index, _)| changed.contains(index));
-    let wanted: BTreeMap<usize, Value> = values.filter_map(|(index, value)| Some((index, value.ok()?))).collect();
-    Ok(surgery::rewrite(text, &wanted)?)
-}
-
-fn replace(object: &mut Value, sealed: &SealedSecret) -> Option<()> {
-    let SealedSecretSpec { template, data: _, encrypted_data } = &sealed.spec;
-    let spec = surgery::mapping(object, &["spec"])?;
-    if spec.remove("data").is_some() && spec.get("template").is_none_or(Value::is_null) {
-        spec.extend(template.as_ref().and_then(|it| Some(("template".to_owned(), serde_json::to_value(it).ok()?))));
-    }
-    let items = surgery::mapping(object, &["spec", "encryptedData"])?;
-    items.extend(encrypted_data.iter().map(|(item, value)| (item.clone(), value.clone().into())));
-    if let Some(recipients) = sealed.annotations().get(RECIPIENTS) {
-        let annotations = surgery::mapping(object, &["metadata", "annotations"])?;
-        annotations.insert(RECIPIENTS.to_owned(), recipients.clone().into());
-    }
-    reseal::strip(object);
-    Some(())
-}
-
 /// What the controller needs to open the items and to seal them for the same place, and no more: some controllers
 /// render the template, others take the new scope from it.
-fn request(sealed: &SealedSecret) -> SealedSecret {
+pub fn request(sealed: &SealedSecret) -> Result<String, output::OutputError> {
     let scope = Scope::from_annotations(sealed.annotations());
     let annotations: BTreeMap<String, String> =
         scope.annotation().map(|key| (key.to_owned(), "true".to_owned())).into_iter().collect();
@@ -127,11 +92,12 @@ fn request(sealed: &SealedSecret) -> SealedSecret {
     let template = SecretTemplate { metadata: Some(same), ..SecretTemplate::default() };
     let spec =
         SealedSecretSpec { template: Some(template), data: data.clone(), encrypted_data: encrypted_data.clone() };
-    SealedSecret { metadata, spec, status: None }
+    let request = SealedSecret { metadata, spec, status: None };
+    serde_json::to_string(&request).map_err(output::OutputError::Json)
 }
 
 /// Takes the values of an answer over, if they are those of the same items for the same place.
-fn renew(sealed: &mut SealedSecret, answer: &str) -> Result<(), AnswerError> {
+pub fn renew(sealed: &mut SealedSecret, answer: &str) -> Result<(), AnswerError> {
     let mut entries = manifest::sealed_secrets(answer);
     let answer = entries.pop().filter(|_| entries.is_empty()).ok_or(AnswerError::Nothing)?.object?;
     let place = |sealed: &SealedSecret| {

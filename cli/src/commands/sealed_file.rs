@@ -20,7 +20,7 @@ use crate::{
     commands::unseal,
     exit::Error,
     io::{Io, ReadError},
-    item, key_file,
+    item,
     manifest::{self, Entry, Fault, Place},
     output,
     sight::Sight,
@@ -135,7 +135,7 @@ impl SealedFile {
         if sight.recovery_private_key.is_empty() {
             return Ok(Sight::None);
         }
-        Ok(Sight::Keys(key_file::ring(unseal::private_keys(sight.recovery_private_key, io)?)))
+        Ok(Sight::Keys(unseal::ring(sight.recovery_private_key, io)?))
     }
 
     /// The object as the file has it, to be changed.

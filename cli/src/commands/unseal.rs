@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crds::{
-    KeyRing, PrivateKey, SealedSecret, explain,
+    KeyRing, SealedSecret, explain,
     template::Environment,
     unseal::{self, ClearSecret, UnsealError},
 };
@@ -34,7 +34,7 @@ const WHAT: &str = "SealedSecrets cannot be opened";
 
 pub fn run(command: Unseal, io: &mut Io<'_>) -> Result<(), Error> {
     let Unseal { input, output, namespace, keys } = command;
-    let ring = key_file::ring(private_keys(keys, io)?);
+    let ring = ring(keys, io)?;
     let (text, _) = input::read(input.as_deref(), io)?;
     let mut found = input::sealed_secrets(&text, WHAT)?;
     input::settle_namespaces(&mut found, namespace.as_deref(), None, io)?;
@@ -62,11 +62,11 @@ fn open(sealed: &SealedSecret, ring: &KeyRing) -> Result<ClearSecret, UnsealErro
 }
 
 /// The keys of all files. One that is spoilt among others is only warned of: the others may be the ones that are needed.
-pub fn private_keys(paths: Vec<PathBuf>, io: &mut Io<'_>) -> Result<Vec<PrivateKey>, UnsealCommandError> {
+pub fn ring(paths: Vec<PathBuf>, io: &mut Io<'_>) -> Result<KeyRing, UnsealCommandError> {
     let mut keys = Vec::new();
     for path in paths {
         let (text, _) = io.read_text(Some(&path))?;
-        let (good, mut spoilt): (Vec<_>, Vec<_>) = key_file::private_keys(&text).into_iter().partition(Result::is_ok);
+        let (good, mut spoilt): (Vec<_>, Vec<_>) = key_file::keys(&text).into_iter().partition(Result::is_ok);
         if let (true, Some(Err(source))) = (good.is_empty(), spoilt.pop()) {
             return Err(UnsealCommandError::Key { path, source: source.into() });
         }
@@ -76,5 +76,5 @@ pub fn private_keys(paths: Vec<PathBuf>, io: &mut Io<'_>) -> Result<Vec<PrivateK
         }
         keys.extend(good.into_iter().flatten());
     }
-    Ok(keys)
+    Ok(keys.into_iter().collect())
 }

@@ -12,6 +12,7 @@ fn what_decides_touches_nothing() {
         "difference.rs",
         "lint.rs",
         "manifest.rs",
+        "renewal.rs",
         "sight.rs",
         "surgery/mod.rs",
         "surgery/scalar.rs",
