@@ -9,6 +9,7 @@ mod deploy;
 mod endpoints;
 mod git_hosts_work;
 mod harness_works;
+mod keys;
 mod kubeseal_parity;
 mod modes;
 mod recipients;

@@ -342,12 +342,17 @@ fn command(program: Program, environment: impl Fn(&str) -> Option<String>) -> cl
     match program {
         Program::Kubeseal => command,
         // A flag that verbs share with kubeseal has the same variable.
-        Program::Seal => Verbs::augment_subcommands(command).subcommand_value_name("VERB").mut_subcommands(|verb| {
-            verb.mut_args(|arg| {
-                if arg.get_long().is_some_and(|long| known.iter().any(|it| it == long)) { dress(arg) } else { arg }
-            })
-        }),
+        Program::Seal => Verbs::augment_subcommands(command)
+            .subcommand_value_name("VERB")
+            .mut_subcommands(|verb| dress_verb(verb, &known, &dress)),
     }
+}
+
+/// A flag that verbs, and verbs of verbs, share with kubeseal has the same variable.
+fn dress_verb(verb: clap::Command, known: &[String], dress: &dyn Fn(Arg) -> Arg) -> clap::Command {
+    let shared = |arg: &Arg| arg.get_long().is_some_and(|long| known.iter().any(|it| it == long));
+    verb.mut_args(|arg| if shared(&arg) { dress(arg) } else { arg })
+        .mut_subcommands(|verb| dress_verb(verb, known, dress))
 }
 
 fn switch(arg: Arg) -> Arg {

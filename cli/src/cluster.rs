@@ -1,6 +1,8 @@
 //! The only module that talks to an API server, and the only one that reads a kubeconfig. Asks the controller through
 //! the API server's service proxy, as kubeseal does, so whoever may do that needs no other way in.
 
+mod keys;
+
 use std::{
     env, fmt, io,
     path::{Path, PathBuf},
@@ -126,6 +128,12 @@ pub enum ClusterError {
     Validate(#[source] Answer),
     #[error("cannot re-encrypt secret")]
     ReEncrypt(#[source] Answer),
+    #[error("cannot list the keys: the Secrets of the namespace {namespace}")]
+    Keys { namespace: String, source: Answer },
+    #[error("cannot change the key Secret {namespace}/{name}")]
+    Mark { namespace: String, name: String, source: Answer },
+    #[error("cannot list the SealedSecrets of the cluster")]
+    SealedSecrets(#[source] Answer),
     #[error("{0:?} is not the name of a Service")]
     Name(String),
 }
@@ -139,6 +147,11 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// Whether whoever asked has no right to.
+    pub fn is_forbidden(&self) -> bool {
+        self.status() == Some(StatusCode::FORBIDDEN)
+    }
+
     fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),

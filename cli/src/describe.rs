@@ -5,6 +5,8 @@ use kube::ResourceExt as _;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::table;
+
 /// One SealedSecret, as it is told.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -100,11 +102,5 @@ pub fn table(all: &[Description]) -> String {
             add([name, &size, &key_bits.map_or_else(|| "-".to_owned(), |bits| bits.to_string())]);
         }
     }
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..7).map(|column| width(column).unwrap_or_default()).collect();
-    let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
+    table::render(&rows, |_, _| None)
 }

@@ -85,6 +85,11 @@ impl Error {
             ClusterError::Service(_) | ClusterError::NoPort { .. } => Some(
                 "Please, use the flag --controller-name and --controller-namespace to set up the name and namespace of the sealed secrets controller",
             ),
+            ClusterError::Keys { source, .. }
+            | ClusterError::Mark { source, .. }
+            | ClusterError::SealedSecrets(source) => {
+                source.is_forbidden().then_some("deploy/keys-operator holds the rights that `seal keys` needs")
+            }
             ClusterError::Connect(_)
             | ClusterError::Certificate(_)
             | ClusterError::SealedSecret(_)

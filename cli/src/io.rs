@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::text::{self, Encoding, NotText};
 
 /// Where a command reads, writes and tells.
+#[allow(clippy::struct_excessive_bools, reason = "facts about three streams")]
 pub struct Io<'a> {
     /// Input.
     pub stdin: Box<dyn Read + 'a>,
@@ -27,6 +28,8 @@ pub struct Io<'a> {
     pub stderr_is_read: bool,
     /// Whether stderr may be coloured.
     pub colour: bool,
+    /// Whether stdout may be coloured.
+    pub colour_stdout: bool,
     /// The time of the run.
     pub now: Timestamp,
 }
@@ -53,13 +56,15 @@ impl Io<'static> {
         let stderr_is_terminal = io::stderr().is_terminal();
         let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let may_colour = unset("NO_COLOR") && !dumb;
         Self {
             stdin: Box::new(io::stdin()),
             stdout: Box::new(io::stdout()),
             stderr: Box::new(io::stderr()),
             stdin_is_terminal: io::stdin().is_terminal(),
             stderr_is_read: stderr_is_terminal,
-            colour: stderr_is_terminal && unset("NO_COLOR") && !dumb,
+            colour: stderr_is_terminal && may_colour,
+            colour_stdout: io::stdout().is_terminal() && may_colour,
             now: Timestamp::now(),
         }
     }

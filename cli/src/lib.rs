@@ -14,7 +14,7 @@
 //! - [`item`] (pure): one item of an object, with all that belongs to it. [`surgery`] (pure): edits of a manifest's text that leave everything else as it was.
 //! - [`describe`], [`difference`], [`lint`] (pure): what SealedSecrets show, and what is wrong with them. [`sight`] and
 //!   [`view`] (pure): which present values may be seen, and the text in which somebody edits them.
-//! - [`renewal`] (pure): a file whose values are sealed anew, by whomever.
+//! - [`renewal`] (pure): a file whose values are sealed anew, by whomever. [`table`] (pure): columns.
 //! - [`certificate`]: the certificate to seal with; [`cluster`]: the only module that talks to an API server.
 //! - [`io`], [`output`]: reading, writing, atomically; [`exit`]: errors to words and exit codes.
 //!
@@ -37,6 +37,7 @@ pub mod output;
 pub mod renewal;
 pub mod sight;
 pub mod surgery;
+pub mod table;
 pub mod text;
 pub mod verbs;
 pub mod view;

@@ -1,6 +1,8 @@
 //! What was typed after a verb: `seal verify …`. Under the name `kubeseal` there are no verbs, because kubeseal ignores
 //! positional arguments. Decides nothing.
 
+pub mod keys;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
@@ -39,6 +41,9 @@ pub enum Verb {
     /// Seal anew, in files and folders, what is not sealed with the newest key
     #[command(after_help = RESEAL)]
     Reseal(Reseal),
+    /// See, renew and set aside the keys of a cluster
+    #[command(subcommand, after_help = keys::GROUP, disable_help_subcommand = true)]
+    Keys(keys::Keys),
     /// Write the shell's completion
     #[command(after_help = COMPLETION)]
     Completion(Completion),

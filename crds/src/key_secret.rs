@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::{
     Certificate, PrivateKey,
     key::{KeyError, MintedKey},
+    key_life::{self, Key, Mark},
     key_ring::RingKey,
 };
 
@@ -39,7 +40,7 @@ pub enum KeySecretError {
 }
 
 /// By which time keys are ordered (`--key-order-priority`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::EnumString)]
 pub enum KeyOrder {
     /// Start of the certificate's validity.
     #[default]
@@ -56,17 +57,40 @@ pub fn read(secret: &Secret, order: KeyOrder) -> Result<RingKey, KeySecretError>
     let private = PrivateKey::from_pem(&key_pem).map_err(unusable("tls.key"))?;
     let certificate = Certificate::from_pem(&certificate_pem).map_err(unusable("tls.crt"))?;
     certificate.belongs_to(&private).map_err(unusable("tls.crt"))?;
-    let created = secret.creation_timestamp().map(|time| time.0);
-    let born = match order {
-        KeyOrder::CertNotBefore => certificate.not_before(),
-        KeyOrder::SecretCreationTimestamp => created.unwrap_or(Timestamp::UNIX_EPOCH),
-    };
     Ok(RingKey {
         private: Arc::new(private),
+        born: born(secret, &certificate, order),
         certificate: Some(Arc::new(certificate)),
         certificate_pem: certificate_pem.into(),
-        born,
     })
+}
+
+/// What a key Secret says of its key, without reading the key.
+pub fn describe(secret: &Secret, mark: Mark, order: KeyOrder) -> Result<Key, KeySecretError> {
+    let certificate = Certificate::from_pem(&text(secret, "tls.crt")?)
+        .map_err(|source| KeySecretError::Unusable { entry: "tls.crt", source })?;
+    Ok(Key {
+        name: secret.name_any(),
+        fingerprint: certificate.fingerprint().clone(),
+        mark,
+        born: born(secret, &certificate, order),
+        not_before: certificate.not_before(),
+        not_after: certificate.not_after(),
+        replace: key_life::asks_to_be_replaced(&secret.metadata),
+    })
+}
+
+/// The mark of a key Secret; `None` for what is none. Upstream's oldest versions kept one unlabelled, `legacy` by name.
+pub fn mark(secret: &Secret, legacy: &str) -> Option<Mark> {
+    let unlabelled = !secret.labels().contains_key(LABEL);
+    if unlabelled && secret.name_any() == legacy { Some(Mark::Active) } else { Mark::of(&secret.metadata) }
+}
+
+fn born(secret: &Secret, certificate: &Certificate, order: KeyOrder) -> Timestamp {
+    match order {
+        KeyOrder::CertNotBefore => certificate.not_before(),
+        KeyOrder::SecretCreationTimestamp => secret.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+    }
 }
 
 /// The Secret that keeps a minted key.

@@ -10,6 +10,7 @@
 //! - [`sealed_secret`] and [`git_sync`]: the two resources; [`yaml`], [`base64`] and [`go`]: text.
 //! - [`scope`]: the one place that builds an OAEP label; [`envelope`]: the one place that encrypts.
 //! - [`key`], [`key_ring`]: private keys, certificates and their order; [`key_secret`]: how a cluster keeps them.
+//! - [`key_life`]: what becomes of a key, and when a new one is due; [`key_needs`]: what still needs it.
 //! - [`recipients`]: one `SealedSecret` for several clusters.
 //! - [`seal`], [`unseal`] and [`reseal`]: from a Secret to a `SealedSecret`, back, and on to another key; [`explain`]: why it does not open.
 //! - [`template`]: what is rendered on the way to a Secret.
@@ -24,6 +25,8 @@ pub mod explain;
 pub mod git_sync;
 pub mod go;
 pub mod key;
+pub mod key_life;
+pub mod key_needs;
 pub mod key_ring;
 pub mod key_secret;
 pub mod recipients;

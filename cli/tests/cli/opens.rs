@@ -41,6 +41,7 @@ pub fn run(line: &str, stdin: &str, surroundings: Surroundings) -> Run {
         stdin_is_terminal: surroundings.terminal,
         stderr_is_read: surroundings.terminal,
         colour: false,
+        colour_stdout: false,
         now: surroundings.now.parse::<Timestamp>().unwrap(),
     };
     let words = ["seal", "--cert", CERTIFICATE].into_iter().chain(line.split_whitespace());

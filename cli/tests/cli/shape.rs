@@ -18,6 +18,7 @@ fn what_decides_touches_nothing() {
         "surgery/scalar.rs",
         "surgery/splice.rs",
         "surgery/tree.rs",
+        "table.rs",
         "view.rs",
     ] {
         let text = fs::read_to_string(source.join(file)).unwrap();
@@ -35,7 +36,7 @@ fn one_module_talks_to_the_api_server() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if !path.ends_with("cluster.rs") {
+            } else if !path.ends_with("cluster.rs") && !path.ends_with("cluster/keys.rs") {
                 let text = fs::read_to_string(&path).unwrap();
                 assert!(!text.contains("Client::try_from") && !text.contains("Kubeconfig::"), "{}", path.display());
             }

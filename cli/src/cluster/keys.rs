@@ -1,0 +1,44 @@
+//! Key Secrets and what depends on them, by the rights of whoever asks: see `deploy/keys-operator`. What comes from the
+//! API server holds private keys, and is wiped when it is dropped.
+
+use crds::{
+    SealedSecret,
+    key_secret::{DEFAULT_PREFIX, LABEL},
+    unseal::ClearSecret,
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, api::ListParams, core::DeserializeGuard};
+
+use super::{Cluster, ClusterError};
+
+/// SealedSecrets are large: they come in pages of this many.
+const PAGE: u32 = 100;
+
+impl Cluster {
+    /// The key Secrets of a namespace, whatever their state, and the unlabelled one of upstream's oldest versions.
+    pub async fn key_secrets(&self, namespace: &str) -> Result<Vec<ClearSecret>, ClusterError> {
+        let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let failed = |source| ClusterError::Keys { namespace: namespace.to_owned(), source };
+        let labelled = ListParams::default().labels(LABEL);
+        let legacy =
+            ListParams::default().labels(&format!("!{LABEL}")).fields(&format!("metadata.name={DEFAULT_PREFIX}"));
+        let mut found = self.within(api.list(&labelled)).await.map_err(failed)?.items;
+        found.extend(self.within(api.list(&legacy)).await.map_err(failed)?.items);
+        Ok(found.into_iter().map(ClearSecret::new).collect())
+    }
+
+    /// Every SealedSecret. One that cannot be read is there too.
+    pub async fn sealed_secrets(&self) -> Result<Vec<DeserializeGuard<SealedSecret>>, ClusterError> {
+        let api = Api::<DeserializeGuard<SealedSecret>>::all(self.client.clone());
+        let mut all = Vec::new();
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            let list = self.within(api.list(&page)).await.map_err(ClusterError::SealedSecrets)?;
+            all.extend(list.items);
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Ok(all),
+            }
+        }
+    }
+}
