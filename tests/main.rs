@@ -13,6 +13,7 @@ mod keys;
 mod kubeseal_parity;
 mod modes;
 mod recipients;
+mod render;
 mod replicas;
 mod reseal;
 mod sealing;

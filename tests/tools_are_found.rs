@@ -44,6 +44,19 @@ async fn kubeseal_is_the_version_we_promise_to_match() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn kustomize_and_helm_are_the_versions_that_the_image_ships() -> Result<()> {
+    for (tool, args, version) in
+        [(Tool::Kustomize, &["version"][..], "v5.8.2"), (Tool::Helm, &["version", "--short"], "v3.19.5")]
+    {
+        let output = std::process::Command::new(tool.path().await?).args(args).env_clear().output()?;
+        let said = String::from_utf8(output.stdout)?;
+        assert!(said.starts_with(version), "{said}");
+        assert!(fs::read_to_string("../Dockerfile")?.contains(&format!("@{version}")), "{version}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_failed_build_is_told_and_leaves_nothing() -> Result<()> {
     let scratch = Scratch::new("signet-bad-go-")?;

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result};
 use crds::{GitSync, SealedSecret, git_sync::GitSyncSpec, sealed_secret::SealedSecretCondition};
-use harness::{Cluster, ClusterOptions, Controller, ControllerOptions, eventually, kubeseal, process::Signal, seal};
+use harness::{
+    Cluster, ClusterOptions, Controller, ControllerOptions, eventually, kubeseal, process::Signal, seal, tools::Tool,
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::OnceCell;
@@ -42,6 +44,10 @@ impl World {
         cluster.deploy_from(folder).await?;
         // Git repositories of the tests lie on this machine.
         controller.args.extend(["--git-file-root=/".to_owned()]);
+        // By the environment: another release may not know the flags.
+        for (name, tool) in [("SIGNET_KUSTOMIZE", Tool::Kustomize), ("SIGNET_HELM", Tool::Helm)] {
+            controller.env.push((name.to_owned(), tool.path().await?.display().to_string()));
+        }
         let controller = Controller::start_with(&cluster, controller).await?;
         Ok(Self { cluster, controller })
     }

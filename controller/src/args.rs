@@ -162,6 +162,12 @@ pub struct SyncArgs {
     /// Time that one fetch may take.
     #[arg(long, env = "SIGNET_GIT_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub git_timeout: SignedDuration,
+    /// The program that builds kustomizations: a path, or a name to look for on PATH.
+    #[arg(long, env = "SIGNET_KUSTOMIZE", default_value = "kustomize", value_name = "PROGRAM")]
+    pub kustomize: PathBuf,
+    /// The program that renders charts: a path, or a name to look for on PATH.
+    #[arg(long, env = "SIGNET_HELM", default_value = "helm", value_name = "PROGRAM")]
+    pub helm: PathBuf,
     /// ServiceAccount, in the controller's namespace, whose rights the sync has.
     #[arg(long, env = "SIGNET_SYNC_SERVICE_ACCOUNT", default_value = "signet-sync", value_name = "NAME")]
     pub sync_service_account: String,

@@ -118,6 +118,8 @@ pub struct Metrics {
     pub sync_steps: Family<Step, Counter>,
     /// Fetches from Git.
     pub git_fetches: Family<Outcome, Counter>,
+    /// Commits of which manifests were made anew.
+    pub renders: Family<Outcome, Counter>,
     started: Timestamp,
 }
 
@@ -152,6 +154,7 @@ impl Metrics {
             syncs: Family::default(),
             sync_steps: Family::default(),
             git_fetches: Family::default(),
+            renders: Family::default(),
             started,
         }
     }
@@ -184,6 +187,7 @@ impl Metrics {
         signet.register("passes", "Passes over a GitSync that did something, by outcome", self.syncs.clone());
         signet.register("steps", "Objects applied, healed and pruned", self.sync_steps.clone());
         signet.register("fetches", "Fetches from Git, by outcome", self.git_fetches.clone());
+        signet.register("renders", "Renderings of what a commit changed, by outcome", self.renders.clone());
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     lead::{Candidate, Role, Roles},
     metrics::Metrics,
     pace::Pace,
-    sync::{self, Mirrors},
+    sync::{self, Builder, Git, Mirrors},
     unseal,
 };
 
@@ -89,8 +89,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             require::<GitSync>(&client, None, None).await?;
             let account = format!("system:serviceaccount:{namespace}:{}", args.sync.sync_service_account);
             let timeout = args.sync.git_timeout.try_into().context("--git-timeout is too long")?;
+            let search = std::env::var_os("PATH");
+            let builder = Builder::new(&args.sync.git_cache, &args.sync.kustomize, &args.sync.helm, search.as_deref());
             let mirrors = Mirrors::new(args.sync.git_cache, args.sync.git_file_root, timeout);
-            Some((pace.of(impersonate(config, &account)?), Arc::new(mirrors)))
+            Some(Git {
+                hands: pace.of(impersonate(config, &account)?),
+                mirrors: mirrors.into(),
+                builder: builder.into(),
+            })
         }
         false => None,
     };
@@ -121,8 +127,8 @@ struct Work {
     shared: Context,
     options: unseal::Options,
     listed: watch::Sender<bool>,
-    /// The client and the mirrors of the sync, where there is one.
-    sync: Option<(Client, Arc<Mirrors>)>,
+    /// None where nothing of Git is followed.
+    sync: Option<Git>,
 }
 
 impl Work {
@@ -156,8 +162,8 @@ impl Work {
         let Self { shared, options, listed, sync } = self;
         let unsealing = unseal::run(shared.clone(), options.clone(), Arc::new(tell), listed.clone(), stop.clone());
         parts.spawn(forever("unseal", unsealing, stop.clone()));
-        if let Some((hands, mirrors)) = sync {
-            let syncing = sync::run(shared.clone(), hands.clone(), mirrors.clone(), changes, stop.clone());
+        if let Some(git) = sync {
+            let syncing = sync::run(shared.clone(), git.clone(), changes, stop.clone());
             parts.spawn(forever("sync", syncing, stop.clone()));
         }
         parts

@@ -1,6 +1,8 @@
 //! The `GitSync` resource, `signet.dev/v1alpha1`: what stands at a path of a Git repository shall stand in the cluster.
 //! Field names, conditions and the inventory are Flux's where Flux has them. No behaviour here.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -18,7 +20,7 @@ pub const FINALIZER: &str = "gitsync.signet.dev/prune";
 pub const RECONCILE_REQUESTED: &str = "reconcile.fluxcd.io/requestedAt";
 
 /// What to follow, and how.
-#[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "signet.dev",
     version = "v1alpha1",
@@ -37,9 +39,23 @@ pub const RECONCILE_REQUESTED: &str = "reconcile.fluxcd.io/requestedAt";
 pub struct GitSyncSpec {
     /// Where the manifests come from.
     pub source: GitSource,
-    /// Folder in the repository; all .yaml, .yml and .json files at and below it are applied.
+    /// Folder in the repository. One with a kustomization.yaml is built by Kustomize, one with a Chart.yaml by Helm; of
+    /// any other all .yaml, .yml and .json files at and below it are applied.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
+    /// What makes manifests of the files at the path, where it shall not be chosen by what stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renderer: Option<Renderer>,
+    /// For a path that Helm renders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helm: Option<Helm>,
+    /// Namespace of everything that is applied and lives in one, whatever its manifest says. It must exist, or be made by
+    /// the same commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_namespace: Option<String>,
+    /// Labels and annotations of everything that is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub common_metadata: Option<CommonMetadata>,
     /// How often to look for a new commit, such as 30s or 5m.
     #[serde(default = "default_interval")]
     #[schemars(schema_with = "duration")]
@@ -53,6 +69,44 @@ pub struct GitSyncSpec {
     /// Lets a plain Secret with data through. Whoever can read the repository can read it.
     #[serde(default)]
     pub allow_plain_secrets: bool,
+}
+
+/// What makes manifests of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Renderer {
+    /// Nothing: the files are the manifests.
+    Plain,
+    /// kustomize build. What it reads must be in the repository.
+    Kustomize,
+    /// helm template. The charts it depends on must be in the repository.
+    Helm,
+}
+
+/// How a chart is rendered. There is no release: what Helm renders is applied, healed and pruned like all else.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Helm {
+    /// Name that the chart sees; the GitSync's when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_name: Option<String>,
+    /// Files with values, seen from the path. A later one goes before an earlier one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values_files: Vec<String>,
+    /// Values that go before those of all files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub values: Option<serde_json::Value>,
+}
+
+/// See [`GitSyncSpec::common_metadata`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CommonMetadata {
+    /// Labels. They are added to the objects alone, not to selectors or templates in them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A Git repository.
@@ -160,6 +214,10 @@ fn default_interval() -> String {
 
 fn default_prune() -> bool {
     true
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 fn duration(_: &mut schemars::SchemaGenerator) -> Schema {

@@ -24,6 +24,8 @@ pub enum Tool {
     Kubeseal,
     /// Upstream's controller, to compare with.
     UpstreamController,
+    Kustomize,
+    Helm,
 }
 
 /// For [`Tool::UpstreamController`]: the environment variable that names the folder of its `token` and `ca.crt`.
@@ -73,9 +75,9 @@ impl Tool {
     /// The same, from explicit surroundings; blocks while it builds.
     pub fn locate(self, surroundings: &Surroundings) -> Result<PathBuf> {
         let Recipe { program, folder, module, package, takes, stamp, patches } = self.recipe();
-        // Upstream is no part of that convention: what counts is that it is the version that we promise to match.
-        let upstream = matches!(self, Self::Kubeseal | Self::UpstreamController);
-        if let (Some(assets), false) = (&surroundings.assets, upstream) {
+        // Of the others what counts is the version: the one that we promise to match, or that the image ships.
+        let conventional = matches!(self, Self::Etcd | Self::ApiServer | Self::ControllerManager | Self::Kubectl);
+        if let (Some(assets), true) = (&surroundings.assets, conventional) {
             let path = assets.join(program);
             ensure!(
                 path.is_file(),
@@ -126,6 +128,24 @@ impl Tool {
                 takes: "a minute",
                 stamp: |version| format!("-X main.VERSION={version}"),
                 patches: &IN_CLUSTER,
+            },
+            Self::Kustomize => Recipe {
+                program: "kustomize",
+                folder: "kustomize",
+                module: "sigs.k8s.io/kustomize/kustomize/v5",
+                package: "sigs.k8s.io/kustomize/kustomize/v5",
+                takes: "a minute",
+                stamp: |version| format!("-X sigs.k8s.io/kustomize/api/provenance.version={version}"),
+                patches: &[],
+            },
+            Self::Helm => Recipe {
+                program: "helm",
+                folder: "helm",
+                module: "helm.sh/helm/v3",
+                package: "helm.sh/helm/v3/cmd/helm",
+                takes: "3 minutes",
+                stamp: |version| format!("-X helm.sh/helm/v3/internal/version.version={version}"),
+                patches: &[],
             },
         }
     }

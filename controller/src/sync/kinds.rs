@@ -1,7 +1,7 @@
 //! Which kinds there are, and whether they live in a namespace: those the API server serves, and those that the
 //! definitions in the same commit will add. Pure once discovery has been asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use kube::{
     Discovery,
@@ -65,6 +65,12 @@ impl Kinds {
     /// Looks a kind up.
     pub fn get(&self, group: &str, version: &str, kind: &str) -> Option<&Kind> {
         self.0.get(&(group.to_owned(), version.to_owned(), kind.to_owned()))
+    }
+
+    /// As charts ask for them: group/version, and group/version/Kind.
+    pub fn apis(&self) -> BTreeSet<String> {
+        let names = self.0.values().map(|kind| (&kind.resource.api_version, &kind.resource.kind));
+        names.flat_map(|(version, kind)| [version.clone(), format!("{version}/{kind}")]).collect()
     }
 
     fn add(&mut self, kind: Kind) {

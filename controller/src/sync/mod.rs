@@ -4,15 +4,20 @@
 //!
 //! Here is the wiring: what triggers a pass, and what is kept between passes. The pass itself is in [`pass`].
 
+pub mod builder;
 pub mod execute;
 pub mod fetch;
+pub mod inputs;
 pub mod kinds;
 pub mod live;
 pub mod object;
 pub mod order;
+pub mod output;
 mod pass;
 pub mod plan;
 pub mod render;
+pub mod sandbox;
+pub mod sealed;
 pub mod source;
 mod ssh;
 pub mod status;
@@ -21,7 +26,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crds::{
     GitSync, SealedSecret,
-    git_sync::{FINALIZER, GitSyncStatus, NAME_LABEL, NAMESPACE_LABEL},
+    git_sync::{FINALIZER, GitSource, GitSyncSpec, GitSyncStatus, NAME_LABEL, NAMESPACE_LABEL},
 };
 use futures::{Stream, StreamExt as _, stream};
 use kube::{
@@ -39,7 +44,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::source::Mirrors;
+pub use self::{builder::Builder, source::Mirrors};
 use self::{
     fetch::Fetching,
     kinds::Kinds,
@@ -54,6 +59,7 @@ use crate::{
     context::Context,
     drive::{Limits, drive},
     events::Events,
+    keys::Ring,
     queue::Queue,
 };
 
@@ -86,19 +92,47 @@ pub enum Error {
     Finalizer(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What a rendering depends on, beside the kinds that there are.
+/// What Git is reached, rendered and written with.
+#[derive(Clone)]
+pub struct Git {
+    /// A client with the rights of the sync's ServiceAccount.
+    pub hands: Client,
+    /// Copies of the repositories.
+    pub mirrors: Arc<Mirrors>,
+    /// Kustomize and Helm.
+    pub builder: Arc<Builder>,
+}
+
+/// What a rendering is of.
 #[derive(Clone, PartialEq)]
 struct Origin {
-    /// As branch@sha1:commit.
-    revision: String,
     commit: Commit,
-    path: String,
-    allow_plain_secrets: bool,
+    /// What of the spec has a say in it.
+    spec: GitSyncSpec,
+}
+
+impl Origin {
+    fn new(commit: Commit, spec: &GitSyncSpec) -> Self {
+        let none = GitSyncSpec { source: GitSource::default(), interval: String::new(), ..GitSyncSpec::default() };
+        let GitSyncSpec { source, interval, prune, suspend, .. } = none;
+        Self { commit, spec: GitSyncSpec { source, interval, prune, suspend, ..spec.clone() } }
+    }
+}
+
+/// Documents, and what they were made of: the same again makes the same again.
+#[derive(Clone)]
+struct Read {
+    origin: Origin,
+    recipe: String,
+    documents: Arc<Documents>,
 }
 
 #[derive(Clone)]
 struct Good {
     origin: Origin,
+    recipe: String,
+    /// As branch@sha1:commit.
+    revision: String,
     desired: Arc<Vec<Desired>>,
 }
 
@@ -110,7 +144,7 @@ struct State {
     status: Option<GitSyncStatus>,
     fetching: Fetching,
     /// What was read last and does not render, so that it need not be read again when a kind comes that it lacks.
-    read: Option<(Origin, Arc<Documents>)>,
+    read: Option<Read>,
     /// The newest that rendered: as it says the cluster is kept.
     good: Option<Good>,
     applied: HashMap<ObjectId, Applied>,
@@ -119,9 +153,7 @@ struct State {
 
 struct Syncer {
     context: Context,
-    /// A client with the rights of the sync's ServiceAccount.
-    hands: Client,
-    mirrors: Arc<Mirrors>,
+    git: Git,
     live: Live,
     events: Events,
     store: Store<Guarded>,
@@ -137,29 +169,23 @@ pub fn owner(sealed: &DeserializeGuard<SealedSecret>) -> Key {
 }
 
 /// Runs until `stop`, then ends what is under way. `sealed` brings the GitSyncs whose SealedSecrets moved.
-pub async fn run(
-    context: Context,
-    hands: Client,
-    mirrors: Arc<Mirrors>,
-    sealed: mpsc::UnboundedReceiver<Key>,
-    stop: CancellationToken,
-) {
+pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key>, stop: CancellationToken) {
     let (store, writer) = reflector::store();
     let (moved, drift) = mpsc::unbounded_channel();
     let syncer = Arc::new(Syncer {
-        live: Live::new(hands.clone(), moved, stop.clone()),
+        live: Live::new(git.hands.clone(), moved, stop.clone()),
         events: Events::new(context.client.clone(), "signet"),
         served: tokio::sync::Mutex::default(),
         states: Mutex::default(),
         store: store.clone(),
         context,
-        hands,
-        mirrors,
+        git,
     });
     let triggers = stream::select_all([
         syncer.clone().git_syncs(writer).boxed(),
         known(store.clone(), drift).boxed(),
         known(store.clone(), sealed).boxed(),
+        keyed(store.clone(), syncer.context.ring.clone()).boxed(),
     ]);
     let pass = |guarded: Arc<Guarded>, syncer: Arc<Syncer>| async move { syncer.reconcile(&guarded).await };
     let queue = Queue::new("sync", syncer.context.metrics.clone());
@@ -229,6 +255,12 @@ fn known(store: Store<Guarded>, named: mpsc::UnboundedReceiver<Key>) -> impl Str
         let sync = ObjectRef::new(&name).within(&namespace);
         std::future::ready(store.get(&sync).map(|_| sync))
     })
+}
+
+/// All GitSyncs, whenever the keys change: what could not be opened may be now.
+fn keyed(store: Store<Guarded>, ring: Ring) -> impl Stream<Item = ObjectRef<Guarded>> {
+    let changes = stream::unfold(ring, |mut ring| async move { ring.changed().await.ok().map(|()| ((), ring)) });
+    changes.flat_map(move |()| stream::iter(store.state().into_iter().map(|sync| ObjectRef::from_obj(&*sync))))
 }
 
 fn key(sync: &GitSync) -> Key {

@@ -8,24 +8,26 @@ use std::{
 };
 
 use crds::{
-    GitSync, SealedSecret,
-    git_sync::{GitSyncStatus, Inventory},
+    GitSync,
+    git_sync::{GitSyncStatus, Inventory, Renderer},
 };
 use jiff::Timestamp;
 use kube::{
-    Discovery, Resource as _, ResourceExt as _,
+    Discovery, ResourceExt as _,
     runtime::{controller::Action, reflector::ObjectRef},
 };
 
 use super::{
-    Error, Good, Guarded, Origin, State, Syncer,
+    Error, Good, Guarded, Origin, Read, State, Syncer,
+    builder::{Build, Capabilities, Release},
     execute::{Done, execute},
     fetch, key,
     kinds::Kinds,
     object::ObjectId,
     plan::{self, Known, Policy, Why, plan},
     render::{self, Desired, Documents, Owner, Problem, SourceFile},
-    source::Commit,
+    sealed,
+    source::{SourceError, Survey},
     status::{self, Cause, Opened, Verdict},
 };
 use crate::{
@@ -58,7 +60,7 @@ impl Syncer {
             return Ok(Action::await_change());
         }
         if state.fetching.is_due(sync, Instant::now()) {
-            let outcome = fetch::fetch(&self.context.client, &self.mirrors, sync).await;
+            let outcome = fetch::fetch(&self.context.client, &self.git.mirrors, sync).await;
             let named = outcome.as_ref().map_or_else(|(error, _)| error.cause().reason, |_| "success");
             self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named }).inc();
             state.fetching.done(sync, outcome, interval, Instant::now());
@@ -106,7 +108,7 @@ impl Syncer {
         let me = key(sync);
         let stages =
             plan::teardown(Known { live: &known, applied: &state.applied, inventory: &inventory }, (&me.0, &me.1));
-        let done = execute(&self.hands, &self.live, &known, &served, stages).await;
+        let done = execute(&self.git.hands, &self.live, &known, &served, stages).await;
         if done.unpruned.is_empty() {
             let pruned = done.pruned.len();
             tracing::info!(namespace = me.0, name = me.1, pruned, "GitSync goes, and its objects with it");
@@ -128,52 +130,136 @@ impl Syncer {
         status: &mut GitSyncStatus,
     ) -> Result<Option<Cause>, Error> {
         let Some(commit) = state.fetching.commit.clone() else { return Ok(None) };
-        let origin = Origin {
-            revision: format!("{}@sha1:{commit}", sync.spec.source.reference.branch),
-            commit,
-            path: sync.spec.path.clone(),
-            allow_plain_secrets: sync.spec.allow_plain_secrets,
-        };
-        status.last_attempted_revision = Some(origin.revision.clone());
+        let revision = format!("{}@sha1:{commit}", sync.spec.source.reference.branch);
+        let origin = Origin::new(commit, &sync.spec);
+        status.last_attempted_revision = Some(revision.clone());
         if state.good.as_ref().is_some_and(|good| good.origin == origin) {
             return Ok(None);
         }
-        let documents = match state.read.take() {
-            Some((read, documents)) if read == origin => documents,
-            _ => match self.read(sync, &origin.commit).await {
-                Ok(documents) => documents,
+        let read = match state.read.take().filter(|read| read.origin == origin) {
+            Some(read) => read,
+            None => match self.read(sync, &origin, state.good.as_mut()).await? {
+                Ok(Some(read)) => read,
+                Ok(None) => {
+                    if let Some(good) = &mut state.good {
+                        (good.origin, good.revision) = (origin, revision);
+                    }
+                    return Ok(None);
+                }
                 Err(cause) => return Ok(Some(cause)),
             },
         };
         let (namespace, name) = key(sync);
-        let owner = Owner { namespace: &namespace, name: &name, allow_plain_secrets: origin.allow_plain_secrets };
+        let owner = Owner { namespace: &namespace, name: &name, spec: &origin.spec };
         let attempt = |served: &Kinds| {
-            let kinds = served.clone().with_definitions(documents.objects.iter().map(|(_, object)| object));
-            render::objects(&documents, &kinds, owner)
+            let kinds = served.clone().with_definitions(read.documents.objects.iter().map(|(_, object)| object));
+            render::objects(&read.documents, &kinds, owner)
         };
         let mut rendered = attempt(self.served(&HashSet::new()).await?.as_ref());
         if rendered.is_err() {
             // A kind may have come since the API server was last asked.
             rendered = attempt(self.discover().await?.as_ref());
         }
-        match rendered {
+        let cause = match rendered {
             Ok(desired) => {
-                state.good = Some(Good { origin, desired: Arc::new(desired) });
-                Ok(None)
+                let desired = Arc::new(desired);
+                let closed = self.closed(&desired).await;
+                if closed.is_empty() {
+                    state.good = Some(Good { origin, recipe: read.recipe, revision, desired });
+                    return Ok(None);
+                }
+                Cause { reason: "SealedSecretFailed", message: status::list(closed.iter()) }
             }
-            Err(problems) => {
-                state.read = Some((origin, documents));
-                Ok(Some(Cause { reason: "BuildFailed", message: status::list(problems.iter()) }))
-            }
+            Err(problems) => Cause { reason: "BuildFailed", message: status::list(problems.iter()) },
+        };
+        state.read = Some(read);
+        Ok(Some(cause))
+    }
+
+    /// Documents of a commit; none when it holds what the last good rendering was made of.
+    async fn read(
+        &self,
+        sync: &GitSync,
+        origin: &Origin,
+        good: Option<&mut Good>,
+    ) -> Result<Result<Option<Read>, Cause>, Error> {
+        let mirrors = &self.git.mirrors;
+        let spec = &origin.spec;
+        let unfetched = |error: SourceError| fetch::FetchError::from(error).cause();
+        let source = match fetch::source(&self.context.client, sync).await {
+            Ok(source) => source,
+            Err(error) => return Ok(Err(error.cause())),
+        };
+        let survey = match mirrors.survey(&source, &origin.commit, spec).await {
+            Ok(survey) => survey,
+            Err(error) => return Ok(Err(unfetched(error))),
+        };
+        let capabilities = match survey.renderer {
+            Renderer::Helm => self.capabilities().await?,
+            Renderer::Plain | Renderer::Kustomize => Capabilities::default(),
+        };
+        let recipe = format!("{} {capabilities:?}", survey.digest());
+        if good.is_some_and(|good| good.recipe == recipe && good.origin.spec == *spec) {
+            return Ok(Ok(None));
+        }
+        let made = |documents: Documents| {
+            let outcome = if documents.problems.is_empty() { "success" } else { "failure" };
+            self.context.metrics.renders.get_or_create(&metrics::Outcome { outcome }).inc();
+            Ok(Ok(Some(Read { origin: origin.clone(), recipe, documents: Arc::new(documents) })))
+        };
+        if !survey.problems.is_empty() {
+            return made(Documents { objects: Vec::new(), problems: survey.problems });
+        }
+        if survey.renderer == Renderer::Plain {
+            let files = mirrors.read(&source, &origin.commit, &spec.path, is_manifest).await;
+            return match files {
+                Ok(files) => made(render::documents(&files.iter().map(SourceFile::from).collect::<Vec<_>>())),
+                Err(error) => Ok(Err(unfetched(error))),
+            };
+        }
+        let files = match mirrors.load(&source, &origin.commit, &survey).await {
+            Ok(files) => files,
+            Err(error) => return Ok(Err(unfetched(error))),
+        };
+        let (own, name) = key(sync);
+        let namespace = spec.target_namespace.as_deref().unwrap_or(&own);
+        let helm = spec.helm.clone().unwrap_or_default();
+        let release = Release { name: &name, namespace, helm: &helm, capabilities: &capabilities };
+        let Survey { renderer, path, folders, .. } = &survey;
+        let build = Build { renderer: *renderer, path, files, folders, release };
+        match self.git.builder.build(build).await {
+            Ok(documents) => made(documents),
+            Err(error) => Ok(Err(Cause { reason: "BuildFailed", message: chain(&error) })),
         }
     }
 
-    async fn read(&self, sync: &GitSync, commit: &Commit) -> Result<Arc<Documents>, Cause> {
-        let source = fetch::source(&self.context.client, sync).await.map_err(|error| error.cause())?;
-        let files = self.mirrors.read(&source, commit, &sync.spec.path, is_manifest).await;
-        let files = files.map_err(|error| fetch::FetchError::from(error).cause())?;
-        let text = |file: super::source::File| SourceFile { path: file.path, text: String::from_utf8(file.bytes).ok() };
-        Ok(Arc::new(render::documents(&files.into_iter().map(text).collect::<Vec<_>>())))
+    /// What charts are told of the cluster.
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        let version = bounded(self.context.client.apiserver_version()).await.map_err(Error::Discovery)?.git_version;
+        Ok(Capabilities { version, apis: self.served(&HashSet::new()).await?.apis() })
+    }
+
+    /// The SealedSecrets that could not be opened where they would stand.
+    async fn closed(&self, desired: &Arc<Vec<Desired>>) -> Vec<Problem> {
+        let ring = self.context.ring.borrow().clone();
+        let (desired, live) = (desired.clone(), self.context.sealed.clone());
+        let check = move || {
+            let (mut closed, mut operations) = (Vec::new(), 0);
+            for object in desired.iter().filter(|object| sealed::is_sealed(&object.id)) {
+                let at = ObjectRef::new(&object.id.name).within(&object.id.namespace);
+                let live = live.get(&at);
+                let live = live.as_deref().and_then(|guarded| guarded.0.as_ref().ok());
+                let verdict = sealed::check(object, live, &ring);
+                operations += verdict.operations;
+                let problem = |why| Problem { place: object.place.clone(), what: format!("{}: {why}", object.id) };
+                closed.extend(verdict.problem.map(problem));
+            }
+            (closed, operations)
+        };
+        // What panics has decided nothing: it is found again when the SealedSecret itself is opened.
+        let (closed, operations) = tokio::task::spawn_blocking(check).await.unwrap_or_default();
+        self.context.metrics.rsa_operations.inc_by(operations.into());
+        closed
     }
 
     /// Makes the cluster as a good rendering says. The inventory is written before anything is, and made smaller after.
@@ -182,7 +268,7 @@ impl Syncer {
         sync: &GitSync,
         state: &mut State,
         status: &mut GitSyncStatus,
-        Good { origin: Origin { revision, .. }, desired }: &Good,
+        Good { revision, desired, .. }: &Good,
     ) -> Result<Verdict, Error> {
         let me = key(sync);
         let inventory = status.inventory.clone().unwrap_or_default();
@@ -202,7 +288,7 @@ impl Syncer {
             self.report(sync, state, status.clone(), verdict).await?;
         }
         let kinds = served.as_ref().clone().with_definitions(desired.iter().map(|object| &object.body));
-        let done = execute(&self.hands, &self.live, &known, &kinds, planned.stages).await;
+        let done = execute(&self.git.hands, &self.live, &known, &kinds, planned.stages).await;
         if done.defined {
             self.discover().await?;
         }
@@ -230,9 +316,7 @@ impl Syncer {
 
     /// How the SealedSecrets of a commit fare, by what the other half of the controller knows.
     fn sealed(&self, desired: &[Desired]) -> Vec<(Problem, Opened)> {
-        let is_sealed = |object: &&Desired| {
-            object.id.group == SealedSecret::group(&()) && object.id.kind == SealedSecret::kind(&())
-        };
+        let is_sealed = |object: &&Desired| sealed::is_sealed(&object.id);
         let live = self.live.find(desired.iter().filter(is_sealed).map(|object| &object.id));
         let fare = |object: &Desired| {
             let at = ObjectRef::new(&object.id.name).within(&object.id.namespace);

@@ -5,14 +5,14 @@ use std::{collections::HashMap, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use crds::{
-    git_sync::{NAME_LABEL, NAMESPACE_LABEL},
+    git_sync::{GitSyncSpec, NAME_LABEL, NAMESPACE_LABEL},
     yaml,
 };
 use kube::discovery::Scope;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{kinds::Kinds, object::ObjectId, order};
+use super::{kinds::Kinds, object::ObjectId, order, source::File};
 
 /// A file of the repository.
 #[derive(Clone, Debug)]
@@ -23,18 +23,27 @@ pub struct SourceFile {
     pub text: Option<String>,
 }
 
+impl From<&File> for SourceFile {
+    fn from(File { path, bytes }: &File) -> Self {
+        Self { path: path.clone(), text: std::str::from_utf8(bytes).ok().map(str::to_owned) }
+    }
+}
+
 /// Where in the repository something stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Path of the file.
     pub file: String,
-    /// Line of the document, from 1.
+    /// Line of the document, from 1; 0 where none is known.
     pub line: usize,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}", self.file),
+        }
     }
 }
 
@@ -68,15 +77,15 @@ pub struct Desired {
     pub place: Place,
 }
 
-/// Whose objects these are, and what is let through.
+/// Whose objects these are, and what is done to them.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
     /// Of the GitSync; also where objects without a namespace go.
     pub namespace: &'a str,
     /// Of the GitSync.
     pub name: &'a str,
-    /// `spec.allowPlainSecrets`.
-    pub allow_plain_secrets: bool,
+    /// What it asks for.
+    pub spec: &'a GitSyncSpec,
 }
 
 /// Documents as they stand in the files, before kinds are known.
@@ -143,19 +152,20 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>) -> Resu
     let name = text(&value["metadata"]["name"]).ok_or_else(|| format!("{kind}: metadata.name is missing"))?;
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
     if group == "kustomize.config.k8s.io" {
-        return Err("kustomizations are not rendered by this version; point path at plain manifests".to_owned());
+        return Err("a kustomization among plain files is not built: set spec.path to its folder".to_owned());
     }
     let known = kinds.get(group, version, &kind);
     let known = known.ok_or_else(|| format!("{kind} {name}: this cluster serves no {kind} in {api_version}"))?;
-    let namespace = match (&known.scope, &value["metadata"]["namespace"]) {
-        (Scope::Cluster, _) => String::new(),
-        (Scope::Namespaced, Value::Null) => owner.namespace.to_owned(),
-        (Scope::Namespaced, namespace) => {
+    let namespace = match (&known.scope, &owner.spec.target_namespace, &value["metadata"]["namespace"]) {
+        (Scope::Cluster, ..) => String::new(),
+        (Scope::Namespaced, Some(target), _) => target.clone(),
+        (Scope::Namespaced, None, Value::Null) => owner.namespace.to_owned(),
+        (Scope::Namespaced, None, namespace) => {
             text(namespace).ok_or_else(|| format!("{kind} {name}: metadata.namespace is not a name"))?
         }
     };
     let id = ObjectId { namespace, name, group: group.to_owned(), kind };
-    if !owner.allow_plain_secrets && is_plain_secret(&id, value) {
+    if !owner.spec.allow_plain_secrets && is_plain_secret(&id, value) {
         return Err(format!(
             "{id} is a plain Secret: whoever can read the repository can read it. Seal it first: \
              seal -f {file} -w {file}, change its values, and commit that (or set spec.allowPlainSecrets)",
@@ -167,17 +177,31 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>) -> Resu
     if known.scope == Scope::Namespaced {
         metadata["namespace"] = json!(id.namespace);
     }
-    let labels = metadata.as_object_mut().map(|metadata| metadata.entry("labels").or_insert_with(|| json!({})));
-    let labels = labels.ok_or_else(|| format!("{id}: metadata is not an object"))?;
-    if labels.is_null() {
-        *labels = Value::Object(Map::new());
+    let common = owner.spec.common_metadata.clone().unwrap_or_default();
+    let mine = [(NAME_LABEL, owner.name), (NAMESPACE_LABEL, owner.namespace)];
+    let mine = mine.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    for (field, added) in [
+        ("labels", common.labels.into_iter().chain(mine).collect::<Vec<_>>()),
+        ("annotations", common.annotations.into_iter().collect()),
+    ] {
+        if !added.is_empty() {
+            add(metadata, field, added).map_err(|what| format!("{id}: {what}"))?;
+        }
     }
-    let labels = labels.as_object_mut().ok_or_else(|| format!("{id}: metadata.labels is not an object"))?;
-    labels.insert(NAME_LABEL.to_owned(), json!(owner.name));
-    labels.insert(NAMESPACE_LABEL.to_owned(), json!(owner.namespace));
     strip(&mut body);
     let digest = STANDARD_NO_PAD.encode(Sha256::digest(body.to_string()));
     Ok(Desired { version: version.to_owned(), digest, place: place.clone(), id, body })
+}
+
+fn add(metadata: &mut Value, field: &str, added: Vec<(String, String)>) -> Result<(), String> {
+    let metadata = metadata.as_object_mut().ok_or("metadata is not an object")?;
+    let entries = metadata.entry(field).or_insert(Value::Null);
+    if entries.is_null() {
+        *entries = Value::Object(Map::new());
+    }
+    let entries = entries.as_object_mut().ok_or_else(|| format!("metadata.{field} is not an object"))?;
+    entries.extend(added.into_iter().map(|(key, value)| (key, Value::String(value))));
+    Ok(())
 }
 
 /// What only a server may say; an exported manifest often still holds it, and an apply with it fails.
@@ -197,7 +221,8 @@ fn is_plain_secret(id: &ObjectId, value: &Value) -> bool {
     (id.group.as_str(), id.kind.as_str()) == ("", "Secret") && (holds("data") || holds("stringData"))
 }
 
-fn flatten(place: Place, value: Value, into: &mut Vec<(Place, Value)>) {
+/// Takes lists apart.
+pub fn flatten(place: Place, value: Value, into: &mut Vec<(Place, Value)>) {
     let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) && value["items"].is_array();
     match value {
         Value::Object(mut list) if is_list => {
@@ -231,7 +256,8 @@ mod tests {
     fn render(files: &[(&str, &str)]) -> Result<Vec<Desired>, Vec<String>> {
         let files: Vec<_> =
             files.iter().map(|(path, text)| SourceFile { path: (*path).into(), text: Some((*text).into()) }).collect();
-        let owner = Owner { namespace: "team", name: "app", allow_plain_secrets: false };
+        let spec = GitSyncSpec::default();
+        let owner = Owner { namespace: "team", name: "app", spec: &spec };
         objects(&documents(&files), &kinds(), owner)
             .map_err(|problems| problems.iter().map(Problem::to_string).collect())
     }

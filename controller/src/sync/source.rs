@@ -7,7 +7,7 @@ mod transfer;
 mod tree;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::{self, Write as _},
     path::{Path, PathBuf},
     sync::{
@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crds::git_sync::{GitSyncSpec, Renderer};
 use gix::ObjectId;
 use k8s_openapi::ByteString;
 use parking_lot::Mutex;
@@ -25,7 +26,10 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use self::{mirror::Mirror, transfer::Attempt};
-use super::ssh::{Login, LoginError, Patience};
+use super::{
+    render::Problem,
+    ssh::{Login, LoginError, Patience},
+};
 
 /// Why a source gives nothing. The text says what was done, to what, why it failed and what to do.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
@@ -336,6 +340,34 @@ pub struct File {
     pub bytes: Vec<u8>,
 }
 
+/// What rendering a path of a commit reads, by Git's own ids: where two are equal, so is what is rendered.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// The path, as the repository spells it.
+    pub path: String,
+    /// What renders.
+    pub renderer: Renderer,
+    /// Of all that stands at the path.
+    all: ObjectId,
+    files: BTreeMap<String, ObjectId>,
+    /// Folders that must be there.
+    pub folders: BTreeSet<String>,
+    /// What a rendering would lack.
+    pub problems: Vec<Problem>,
+}
+
+impl Survey {
+    /// Differs when anything does that is read.
+    pub fn digest(&self) -> String {
+        let Self { path, renderer, all, files, folders, problems: _ } = self;
+        let read = match renderer {
+            Renderer::Plain => format!("{all}"),
+            Renderer::Kustomize | Renderer::Helm => format!("{files:?} {folders:?}"),
+        };
+        format!("{:x?}", Sha256::digest(format!("{renderer:?} {path} {read}")).as_slice())
+    }
+}
+
 /// The mirrors below one folder: one for each URL and credentials, shared by the GitSyncs that have both in common.
 pub struct Mirrors {
     root: PathBuf,
@@ -385,25 +417,40 @@ impl Mirrors {
         path: &str,
         wanted: fn(&str) -> bool,
     ) -> Result<Vec<File>, SourceError> {
-        match self.read_now(source, commit, path, wanted).await {
-            Err(SourceError::MirrorDamaged { .. } | SourceError::CommitNotFound { .. }) => {
-                self.fetch(source).await?;
-                self.read_now(source, commit, path, wanted).await
-            }
-            read => read,
-        }
+        let path = path.to_owned();
+        self.visit(source, commit, move |mirror, url, commit| mirror.read(url, commit, &path, wanted)).await
     }
 
-    async fn read_now(
+    /// Finds what rendering the path of a GitSync reads.
+    pub async fn survey(&self, source: &Source, commit: &Commit, spec: &GitSyncSpec) -> Result<Survey, SourceError> {
+        let spec = spec.clone();
+        self.visit(source, commit, move |mirror, url, commit| mirror.survey(url, commit, &spec.path, &spec)).await
+    }
+
+    /// Reads what a survey found.
+    pub async fn load(&self, source: &Source, commit: &Commit, survey: &Survey) -> Result<Vec<File>, SourceError> {
+        let (path, files) = (survey.path.clone(), survey.files.clone());
+        self.visit(source, commit, move |mirror, url, commit| mirror.load(url, commit, &path, &files)).await
+    }
+
+    async fn visit<T: Send + 'static>(
         &self,
         source: &Source,
         commit: &Commit,
-        path: &str,
-        wanted: fn(&str) -> bool,
-    ) -> Result<Vec<File>, SourceError> {
-        let mirror = self.mirror(source);
-        let (commit, path) = (commit.clone(), path.to_owned());
-        run(&mirror.clone(), source.clone(), move |source| mirror.read(source.url(), &commit, &path, wanted)).await
+        look: impl Fn(&Mirror, &str, &Commit) -> Result<T, SourceError> + Clone + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let once = || {
+            let (mirror, commit, look) = (self.mirror(source), commit.clone(), look.clone());
+            let here = mirror.clone();
+            async move { run(&here, source.clone(), move |source| look(&mirror, source.url(), &commit)).await }
+        };
+        match once().await {
+            Err(SourceError::MirrorDamaged { .. } | SourceError::CommitNotFound { .. }) => {
+                self.fetch(source).await?;
+                once().await
+            }
+            seen => seen,
+        }
     }
 
     fn mirror(&self, source: &Source) -> Arc<Mirror> {

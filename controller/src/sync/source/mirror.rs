@@ -3,7 +3,7 @@
 //! It must not answer a commit of which an object is missing.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::OsStr,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
@@ -15,14 +15,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crds::git_sync::GitSyncSpec;
 use gix::{ObjectId, Repository, bstr::ByteSlice as _};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Commit, File, SourceError,
+    Commit, File, SourceError, Survey,
     transfer::{Attempt, Failure, Present, text},
-    tree::{Reader, Unread, parts},
+    tree::{self, Files, Reader, Unread, parts},
 };
+use crate::sync::inputs::{Entry, Inputs, inputs};
 
 /// The largest object that is unpacked: what a hostile repository may take of our memory.
 const OBJECT_LIMIT: &str = "gitoxide.objects.allocLimit=268435456";
@@ -118,6 +120,53 @@ impl Mirror {
         wanted: fn(&str) -> bool,
     ) -> Result<Vec<File>, SourceError> {
         let parts = parts(path)?;
+        self.visit(url, commit, &shown(&parts), |repository, root| {
+            let mut reader = Reader::new(repository, wanted);
+            reader.start(root, &parts)?;
+            Ok(reader.finish())
+        })
+    }
+
+    pub fn survey(&self, url: &str, commit: &Commit, path: &str, spec: &GitSyncSpec) -> Result<Survey, SourceError> {
+        let parts = parts(path)?;
+        self.visit(url, commit, &shown(&parts), |repository, root| {
+            let (entry, id) = tree::find(repository, root, &parts)?;
+            let files = Files::new(repository, root);
+            let path = parts.join("/");
+            let Inputs { renderer, files: read, folders, problems } = match entry {
+                Entry::Folder => inputs(&files, &path, spec)?,
+                Entry::File => Inputs::plain(),
+            };
+            let mut ids = BTreeMap::new();
+            for path in read {
+                ids.extend(files.find(&path)?.map(|(_, id)| (path, id)));
+            }
+            Ok(Survey { path, renderer, all: id, files: ids, folders, problems })
+        })
+    }
+
+    pub fn load(
+        &self,
+        url: &str,
+        commit: &Commit,
+        path: &str,
+        files: &BTreeMap<String, ObjectId>,
+    ) -> Result<Vec<File>, SourceError> {
+        self.visit(url, commit, path, |repository, _| {
+            let mut reader = Reader::new(repository, |_| true);
+            reader.these(files)?;
+            Ok(reader.finish())
+        })
+    }
+
+    /// Looks into a commit; the repository, and its root, stay as they are meanwhile.
+    fn visit<T>(
+        &self,
+        url: &str,
+        commit: &Commit,
+        path: &str,
+        look: impl FnOnce(&Repository, ObjectId) -> Result<T, Unread>,
+    ) -> Result<T, SourceError> {
         let gone = || SourceError::CommitNotFound { url: url.to_owned(), commit: commit.clone() };
         let damaged = |why: String| {
             self.distrust();
@@ -129,18 +178,16 @@ impl Mirror {
             repository.try_find_object(commit.0).map_err(|error| damaged(error.to_string()))?.ok_or_else(gone)?;
         let root = found.try_into_commit().and_then(|commit| Ok(commit.tree_id()?.detach()));
         let root = root.map_err(|error| damaged(error.to_string()))?;
-        let mut reader = Reader::new(&repository, wanted);
-        let path = if parts.is_empty() { ".".to_owned() } else { parts.join("/") };
-        match reader.start(root, &parts) {
-            Ok(()) => Ok(reader.finish()),
-            Err(Unread::Absent(why)) => {
-                Err(SourceError::PathNotFound { url: url.to_owned(), path, commit: commit.clone(), why })
+        let path = || path.to_owned();
+        look(&repository, root).map_err(|unread| match unread {
+            Unread::Absent(why) => {
+                SourceError::PathNotFound { url: url.to_owned(), path: path(), commit: commit.clone(), why }
             }
-            Err(Unread::TooMuch(limit)) => {
-                Err(SourceError::TooLarge { url: url.to_owned(), path, commit: commit.clone(), limit })
+            Unread::TooMuch(limit) => {
+                SourceError::TooLarge { url: url.to_owned(), path: path(), commit: commit.clone(), limit }
             }
-            Err(Unread::Damaged(why)) => Err(damaged(why)),
-        }
+            Unread::Damaged(why) => damaged(why),
+        })
     }
 
     /// Makes the folder, and at the first use in this process removes what a killed one left behind.
@@ -214,6 +261,10 @@ impl Mirror {
 /// A mirror's path has no place in a message: its name says something, if little, of the credentials.
 pub fn hide(why: &str, folder: &Path) -> String {
     why.replace(&*folder.to_string_lossy(), "the mirror")
+}
+
+fn shown(parts: &[&str]) -> String {
+    if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
 }
 
 /// Nobody's configuration but ours.

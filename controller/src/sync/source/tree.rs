@@ -1,9 +1,15 @@
 //! Reads the files below a path straight out of the object database, within limits: how much a repository holds is not
 //! ours to say. It follows no link, and leaves no folder of the repository.
 
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+};
+
 use gix::{ObjectId, Repository, bstr::ByteSlice as _};
 
 use super::{File, SourceError, transfer::text};
+use crate::sync::inputs::{Entry, Tree, join};
 
 /// A GitSync's manifests; etcd holds 2 to 8 GiB in all.
 const MAX_BYTES: u64 = 32 << 20;
@@ -11,6 +17,8 @@ const MAX_FILES: usize = 10_000;
 /// Entries looked at for one GitSync, and the length of a path: a few bytes of trees can unfold to any number of them.
 const MAX_ENTRIES: usize = 250_000;
 const MAX_PATH: usize = 1024;
+/// A kustomization; more is no text to look for references in.
+const MAX_TEXT: u64 = 1 << 20;
 
 /// `""`, `.`, `./a/b/` and `/a` are as good as any.
 pub fn parts(path: &str) -> Result<Vec<&str>, SourceError> {
@@ -30,6 +38,116 @@ impl From<gix::Error> for Unread {
     }
 }
 
+/// What a path leads to.
+pub fn find(repository: &Repository, mut tree: ObjectId, parts: &[&str]) -> Result<(Entry, ObjectId), Unread> {
+    for (index, part) in parts.iter().enumerate() {
+        let found = repository.find_tree(tree)?;
+        let entry = found.find_entry(*part).ok_or(Unread::Absent("there is no such path"))?;
+        let (id, mode, last) = (entry.oid().to_owned(), entry.mode(), index + 1 == parts.len());
+        if mode.is_tree() {
+            tree = id;
+        } else if mode.is_blob() && last {
+            return Ok((Entry::File, id));
+        } else {
+            return Err(Unread::Absent(if mode.is_blob() {
+                "a file stands where a folder should"
+            } else {
+                "a link or a submodule stands there, which is not followed,"
+            }));
+        }
+    }
+    Ok((Entry::Folder, tree))
+}
+
+/// The names in a folder, with what stands there.
+type Names = HashMap<String, (Entry, ObjectId)>;
+
+/// A commit's files, for whoever decides what to read.
+pub struct Files<'a> {
+    repository: &'a Repository,
+    root: ObjectId,
+    known: RefCell<HashMap<ObjectId, Names>>,
+}
+
+impl<'a> Files<'a> {
+    pub fn new(repository: &'a Repository, root: ObjectId) -> Self {
+        Self { repository, root, known: RefCell::default() }
+    }
+
+    /// What stands at a path, and its id.
+    pub fn find(&self, path: &str) -> Result<Option<(Entry, ObjectId)>, Unread> {
+        let mut found = (Entry::Folder, self.root);
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let next = match found {
+                (Entry::Folder, tree) => self.names(tree, |names| names.get(part).copied())?,
+                (Entry::File, _) => None,
+            };
+            let Some(next) = next else { return Ok(None) };
+            found = next;
+        }
+        Ok(Some(found))
+    }
+
+    fn names<T>(&self, tree: ObjectId, ask: impl FnOnce(&Names) -> T) -> Result<T, Unread> {
+        let mut known = self.known.borrow_mut();
+        if let Some(names) = known.get(&tree) {
+            return Ok(ask(names));
+        }
+        let mut names = Names::new();
+        for entry in self.repository.find_tree(tree)?.iter() {
+            let entry = entry?;
+            let (name, mode) = (entry.filename().to_str(), entry.mode());
+            let kind = if mode.is_tree() { Some(Entry::Folder) } else { mode.is_blob().then_some(Entry::File) };
+            // Git forbids such names, but nobody makes a hostile host keep to that.
+            let Some(name) = name.ok().filter(|name| !["", ".", ".."].contains(name) && !name.contains(['/', '\0']))
+            else {
+                continue;
+            };
+            names.extend(kind.map(|kind| (name.to_owned(), (kind, entry.oid().to_owned()))));
+        }
+        if known.values().map(Names::len).sum::<usize>() + names.len() > MAX_ENTRIES {
+            return Err(Unread::TooMuch("250,000 entries"));
+        }
+        Ok(ask(known.entry(tree).or_insert(names)))
+    }
+}
+
+impl Tree for Files<'_> {
+    type Error = Unread;
+
+    fn entry(&self, path: &str) -> Result<Option<Entry>, Unread> {
+        Ok(self.find(path)?.map(|(entry, _)| entry))
+    }
+
+    fn text(&self, path: &str) -> Result<Option<String>, Unread> {
+        let Some((Entry::File, id)) = self.find(path)? else { return Ok(None) };
+        if self.repository.find_header(id)?.size() > MAX_TEXT {
+            return Ok(None);
+        }
+        Ok(String::from_utf8(self.repository.find_blob(id)?.take_data()).ok())
+    }
+
+    fn below(&self, folder: &str) -> Result<Vec<String>, Unread> {
+        let Some((Entry::Folder, root)) = self.find(folder)? else { return Ok(Vec::new()) };
+        let (mut folders, mut files) = (vec![(root, folder.to_owned())], Vec::new());
+        while let Some((tree, folder)) = folders.pop() {
+            let names: Vec<_> =
+                self.names(tree, |names| names.iter().map(|(name, found)| (join(&folder, name), *found)).collect())?;
+            for (path, (entry, id)) in names {
+                if path.len() > MAX_PATH {
+                    return Err(Unread::TooMuch("1,024 letters in a path"));
+                }
+                match entry {
+                    Entry::Folder => folders.push((id, path)),
+                    Entry::File if files.len() == MAX_FILES => return Err(Unread::TooMuch("10,000 files")),
+                    Entry::File => files.push(path),
+                }
+            }
+        }
+        Ok(files)
+    }
+}
+
 /// Gathers files, within the limits.
 pub struct Reader<'a> {
     repository: &'a Repository,
@@ -44,24 +162,16 @@ impl<'a> Reader<'a> {
         Self { repository, wanted, files: Vec::new(), bytes: 0, entries: 0 }
     }
 
-    pub fn start(&mut self, mut tree: ObjectId, parts: &[&str]) -> Result<(), Unread> {
-        for (index, part) in parts.iter().enumerate() {
-            let found = self.repository.find_tree(tree)?;
-            let entry = found.find_entry(*part).ok_or(Unread::Absent("there is no such path"))?;
-            let (id, mode, last) = (entry.oid().to_owned(), entry.mode(), index + 1 == parts.len());
-            if mode.is_tree() {
-                tree = id;
-            } else if mode.is_blob() && last {
-                return self.take(parts.join("/"), id);
-            } else {
-                return Err(Unread::Absent(if mode.is_blob() {
-                    "a file stands where a folder should"
-                } else {
-                    "a link or a submodule stands there, which is not followed,"
-                }));
-            }
+    pub fn start(&mut self, root: ObjectId, parts: &[&str]) -> Result<(), Unread> {
+        match find(self.repository, root, parts)? {
+            (Entry::Folder, tree) => self.folders(tree, parts.join("/")),
+            (Entry::File, id) => self.take(parts.join("/"), id),
         }
-        self.folders(tree, parts.join("/"))
+    }
+
+    /// Takes these files, wherever they are.
+    pub fn these(&mut self, files: &BTreeMap<String, ObjectId>) -> Result<(), Unread> {
+        files.iter().try_for_each(|(path, id)| self.take(path.clone(), *id))
     }
 
     fn folders(&mut self, root: ObjectId, path: String) -> Result<(), Unread> {

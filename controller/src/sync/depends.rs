@@ -1,0 +1,134 @@
+//! Whether what a GitSync depends on is there. Pure: the other GitSyncs are an argument.
+
+use std::collections::HashMap;
+
+use crds::{GitSync, git_sync::GitSyncSpec};
+use kube::ResourceExt as _;
+
+use super::{
+    Key,
+    status::{Cause, ready},
+};
+
+/// Waiting may help.
+pub const NOT_READY: &str = "DependencyNotReady";
+/// It will not.
+pub const CYCLE: &str = "DependencyCycle";
+
+/// What it waits for; `None` when it may go on.
+pub fn blocked(me: &Key, all: &HashMap<Key, GitSync>) -> Option<Cause> {
+    if let Some(cycle) = cycle(me, all) {
+        let names: Vec<String> = cycle.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+        let message = format!("spec.dependsOn goes in a circle: {}; take one of them out", names.join(" -> "));
+        return Some(Cause { reason: CYCLE, message });
+    }
+    let sync = all.get(me)?;
+    let missing: Vec<String> = needs(&me.0, &sync.spec)
+        .into_iter()
+        .filter_map(|key| {
+            let why = match all.get(&key) {
+                None => "does not exist",
+                Some(other) => unready(sync, other)?,
+            };
+            Some(format!("{}/{} {why}", key.0, key.1))
+        })
+        .collect();
+    (!missing.is_empty()).then(|| Cause { reason: NOT_READY, message: format!("waits: {}", missing.join("; ")) })
+}
+
+/// Those that wait for one.
+pub fn dependents<'a>(of: &Key, all: impl Iterator<Item = &'a GitSync>) -> Vec<Key> {
+    let waits = |sync: &&GitSync| needs(&sync.namespace().unwrap_or_default(), &sync.spec).contains(of);
+    all.filter(waits).map(|sync| (sync.namespace().unwrap_or_default(), sync.name_any())).collect()
+}
+
+fn needs(namespace: &str, spec: &GitSyncSpec) -> Vec<Key> {
+    spec.depends_on.iter().map(|it| (namespace.to_owned(), it.name.clone())).collect()
+}
+
+/// Of the same source it must have applied the same revision; what it applied before says nothing about this commit.
+fn unready(sync: &GitSync, other: &GitSync) -> Option<&'static str> {
+    let status = other.status.as_ref();
+    let is_ready = status.and_then(ready).is_some_and(|ready| {
+        ready.status == "True" && ready.observed_generation == other.metadata.generation
+    });
+    if !is_ready {
+        return Some("is not ready");
+    }
+    let attempted = sync.status.as_ref().and_then(|status| status.last_attempted_revision.as_ref());
+    let applied = status.and_then(|status| status.last_applied_revision.as_ref());
+    let behind = sync.spec.source == other.spec.source && attempted.is_some() && attempted != applied;
+    behind.then_some("has not applied this revision")
+}
+
+/// The way back to where it began.
+fn cycle(me: &Key, all: &HashMap<Key, GitSync>) -> Option<Vec<Key>> {
+    let mut paths = vec![vec![me.clone()]];
+    let mut seen = std::collections::HashSet::new();
+    while let Some(path) = paths.pop() {
+        let last = path.last()?;
+        let Some(sync) = all.get(last) else { continue };
+        for next in needs(&last.0, &sync.spec) {
+            let mut longer = path.clone();
+            longer.push(next.clone());
+            if next == *me {
+                return Some(longer);
+            }
+            if seen.insert(next) {
+                paths.push(longer);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::git_sync::SyncReference;
+    use serde_json::json;
+
+    use super::*;
+
+    fn sync(name: &str, needs: &[&str], ready: &str, applied: &str) -> (Key, GitSync) {
+        let depends_on = needs.iter().map(|name| SyncReference { name: (*name).to_owned() }).collect();
+        let mut sync = GitSync::new(name, GitSyncSpec { depends_on, ..GitSyncSpec::default() });
+        sync.metadata.namespace = Some("ns".to_owned());
+        sync.metadata.generation = Some(1);
+        let condition = json!({"type": "Ready", "status": ready, "reason": "", "message": "", "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let status =
+            json!({"conditions": [condition], "lastAppliedRevision": applied, "lastAttemptedRevision": "two"});
+        sync.status = serde_json::from_value(status).unwrap();
+        (("ns".to_owned(), name.to_owned()), sync)
+    }
+
+    fn said(all: &[(Key, GitSync)]) -> Option<String> {
+        blocked(&all[0].0, &all.iter().cloned().collect()).map(|cause| format!("{}: {}", cause.reason, cause.message))
+    }
+
+    #[test]
+    fn it_waits_for_what_is_not_there_not_ready_or_behind() {
+        let app = || sync("app", &["db"], "True", "one");
+        assert_eq!(said(&[app()]).unwrap(), "DependencyNotReady: waits: ns/db does not exist");
+        assert!(said(&[app(), sync("db", &[], "False", "two")]).unwrap().ends_with("ns/db is not ready"));
+        assert!(said(&[app(), sync("db", &[], "True", "one")]).unwrap().ends_with("has not applied this revision"));
+        assert_eq!(said(&[app(), sync("db", &[], "True", "two")]), None);
+        let mut changed = sync("db", &[], "True", "two");
+        changed.1.metadata.generation = Some(2);
+        assert!(said(&[app(), changed]).unwrap().ends_with("ns/db is not ready"));
+        let mut elsewhere = sync("db", &[], "True", "one");
+        elsewhere.1.spec.source.url = "https://example.com/other".to_owned();
+        assert_eq!(said(&[app(), elsewhere]), None);
+    }
+
+    #[test]
+    fn a_circle_is_named() {
+        let all = [sync("a", &["x", "b"], "True", ""), sync("b", &["c"], "True", ""), sync("c", &["a"], "True", "")];
+        let expected = "DependencyCycle: spec.dependsOn goes in a circle: ns/a -> ns/b -> ns/c -> ns/a; take one of them out";
+        assert_eq!(said(&all).unwrap(), expected);
+        // One that only leads to a circle waits.
+        let outside = [sync("d", &["a"], "True", "two"), all[0].clone(), all[1].clone(), all[2].clone()];
+        assert_eq!(said(&outside).map(|said| said.starts_with(CYCLE)), Some(false));
+        assert_eq!(dependents(&("ns".into(), "a".into()), all.iter().map(|(_, sync)| sync)), [("ns".into(), "c".into())]);
+    }
+}
