@@ -8,6 +8,7 @@ mod crash;
 mod deploy;
 mod endpoints;
 mod git_hosts_work;
+mod guard;
 mod harness_works;
 mod keys;
 mod kubeseal_parity;

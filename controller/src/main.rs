@@ -4,11 +4,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use controller::{args::Args, runtime, telemetry};
+use crds::guard;
+
+#[global_allocator]
+static ALLOCATOR: guard::Allocator = guard::ALLOCATOR;
 
 fn main() -> anyhow::Result<()> {
+    let private = guard::keep_memory_private();
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{}", guard::told(panic))));
     let args = Args::from_command_line(std::env::args_os(), |variable| std::env::var_os(variable));
     let args = args.unwrap_or_else(|error| error.exit());
     telemetry::init(&args.log);
+    if let Err(error) = private {
+        tracing::warn!(%error, "cannot keep this process's memory out of core dumps and from others of the same user");
+    }
     // kube and gix share one TLS provider; it must stand before the first client.
     let _already_there = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let tokio = tokio::runtime::Runtime::new().context("cannot start threads")?;

@@ -49,6 +49,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Metrics::new(Timestamp::now());
     let keeper = Keeper::new(
         client.clone(),
+        pace.of(fleeting(config.clone())?),
         key_options(args.keys, namespace.clone()),
         Events::new(client.clone(), "sealed-secrets"),
         metrics.clone(),
@@ -270,6 +271,12 @@ async fn from_file(path: &Path) -> anyhow::Result<Config> {
     let what = || format!("cannot use the kubeconfig {}", path.display());
     let kubeconfig = Kubeconfig::read_from(path).with_context(what)?;
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.with_context(what)
+}
+
+/// A client that closes each connection after its answer.
+fn fleeting(mut config: Config) -> anyhow::Result<Client> {
+    config.headers.push(("connection".parse()?, "close".parse()?));
+    Client::try_from(config).context("cannot make a client for the key Secrets")
 }
 
 /// A client that writes with another account's rights.

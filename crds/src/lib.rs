@@ -14,6 +14,7 @@
 //! - [`recipients`]: one `SealedSecret` for several clusters.
 //! - [`seal`], [`unseal`] and [`reseal`]: from a Secret to a `SealedSecret`, back, and on to another key; [`explain`]: why it does not open.
 //! - [`template`]: what is rendered on the way to a Secret.
+//! - [`guard`]: what both programs do so that secrets stay in their memory.
 //!
 //! Nothing here does I/O or knows a clock: time and randomness are arguments, so the command line, the controller and
 //! an offline recovery run the very same code.
@@ -24,6 +25,7 @@ pub mod envelope;
 pub mod explain;
 pub mod git_sync;
 pub mod go;
+pub mod guard;
 pub mod key;
 pub mod key_life;
 pub mod key_needs;

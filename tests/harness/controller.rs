@@ -109,6 +109,11 @@ impl Controller {
         &self.name
     }
 
+    /// Its process.
+    pub async fn id(&self) -> u32 {
+        self.process.lock().await.id()
+    }
+
     /// Makes its Service lead to it (and to no other that was published before).
     pub async fn publish(&self, cluster: &Cluster) -> Result<()> {
         let Some(service) = &self.options.service else { return Ok(()) };

@@ -17,6 +17,7 @@ pub mod git;
 pub mod go_build;
 pub mod kubeconfig;
 pub mod kubectl;
+pub mod memory;
 pub mod metrics;
 pub mod process;
 pub mod proxy;

@@ -1,6 +1,7 @@
 //! `seal` as a user meets it: golden cases under `cmd/`, and what it writes opened with the key it was sealed for.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
+mod memory;
 mod opens;
 mod reseal;
 mod shape;

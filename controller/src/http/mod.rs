@@ -22,7 +22,7 @@ use axum::{
     routing::{get, post},
 };
 use crds::{
-    KeyRing,
+    KeyRing, guard,
     key_ring::RingKey,
     reseal::{Candidate, Meter, ResealError},
     yaml,
@@ -202,7 +202,7 @@ impl Shared {
             };
             task(candidate, &ring, &mut meter)
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::internal("the work was ended"))?
+        tokio::task::spawn_blocking(|| guard::wiped(work)).await.map_err(|_| Refusal::internal("the work was ended"))?
     }
 }
 

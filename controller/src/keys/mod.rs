@@ -7,7 +7,7 @@ pub mod rotation;
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use crds::{
-    KeyRing,
+    KeyRing, guard,
     key::{self, KeyRequest},
     key_ring::RingKey,
     key_secret::{self, KeyOrder},
@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, ResourceExt as _,
     api::{ListParams, PostParams},
+    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -76,6 +77,8 @@ enum MintError {
 /// Watches the key Secrets and owns the ring.
 pub struct Keeper {
     api: Api<Secret>,
+    /// What happens to them; without what is in them, since a watch goes on holding what it brought.
+    watched: Api<PartialObjectMeta<Secret>>,
     options: Options,
     events: Events,
     metrics: Metrics,
@@ -85,16 +88,20 @@ pub struct Keeper {
     /// Names that the list under way has brought.
     listing: Option<Vec<String>>,
     listed: bool,
+    /// They have changed and could not be read since, for so many times.
+    unread: Option<u32>,
     /// Somebody wants a new key now.
     asked: bool,
     failures: u32,
 }
 
 impl Keeper {
-    /// Knows nothing yet; [`Self::run`] fills the ring.
-    pub fn new(client: Client, options: Options, events: Events, metrics: Metrics) -> Self {
+    /// Knows nothing yet; [`Self::run`] fills the ring. The keys themselves come and go by `fleeting`, a client that
+    /// closes each connection after its answer: one that is kept goes on holding what went through it.
+    pub fn new(client: Client, fleeting: Client, options: Options, events: Events, metrics: Metrics) -> Self {
         Self {
-            api: Api::namespaced(client, &options.namespace),
+            api: Api::namespaced(fleeting, &options.namespace),
+            watched: Api::namespaced(client, &options.namespace),
             options,
             events,
             metrics,
@@ -102,6 +109,7 @@ impl Keeper {
             keys: BTreeMap::new(),
             listing: None,
             listed: false,
+            unread: None,
             asked: false,
             failures: 0,
         }
@@ -115,15 +123,13 @@ impl Keeper {
     /// Keeps the ring until `stop`. Each item of `renew` asks for a new key now; else only a leader makes any.
     pub async fn run(mut self, renew: impl Stream<Item = ()> + Send, mut roles: Roles, stop: CancellationToken) {
         let config = watcher::Config::default().labels(&active());
-        let mut watch = pin!(watcher(self.api.clone(), config).default_backoff());
+        let mut watch = pin!(watcher(self.watched.clone(), config).default_backoff());
         let mut renew = pin!(renew.fuse());
         loop {
             let wait = self.due(*roles.borrow_and_update() == Role::Leading, Timestamp::now());
-            let until_due = async {
-                match wait {
-                    Some(wait) => tokio::time::sleep(wait).await,
-                    None => std::future::pending().await,
-                }
+            let after = async |wait: Option<Duration>| match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
             };
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -132,7 +138,8 @@ impl Keeper {
                     Some(Err(error)) => tracing::warn!(%error, "cannot watch the key Secrets; trying again"),
                     None => return,
                 },
-                () = until_due => self.mint(&roles).await,
+                () = after(self.unread.map(backoff::after)) => self.read().await,
+                () = after(wait) => self.mint(&roles).await,
                 Some(()) = renew.next() => self.asked = true,
                 Ok(()) = roles.changed() => {}
             }
@@ -158,29 +165,46 @@ impl Keeper {
         rotation::due(self.ring.borrow().newest().map(|key| key.born), self.options.policy, now)
     }
 
-    async fn on_event(&mut self, event: Event<Secret>) {
+    async fn on_event(&mut self, event: Event<PartialObjectMeta<Secret>>) {
         match event {
             Event::Init => self.listing = Some(Vec::new()),
-            Event::InitApply(secret) => {
-                self.listing.get_or_insert_default().push(secret.name_any());
-                self.take(&secret).await;
-            }
+            Event::InitApply(secret) => self.listing.get_or_insert_default().push(secret.name_any()),
             Event::InitDone => {
-                self.take_legacy().await;
                 let listed = self.listing.take().unwrap_or_default();
                 self.keys.retain(|name, _| listed.contains(name) || *name == self.options.prefix);
-                self.listed = true;
+                self.read().await;
             }
-            Event::Apply(secret) => self.take(&secret).await,
+            Event::Apply(secret) if self.knows(&secret.name_any(), secret.metadata.resource_version.as_ref()) => {}
+            Event::Apply(_) => self.read().await,
             Event::Delete(secret) => {
                 if self.keys.remove(&secret.name_any()).is_some() {
                     tracing::warn!(name = secret.name_any(), "a key is gone: what only it can open stays closed");
+                    self.publish();
                 }
             }
         }
-        if self.listed {
-            self.publish();
+    }
+
+    /// Reads those that have changed. There are few, and all come in one answer.
+    async fn read(&mut self) {
+        match self.api.list(&ListParams::default().labels(&active())).await {
+            Ok(secrets) => {
+                for secret in secrets {
+                    self.take(&secret).await;
+                }
+                self.take_legacy().await;
+                (self.unread, self.listed) = (None, true);
+                self.publish();
+            }
+            Err(error) => {
+                self.unread = Some(self.unread.unwrap_or_default().saturating_add(1));
+                tracing::warn!(error = chain(&error), "cannot read the key Secrets; trying again");
+            }
         }
+    }
+
+    fn knows(&self, name: &str, version: Option<&String>) -> bool {
+        self.keys.get(name).is_some_and(|(known, _)| version.is_some() && known.as_ref() == version)
     }
 
     /// Upstream's oldest versions kept one unlabelled key under the bare prefix.
@@ -194,10 +218,10 @@ impl Keeper {
 
     async fn take(&mut self, secret: &Secret) {
         let (name, version) = (secret.name_any(), secret.resource_version());
-        if self.keys.get(&name).is_some_and(|(known, _)| version.is_some() && *known == version) {
+        if self.knows(&name, version.as_ref()) {
             return;
         }
-        let key = match key_secret::read(secret, self.options.order) {
+        let key = match guard::wiped(|| key_secret::read(secret, self.options.order)) {
             Ok(key) => {
                 tracing::info!(name, fingerprint = %key.private.fingerprint(), "registered private key");
                 Some(key)
@@ -243,7 +267,8 @@ impl Keeper {
             rotation::valid_from(others, Timestamp::now())
         };
         let request = KeyRequest { bits, common_name, not_before, lifetime };
-        let minted = tokio::task::spawn_blocking(move || key::mint(&request, &mut rand::rng())).await??;
+        let minted =
+            tokio::task::spawn_blocking(move || guard::wiped(|| key::mint(&request, &mut rand::rng()))).await??;
         // That took a while: another replica may have led meanwhile, and made the key that was due.
         for secret in self.api.list(&ListParams::default().labels(&active())).await? {
             self.take(&secret).await;
@@ -256,7 +281,7 @@ impl Keeper {
         secret.annotations_mut().extend(annotations);
         secret.labels_mut().extend(labels);
         let secret = self.api.create(&PostParams::default(), &secret).await?;
-        let key = key_secret::read(&secret, order)?;
+        let key = guard::wiped(|| key_secret::read(&secret, order))?;
         tracing::info!(name = secret.name_any(), fingerprint = %key.private.fingerprint(), "New key written");
         self.metrics.keys_minted.inc();
         // Not left to the watch: until it came, another key would be due.

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use crds::{
     KeyRing, SealedSecret,
     explain::explain,
+    guard,
     sealed_secret::{SealedSecretStatus, UnsealedRecord},
     template::Environment,
     unseal::{self as open, Attempt, ClearSecret, UnsealError},
@@ -210,7 +211,7 @@ impl Unsealer {
             choices.shape(&mut secret);
             Ok((secret, record))
         };
-        Ok(tokio::task::spawn_blocking(work).await?)
+        Ok(tokio::task::spawn_blocking(|| guard::wiped(work)).await?)
     }
 
     /// Writes our own fields, and only over the very Secret that was decided about.
