@@ -69,6 +69,13 @@ pub fn evaluate(
     Move::Follow
 }
 
+/// Whether a leader whose write met a conflict goes on leading: the lease that is there now is still its own, so that it
+/// met its own earlier write, whose answer came too late. `renewed` is when it last knew so; how long that counts is
+/// as for a renewal that failed.
+pub fn still_leads(now_there: Option<&Lease>, me: &str, renewed: Instant, now: Instant) -> bool {
+    now_there.and_then(holder) == Some(me) && now.saturating_duration_since(renewed) < GIVE_UP
+}
+
 /// The same lease, held by nobody, so that a follower need not wait.
 pub fn released(lease: &Lease, wall: Timestamp) -> Lease {
     let spec = lease.spec.clone().unwrap_or_default();
@@ -145,6 +152,17 @@ mod tests {
         assert_eq!(decided(Some(&moved), later), Move::Follow);
         let still = Sighting::after(Some(seen), lease("other", 1), later);
         assert_eq!(still.since, start);
+    }
+
+    #[test]
+    fn a_leader_that_met_its_own_late_write_goes_on_while_it_is_in_time() {
+        let start = Instant::now();
+        let (mine, others, late) = (lease("me", 2), lease("other", 2), start + GIVE_UP);
+        assert!(still_leads(Some(&mine), "me", start, start + RENEW + CALL));
+        assert!(!still_leads(Some(&mine), "me", start, late), "another may have taken and lost it meanwhile");
+        assert!(!still_leads(Some(&others), "me", start, start));
+        assert!(!still_leads(Some(&released(&mine, Timestamp::UNIX_EPOCH)), "me", start, start));
+        assert!(!still_leads(None, "me", start, start));
     }
 
     #[test]

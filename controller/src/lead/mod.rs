@@ -12,7 +12,7 @@ use kube::{Api, Client, api::PostParams, core::ObjectMeta};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::lease::{CALL, GIVE_UP, LOOK, Move, RENEW, Sighting, evaluate, holder, released};
+use self::lease::{CALL, GIVE_UP, LOOK, Move, RENEW, Sighting, evaluate, holder, released, still_leads};
 use crate::{
     calls::{CallError, within},
     context::chain,
@@ -64,7 +64,7 @@ impl Candidate {
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             let began = Instant::now();
             let leads = *role.borrow() == Role::Leading;
-            match self.step(leads).await {
+            match self.step(leads, renewed).await {
                 Ok(new) => {
                     take_on(new);
                     renewed = began;
@@ -88,8 +88,23 @@ impl Candidate {
         self.release().await;
     }
 
-    /// Takes or renews the Lease where it may. A leader knows what it wrote last and need not look.
-    async fn step(&mut self, leads: bool) -> Result<Role, CallError> {
+    /// Takes or renews the Lease where it may.
+    async fn step(&mut self, leads: bool, renewed: Instant) -> Result<Role, CallError> {
+        match self.attempt(leads).await {
+            Err(error) if leads && error.is_conflict() => {
+                let there = within(CALL, self.api.get_opt(NAME)).await?;
+                if !still_leads(there.as_ref(), &self.me, renewed, Instant::now()) {
+                    return Err(error);
+                }
+                self.seen = there.map(|lease| Sighting { lease, since: Instant::now() });
+                self.attempt(leads).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// A leader knows what it wrote last and need not look.
+    async fn attempt(&mut self, leads: bool) -> Result<Role, CallError> {
         if !leads {
             let seen = within(CALL, self.api.get_opt(NAME)).await?;
             self.seen = seen.map(|lease| Sighting::after(self.seen.take(), lease, Instant::now()));
