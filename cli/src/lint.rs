@@ -5,7 +5,9 @@
 use std::{collections::BTreeMap, fmt};
 
 use crds::{
-    Certificate, KeyRing, SealedSecret, base64, envelope, explain, scope,
+    Certificate, KeyRing, SealedSecret, base64, envelope, explain,
+    recipients::{RECIPIENTS, Recipients},
+    scope, template,
     unseal::{self, UnsealError},
 };
 use kube::ResourceExt as _;
@@ -53,6 +55,10 @@ pub enum Rule {
     Duplicate,
     /// A Secret that is not sealed.
     Plain,
+    /// A template that cannot be rendered, whatever the values.
+    Template,
+    /// Entries for further recipients that open nothing.
+    Recipients,
     /// Something that no key opens.
     Closed,
 }
@@ -189,6 +195,13 @@ impl<'a> Linter<'a> {
         let template = sealed.spec.template.as_ref().and_then(|template| template.data.as_ref());
         for item in template.into_iter().flatten().map(|(item, _)| item) {
             self.item(subject, &["spec", "template", "data", item]);
+        }
+        for fault in template.map(template::check).unwrap_or_default() {
+            self.add(subject, &["spec", "template", "data", &fault.key], Rule::Template, format!("spec.{fault}"));
+        }
+        for fault in Recipients::faults(sealed.annotations(), |item| sealed.spec.encrypted_data.contains_key(item)) {
+            let message = format!("the annotation {RECIPIENTS} {fault}");
+            self.add(subject, &["metadata", "annotations", RECIPIENTS], Rule::Recipients, message);
         }
         for (item, blob) in &sealed.spec.encrypted_data {
             let path = ["spec", "encryptedData", item.as_str()];

@@ -83,6 +83,25 @@ impl Recipients {
         text.and_then(|text| serde_json::from_str(text).ok()).map(Self).unwrap_or_default()
     }
 
+    /// What is wrong with the annotation, as far as it shows without a key. `has` says which items there are.
+    pub fn faults(annotations: &BTreeMap<String, String>, has: impl Fn(&str) -> bool) -> Vec<String> {
+        let Some(text) = annotations.get(RECIPIENTS) else { return Vec::new() };
+        let Ok(Self(recipients)) = serde_json::from_str(text).map(Self) else {
+            return vec!["is not what seal writes, so that only the first recipient opens the values".to_owned()];
+        };
+        let entries =
+            recipients.iter().flat_map(|(name, items)| items.iter().map(move |(item, wrap)| (name, item, wrap)));
+        let fault = |(name, item, wrap): (&String, &String, &String)| {
+            if !has(item) {
+                return Some(format!("has an entry for {item:?}, which is no item here"));
+            }
+            let wrap = base64::decode(wrap).map(|wrap| wrap.len());
+            let usable = name.starts_with("SHA256:") && wrap.is_some_and(|bytes| (64..=2048).contains(&bytes));
+            (!usable).then(|| format!("has an entry for {item:?} that opens nothing; seal the item again"))
+        };
+        entries.filter_map(fault).collect()
+    }
+
     /// The recipients.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
@@ -250,6 +269,27 @@ mod tests {
         for broken in ["{", "[]", "{\"SHA256:x\": {\"a\": \"***\"}}", "{\"SHA256:x\": 1}"] {
             sealed.metadata.annotations = Some([(RECIPIENTS.to_owned(), broken.to_owned())].into());
             assert!(values(&sealed, &ring(&[FIRST])).is_some(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn what_an_annotation_shows_to_be_wrong_is_told() {
+        let mut sealed = sealed();
+        let faults = |sealed: &SealedSecret| {
+            let annotations = sealed.metadata.annotations.as_ref().unwrap();
+            Recipients::faults(annotations, |item| sealed.spec.encrypted_data.contains_key(item))
+        };
+        assert_eq!(faults(&sealed), Vec::<String>::new());
+        sealed.spec.encrypted_data.remove("b");
+        assert_eq!(faults(&sealed), ["has an entry for \"b\", which is no item here"]);
+        for (broken, words) in [
+            ("{", "is not what seal writes"),
+            ("{\"SHA256:x\": {\"a\": \"***\"}}", "has an entry for \"a\" that opens nothing"),
+            ("{\"x\": {\"a\": \"AAAA\"}}", "has an entry for \"a\" that opens nothing"),
+        ] {
+            sealed.metadata.annotations = Some([(RECIPIENTS.to_owned(), broken.to_owned())].into());
+            let found = faults(&sealed);
+            assert!(found.len() == 1 && found[0].starts_with(words), "{found:?}");
         }
     }
 

@@ -125,6 +125,13 @@ pub fn render(
     if faults.is_empty() { Ok(rendered) } else { Err(TemplateError(faults)) }
 }
 
+/// What is wrong with templates as they are written, whatever the values will be. Nothing is rendered.
+pub fn check(templates: &BTreeMap<String, Option<String>>) -> Vec<TemplateFault> {
+    let written = templates.iter().filter_map(|(key, template)| Some((key, template.as_ref()?)));
+    let faults = written.filter_map(|(key, template)| Some((key, parser::parse(key, template).err()?)));
+    faults.map(|(key, malformed)| TemplateFault::new(key, malformed.into())).collect()
+}
+
 fn one(run: &Run, key: &str, template: &str, dot: &Value) -> Result<Vec<u8>, Fault> {
     let templates = parser::parse(key, template)?;
     eval::render(run, &templates, key, dot)
