@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail by panic")]
 
+mod access;
 mod choices;
 mod controllers_run;
 mod crash;

@@ -333,12 +333,14 @@ impl Proxied<'_> {
     /// Asks the controller; as often as it takes when it limits how much it is asked.
     async fn post(&self, path: &str, body: &str) -> Result<Result<String, Answer>, ClusterError> {
         let deadline = Instant::now() + PATIENCE;
+        // For a controller that asks who it is, and made for that controller alone.
+        let token = env::var("SIGNET_TOKEN").ok().filter(|token| !token.is_empty());
         loop {
             let request = Request::post(format!("{}{path}", self.path))
                 .header(header::CONTENT_TYPE, "application/json")
-                .header(header::ACCEPT, "application/json, */*")
-                .body(body.as_bytes().to_vec())
-                .map_err(|_| ClusterError::Name(self.path.clone()))?;
+                .header(header::ACCEPT, "application/json, */*");
+            let request = token.iter().fold(request, |request, token| request.header("x-signet-token", token));
+            let request = request.body(body.as_bytes().to_vec()).map_err(|_| ClusterError::Name(self.path.clone()))?;
             match self.send(request).await {
                 Ok(answer) => return Ok(Ok(answer)),
                 Err(answer) => match answer.limited().filter(|wait| Instant::now() + *wait < deadline) {

@@ -135,6 +135,10 @@ pub struct HttpArgs {
     /// Time that a request has to be answered, and the answer to be taken.
     #[arg(long, env = "SEALED_SECRETS_WRITE_TIMEOUT", default_value = "2m", value_parser = some_time, value_name = "DURATION")]
     pub write_timeout: SignedDuration,
+    /// Answer /v1/verify and /v1/rotate only to who sends a token in X-Signet-Token and may create sealedsecrets/verify or
+    /// sealedsecrets/rotate. kubeseal cannot send one. Needs the rights of deploy/authenticated.
+    #[arg(long, env = "SIGNET_AUTHENTICATE", action = ArgAction::Set, default_value = "false", value_name = "BOOL")]
+    pub authenticate: bool,
     /// Requests in a second to each of /v1/verify and /v1/rotate, from all clients together.
     #[arg(long, env = "SEALED_SECRETS_RATE_LIMIT", default_value = "2", value_name = "NUMBER")]
     pub rate_limit: NonZeroU32,

@@ -23,7 +23,7 @@ use crate::{
     args::{ApiArgs, Args, HttpArgs, KeyArgs},
     context::{Context, SealedSecrets},
     events::Events,
-    http::{self, Endpoints, Rate, Timeouts},
+    http::{self, Endpoints, Gate, Rate, Timeouts},
     keys::{self, Keeper, rotation::Policy},
     lead::{Candidate, Role, Roles},
     metrics::Metrics,
@@ -254,6 +254,7 @@ fn endpoints(
         },
         rate: Rate { per_second: args.rate_limit, burst: args.rate_limit_burst },
         accept_deprecated: options.accept_deprecated,
+        gate: args.authenticate.then(|| Gate::new(shared.client.clone())),
     })
 }
 

@@ -128,6 +128,7 @@ fn endpoints(keys: impl IntoIterator<Item = RingKey>) -> Endpoints {
         timeouts: PATIENT,
         rate: Rate { per_second: NonZeroU32::MAX, burst: 1_000 },
         accept_deprecated: true,
+        gate: None,
     }
 }
 
@@ -166,6 +167,50 @@ async fn verify_answers_as_upstream_and_says_why() {
         assert_eq!(answer.code, code, "{answer:?}");
         assert!(answer.body.starts_with(why) && !answer.body.contains("hunter"), "{answer:?}");
         assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+    }
+}
+
+/// Nothing in an answer tells which of the reasons holds why something does not open.
+#[tokio::test]
+async fn what_does_not_open_is_answered_alike_byte_for_byte() {
+    let (key, stranger) = (today(), today());
+    let server = Server::of(&endpoints([key.clone()])).await;
+    let good = sealed(&key);
+    let with_blob = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut object = good.clone();
+        let mut blob = crds::base64::decode(object["spec"]["encryptedData"]["password"].as_str().unwrap()).unwrap();
+        change(&mut blob);
+        object["spec"]["encryptedData"]["password"] = json!(crds::base64::encode(&blob));
+        object
+    };
+    let mut label = good.clone();
+    label["metadata"]["name"] = json!("other");
+    let small = file("small-key.yaml");
+    let small = yaml::documents(&small).remove(0).value.unwrap();
+    let cases = [
+        ("wrong key", sealed(&stranger)),
+        ("wrong label", label),
+        ("wrong padding", with_blob(&|blob| blob[100] ^= 1)),
+        ("a number that no key makes", with_blob(&|blob| blob[2..258].fill(0xff))),
+        ("corrupted value", with_blob(&|blob| *blob.last_mut().unwrap() ^= 1)),
+        ("corrupted tag of another length", with_blob(&|blob| blob.extend([0; 9]))),
+        ("unknown size", small),
+    ];
+    for path in ["/v1/verify", "/v1/rotate"] {
+        for accept in ["", "accept: application/json\r\n"] {
+            let mut answers = Vec::new();
+            for (name, object) in &cases {
+                let answer = server.ask("POST", path, accept, &object.to_string()).await;
+                // The time of day and what is left of the rate say nothing of the body.
+                let passing = ["date: ", "x-ratelimit-remaining: ", "x-ratelimit-reset: "];
+                let head = answer.head.lines().filter(|line| !passing.iter().any(|name| line.starts_with(name)));
+                answers.push((name, head.collect::<Vec<_>>().join("\n"), answer.body.clone()));
+            }
+            assert!(answers[0].2.contains("no key could decrypt secret"), "{answers:?}");
+            for (name, head, body) in &answers {
+                assert_eq!((head, body), (&answers[0].1, &answers[0].2), "{path} {name}");
+            }
+        }
     }
 }
 

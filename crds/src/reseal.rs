@@ -119,6 +119,12 @@ impl Candidate {
         Ok(Self { object, label, recipients, form })
     }
 
+    /// The namespace and name that it gives itself; empty where it gives none.
+    pub fn place(&self) -> (&str, &str) {
+        let metadata = |path| self.object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        (metadata("/metadata/namespace"), metadata("/metadata/name"))
+    }
+
     /// Whether it is in the deprecated form.
     pub fn is_deprecated(&self) -> bool {
         matches!(self.form, Form::Whole(_))

@@ -6,6 +6,7 @@
 //! at a time, so that unsealing never waits for whoever asks.
 
 mod count;
+mod gate;
 mod limit;
 mod refusal;
 mod serve;
@@ -38,6 +39,7 @@ use self::{
     refusal::{Refusal, worded},
 };
 pub use self::{
+    gate::Gate,
     limit::Rate,
     serve::{Timeouts, bind, serve},
 };
@@ -75,6 +77,8 @@ pub struct Endpoints {
     pub rate: Rate,
     /// `--accept-deprecated-v1-data`.
     pub accept_deprecated: bool,
+    /// `--authenticate`: decides who may have something verified or rotated. Without it, whoever gets here may.
+    pub gate: Option<Gate>,
 }
 
 struct Shared {
@@ -151,7 +155,7 @@ async fn verify(State(shared): State<Arc<Shared>>, request: Request) -> Result<(
     let verify = move |candidate: Candidate, ring: &KeyRing, meter: &mut Meter<'_>| {
         candidate.verify(ring, meter).map_err(conflict)
     };
-    shared.work(request, verify).await
+    shared.work("verify", request, verify).await
 }
 
 /// The same SealedSecret, sealed for the newest key.
@@ -164,7 +168,7 @@ async fn rotate(State(shared): State<Arc<Shared>>, request: Request) -> Result<R
         // Upstream's code for whatever goes wrong here: of a 409 kubeseal would not print the reason.
         candidate.reseal(ring, certificate, &mut rand::rng(), meter).map_err(unreadable)
     };
-    let sealed = shared.work(request, rotate).await?;
+    let sealed = shared.work("rotate", request, rotate).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], sealed.to_string()).into_response())
 }
 
@@ -178,13 +182,23 @@ impl Shared {
     /// the client goes, the work ends.
     async fn work<T: Send + 'static>(
         &self,
+        action: &'static str,
         request: Request,
         task: impl FnOnce(Candidate, &KeyRing, &mut Meter<'_>) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let closed = |_| Refusal::internal("the controller is stopping");
+        let gate = self.endpoints.gate.as_ref();
+        let caller = match gate {
+            Some(gate) => Some((gate, gate.identify(request.headers()).await?)),
+            None => None,
+        };
         let _body = self.bodies.acquire().await.map_err(closed)?;
         let text = read(request, self.endpoints.timeouts.read).await?;
         let turn = self.hands.clone().acquire_owned().await.map_err(closed)?;
+        let candidate = off(move || candidate(&text)).await?;
+        if let Some((gate, user)) = caller {
+            gate.admit(user, action, candidate.place()).await?;
+        }
         let ring = self.endpoints.ring.borrow().clone();
         ring.newest().ok_or_else(no_key)?; // or everything would seem to be sealed for somebody else
         let (metrics, accept_deprecated) = (self.endpoints.metrics.clone(), self.endpoints.accept_deprecated);
@@ -192,7 +206,6 @@ impl Shared {
         let _gone = gone.clone().drop_guard();
         let work = move || {
             let _turn = turn;
-            let candidate = candidate(&text)?;
             if candidate.is_deprecated() && !accept_deprecated {
                 return Err(Refusal::new(StatusCode::CONFLICT, ResealError::Deprecated));
             }
@@ -202,8 +215,14 @@ impl Shared {
             };
             task(candidate, &ring, &mut meter)
         };
-        tokio::task::spawn_blocking(|| guard::wiped(work)).await.map_err(|_| Refusal::internal("the work was ended"))?
+        off(work).await
     }
+}
+
+/// Off the async threads.
+async fn off<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(|| guard::wiped(work)).await;
+    done.map_err(|_| Refusal::internal("the work was ended"))?
 }
 
 async fn read(request: Request, within: Duration) -> Result<String, Refusal> {

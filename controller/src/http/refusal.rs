@@ -31,19 +31,26 @@ impl Refusal {
 
     /// Asks with another method.
     pub fn method(allowed: &'static str) -> Self {
-        let header = Some((header::ALLOW, HeaderValue::from_static(allowed)));
-        Self { header, ..Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}")) }
+        let refusal = Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}"));
+        refusal.with(header::ALLOW, HeaderValue::from_static(allowed))
+    }
+
+    /// With a header that goes with its code.
+    pub fn with(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self { header: Some((name, value)), ..self }
     }
 
     /// May have more luck in a few seconds; Kubernetes' libraries then try again by themselves.
     pub fn retry_after(self, seconds: u16) -> Self {
-        Self { header: Some((header::RETRY_AFTER, seconds.into())), ..self }
+        self.with(header::RETRY_AFTER, seconds.into())
     }
 
     fn json(&self) -> String {
         // Upstream words of Kubernetes.
         let reason = match self.status {
             StatusCode::BAD_REQUEST => "BadRequest",
+            StatusCode::UNAUTHORIZED => "Unauthorized",
+            StatusCode::FORBIDDEN => "Forbidden",
             StatusCode::NOT_FOUND => "NotFound",
             StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
             StatusCode::REQUEST_TIMEOUT => "Timeout",
