@@ -12,6 +12,7 @@ use crate::{
     offline, say,
     subject::{Kind, Limits, Subject},
     table::Row,
+    timing,
 };
 
 /// Clients at once, of which the floor takes the quickest.
@@ -37,6 +38,8 @@ pub enum Figure {
     Keys,
     /// Resident memory
     Memory,
+    /// What the time of a refusal tells
+    Timing,
 }
 
 impl Figure {
@@ -80,6 +83,9 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Row>> {
     }
     if plan.wants(&[Figure::Keys]) {
         rows.extend(many_keys(plan.objects / 4, &keys, &kinds).await?);
+    }
+    if plan.wants(&[Figure::Timing]) {
+        rows.extend(timing::measure(&keys).await?);
     }
     Ok(rows)
 }

@@ -64,9 +64,14 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// The certificate of the newest.
+    /// The newest, which no stage is without.
     pub fn newest(&self) -> Result<&(MintedKey, Certificate)> {
         self.0.last().context("there is no key")
+    }
+
+    /// The oldest, which only a stage with all of them has.
+    pub fn oldest(&self) -> Result<&(MintedKey, Certificate)> {
+        self.0.first().context("there is no key")
     }
 }
 

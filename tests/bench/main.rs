@@ -9,6 +9,7 @@ mod load;
 mod offline;
 mod subject;
 mod table;
+mod timing;
 mod usage;
 
 use anyhow::Result;
