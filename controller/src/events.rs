@@ -1,7 +1,10 @@
 //! Publishes core/v1 Events in upstream's form. Events are sent on change only, so there is nothing to aggregate. Nobody
-//! waits for them: they are sent one after the other beside the work that they tell of, and one that cannot be sent is
-//! logged, never an obstacle.
+//! waits for them: they are sent one after the other beside the work that they tell of and in no hurry, since each costs
+//! the API server as much as a Secret does. One that cannot be sent is logged, never an obstacle.
 
+use std::{num::NonZeroU32, time::Duration};
+
+use governor::{Quota, RateLimiter};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
@@ -12,11 +15,16 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{calls::bounded, context::chain};
 
 /// Events that may wait: more than a burst makes, and a few MiB at most. Whoever has more to say then waits too.
 const WAITING: usize = 4096;
+/// So many at once, and then one in each [`INTERVAL`], while less than half of the room is taken.
+const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
+/// See [`BURST`].
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Whether an Event asks for attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
@@ -29,7 +37,11 @@ pub enum Severity {
 
 /// Sends Events.
 #[derive(Clone)]
-pub struct Events(mpsc::Sender<Order>);
+pub struct Events {
+    orders: mpsc::Sender<Order>,
+    /// Somebody waits for the end.
+    hurry: CancellationToken,
+}
 
 enum Order {
     Say(Box<Said>),
@@ -50,8 +62,9 @@ impl Events {
     /// `component` is what an Event names as its source.
     pub fn new(client: Client, component: &'static str) -> Self {
         let (orders, waiting) = mpsc::channel(WAITING);
-        tokio::spawn(send(client, component, waiting));
-        Self(orders)
+        let hurry = CancellationToken::new();
+        tokio::spawn(send(client, component, waiting, hurry.clone()));
+        Self { orders, hurry }
     }
 
     /// Says something about an object.
@@ -69,8 +82,9 @@ impl Events {
         self.order(Order::Say(Box::new(said))).await;
     }
 
-    /// Waits until all that was said is sent.
+    /// Waits until all that was said is sent, without a pause from now on: nothing is left to give way to.
     pub async fn sent(&self) {
+        self.hurry.cancel();
         let (done, all_sent) = oneshot::channel();
         self.order(Order::Tell(done)).await;
         // An error says that nobody sends any more.
@@ -79,14 +93,23 @@ impl Events {
 
     async fn order(&self, order: Order) {
         // The other end lives as long as the runtime; at its end there is nobody to tell.
-        let _ = self.0.send(order).await;
+        let _ = self.orders.send(order).await;
     }
 }
 
-async fn send(client: Client, component: &'static str, mut waiting: mpsc::Receiver<Order>) {
+async fn send(client: Client, component: &'static str, mut waiting: mpsc::Receiver<Order>, hurry: CancellationToken) {
+    let pace = Quota::with_period(INTERVAL).map(|quota| RateLimiter::direct(quota.allow_burst(BURST)));
     while let Some(order) = waiting.recv().await {
         match order {
-            Order::Say(said) => create(&client, component, *said).await,
+            Order::Say(said) => {
+                if let Some(pace) = pace.as_ref().filter(|_| waiting.len() < WAITING / 2) {
+                    tokio::select! {
+                        () = pace.until_ready() => {}
+                        () = hurry.cancelled() => {}
+                    }
+                }
+                create(&client, component, *said).await;
+            }
             Order::Tell(done) => drop(done.send(())),
         }
     }
@@ -116,5 +139,36 @@ async fn create(client: &Client, component: &'static str, said: Said) {
     let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
     if let Err(error) = bounded(api.create(&PostParams::default(), &event)).await {
         tracing::warn!(error = chain(&error), namespace, name, reason, "cannot publish an Event");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn at_the_end_all_that_was_said_is_sent() {
+        const SAID: usize = 3000;
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = sent.clone();
+        let answer = move |_: Request<Body>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async { Ok::<_, std::convert::Infallible>(Response::new(Body::from(b"{}".to_vec()))) }
+        };
+        let events = Events::new(Client::new(tower::service_fn(answer), "default"), "test");
+        for _ in 0..SAID {
+            events.publish(&Secret::default(), Severity::Normal, "Unsealed", "").await;
+        }
+        events.sent().await;
+        assert_eq!(sent.load(Ordering::Relaxed), SAID);
     }
 }

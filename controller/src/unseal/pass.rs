@@ -1,6 +1,6 @@
 //! One pass over one SealedSecret: look, open, write, say. A pass starts from zero each time; nobody says why it is made.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, thread::available_parallelism};
 
 use crds::{
     KeyRing, SealedSecret,
@@ -20,7 +20,7 @@ use kube::{
 };
 use parking_lot::RwLock;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Options,
@@ -67,6 +67,8 @@ pub struct Unsealer {
     secrets_listed: watch::Sender<bool>,
     /// With the UID: an object made anew under the same name has no past.
     passes: RwLock<HashMap<Key, (Option<String>, LastPass)>>,
+    /// One for each core. More openings at once would only take each other's time, and a stack and a heap each.
+    openings: Semaphore,
 }
 
 impl Unsealer {
@@ -76,6 +78,7 @@ impl Unsealer {
             secrets: RwLock::default(),
             secrets_listed: watch::Sender::new(!options.watch_secrets),
             passes: RwLock::default(),
+            openings: Semaphore::new(available_parallelism().map_or(1, NonZeroUsize::get)),
             context,
             options,
             namespace,
@@ -211,6 +214,8 @@ impl Unsealer {
             choices.shape(&mut secret);
             Ok((secret, record))
         };
+        // Never closed; were it, there would be no bound.
+        let _turn = self.openings.acquire().await;
         Ok(tokio::task::spawn_blocking(|| guard::wiped(work)).await?)
     }
 
