@@ -17,7 +17,7 @@ use crate::{
 
 /// Clients at once, of which the floor takes the quickest.
 const CONCURRENCY: [usize; 4] = [4, 8, 16, 32];
-/// Keys of a ring after most of a year.
+/// Keys of a ring after months.
 const KEYS: usize = 10;
 const FOREIGN_MEBIBYTES: usize = 100;
 const MEBIBYTE: f64 = 1024.0 * 1024.0;

@@ -35,7 +35,7 @@ use tokio::task::JoinHandle;
 const SETTING: usize = 16;
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// Keys of several months, oldest first; generated once for the whole run.
+/// Keys of several days, oldest first, so that none is due for renewal; generated once for the whole run.
 pub struct Keys(Vec<(MintedKey, Certificate)>);
 
 impl Keys {
@@ -43,7 +43,7 @@ impl Keys {
     pub async fn mint(count: usize) -> Result<Self> {
         let now = Timestamp::now();
         let making = (0..count).map(|number| {
-            let age = SignedDuration::from_hours(720) * i32::try_from(count - number).unwrap_or(i32::MAX);
+            let age = SignedDuration::from_hours(24) * i32::try_from(count - number).unwrap_or(i32::MAX);
             let request = KeyRequest {
                 bits: 4096,
                 common_name: String::new(),
