@@ -294,7 +294,7 @@ pub fn access(connection: args::Connection) -> Result<Access, CommandError> {
 }
 
 /// `30` are seconds; anything else is a duration as Go writes it.
-fn duration(text: &str) -> Result<Duration, CommandError> {
+pub fn duration(text: &str) -> Result<Duration, CommandError> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
     }

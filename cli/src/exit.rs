@@ -17,6 +17,10 @@ pub enum Exit {
     Usage = 2,
     /// Not all could be read, so that nobody knows what is in the rest.
     Unreadable = 3,
+    /// Refused, because of what would come of it.
+    Refused = 4,
+    /// Asked for, but not seen to be done in time.
+    Late = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -56,6 +60,8 @@ pub enum Error {
     Item(#[from] commands::set::ItemError),
     #[error(transparent)]
     Edit(#[from] commands::edit::EditError),
+    #[error(transparent)]
+    Keys(#[from] commands::keys::KeysError),
     #[error("cannot start")]
     Start(#[source] io::Error),
 }
@@ -65,6 +71,7 @@ impl Error {
     fn remedy(&self) -> Option<&str> {
         let cluster = match self {
             Self::Cluster(error) | Self::Certificate(CertificateError::Cluster(error)) => error,
+            Self::Keys(error) => return error.remedy(),
             Self::NoKeys(_) => return Some("Name the private keys with --recovery-private-key"),
             Self::Certificate(CertificateError::Expired(_)) => {
                 return Some("Fetch the controller's newest one with --fetch-cert");
@@ -122,7 +129,10 @@ pub fn failure(error: &Error, io: &mut Io<'_>) -> Exit {
     if let Some(remedy) = error.remedy() {
         io.hint(remedy);
     }
-    Exit::Failed
+    match error {
+        Error::Keys(error) => error.exit(),
+        _ => Exit::Failed,
+    }
 }
 
 /// An error and its causes, as Go writes them; a cause that its effect already told is not told again.

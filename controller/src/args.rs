@@ -89,7 +89,7 @@ pub struct KeyArgs {
     /// Validity of a new key's certificate.
     #[arg(long, env = "SEALED_SECRETS_KEY_TTL", default_value = "87600h", value_parser = some_time, value_name = "DURATION")]
     pub key_ttl: SignedDuration,
-    /// Mint a new key when the newest is older than this; 0 for never. Old keys stay.
+    /// Mint a new key when the newest is older than this, or its certificate ends soon; 0 for never. Old keys stay.
     #[arg(long, env = "SEALED_SECRETS_KEY_RENEW_PERIOD", default_value = "720h", value_parser = duration, value_name = "DURATION")]
     pub key_renew_period: SignedDuration,
     /// Deprecated: use --key-renew-period.

@@ -13,7 +13,7 @@
 //! | [`args`], [`telemetry`], [`metrics`] | | flags, logs, counters |
 //! | [`runtime`], [`drive`], [`calls`], [`pace`], [`queue`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
 //! | [`observed`], [`backoff`] | pure | what a watch has shown; how long to wait |
-//! | [`keys`] | IO, with `rotation` pure | the ring of keys, minting |
+//! | [`keys`] | IO | the ring of keys, minting; `crds::key_life` decides |
 //! | [`lead`] | IO, with `lease` pure | which of several replicas works |
 //! | [`unseal`] | IO, with `choices`, `decide`, `status` pure | SealedSecret to Secret |
 //! | [`sync`] | IO, with `render`, `manifest`, `order`, `plan`, `status` pure | Git to cluster |

@@ -9,9 +9,10 @@ mod process;
 
 use std::{fmt, sync::Arc};
 
-use crds::{KeyRing, SealedSecret};
+use crds::{KeyRing, SealedSecret, key_life::Keys};
 use jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _, core::DeserializeGuard};
+use parking_lot::RwLock;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -84,6 +85,17 @@ struct ConditionInfo {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyEnd {
+    fingerprint: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     synced: &'static str,
     reason: String,
@@ -112,6 +124,8 @@ pub struct Metrics {
     pub malformed_keys: Gauge,
     /// Keys minted by this process.
     pub keys_minted: Counter,
+    /// Every key, whatever its state.
+    pub known_keys: Known,
     /// Passes over a GitSync that did something.
     pub syncs: Family<Outcome, Counter>,
     /// Objects changed in the cluster.
@@ -151,6 +165,7 @@ impl Metrics {
             keys: Gauge::default(),
             malformed_keys: Gauge::default(),
             keys_minted: Counter::default(),
+            known_keys: Known::default(),
             syncs: Family::default(),
             sync_steps: Family::default(),
             git_fetches: Family::default(),
@@ -183,11 +198,34 @@ impl Metrics {
         registry.register("keys", "Keys that can open", self.keys.clone());
         registry.register("malformed_keys", "Key Secrets that cannot be read", self.malformed_keys.clone());
         registry.register("keys_minted", "Keys minted by this process", self.keys_minted.clone());
+        self.known_keys.register(registry);
         let signet = registry.sub_registry_with_prefix("git_sync");
         signet.register("passes", "Passes over a GitSync that did something, by outcome", self.syncs.clone());
         signet.register("steps", "Objects applied, healed and pruned", self.sync_steps.clone());
         signet.register("fetches", "Fetches from Git, by outcome", self.git_fetches.clone());
         signet.register("renders", "Renderings of what a commit changed, by outcome", self.renders.clone());
+    }
+}
+
+/// The keys as they were last seen.
+#[derive(Clone, Debug, Default)]
+pub struct Known(Arc<RwLock<Arc<Keys>>>);
+
+impl Known {
+    /// From now on it is these.
+    pub fn set(&self, keys: Arc<Keys>) {
+        *self.0.write() = keys;
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let (states, ends) = (Family::<KeyState, Gauge>::default(), Family::<KeyEnd, Gauge>::default());
+        for (key, state) in self.0.read().iter() {
+            states.get_or_create(&KeyState { state: state.into() }).inc();
+            let labels = KeyEnd { fingerprint: key.fingerprint.to_string(), state: state.into() };
+            ends.get_or_create(&labels).set(key.not_after.as_second());
+        }
+        registry.register("keys_by_state", "Keys: sealing, superseded, compromised, retired", states);
+        registry.register("key_expiry_timestamp_seconds", "When the certificate of each key ends", ends);
     }
 }
 
@@ -219,7 +257,7 @@ impl Snapshot {
             let help = "Condition of each SealedSecret: -1 (false), 0 (unknown), 1 (true)";
             registry.register("condition_info", help, conditions);
         }
-        let Some(newest) = self.ring.newest() else { return };
+        let Some(newest) = self.ring.sealing() else { return };
         let second = |time: Timestamp| {
             let gauge: Gauge = Gauge::default();
             gauge.set(time.as_second());

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use crds::{GitSync, SealedSecret};
+use crds::{GitSync, SealedSecret, key_life::Policy};
 use futures::{Stream, stream};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
@@ -24,7 +24,7 @@ use crate::{
     context::{Context, SealedSecrets},
     events::Events,
     http::{self, Endpoints, Gate, Rate, Timeouts},
-    keys::{self, Keeper, rotation::Policy},
+    keys::{self, Keeper},
     lead::{Candidate, Role, Roles},
     metrics::Metrics,
     pace::Pace,

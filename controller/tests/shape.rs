@@ -7,7 +7,6 @@ use std::{fs, path::Path};
 const PURE: &[&str] = &[
     "backoff.rs",
     "metrics/exposition.rs",
-    "keys/rotation.rs",
     "lead/lease.rs",
     "observed.rs",
     "sync/inputs.rs",

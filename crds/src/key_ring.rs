@@ -21,7 +21,7 @@ use crate::{
 pub struct RingKey {
     /// Opens.
     pub private: Arc<PrivateKey>,
-    /// Seals; `None` for a bare key, as offline recovery has them.
+    /// Seals; `None` for one that only opens: a bare key, as offline recovery has them, or a compromised one.
     pub certificate: Option<Arc<Certificate>>,
     /// Its certificate as text, as `/v1/cert.pem` serves it.
     pub certificate_pem: Arc<str>,
@@ -87,9 +87,14 @@ impl FromIterator<RingKey> for KeyRing {
 }
 
 impl KeyRing {
-    /// The key to seal with.
+    /// The first to open with.
     pub fn newest(&self) -> Option<&RingKey> {
         self.keys.first()
+    }
+
+    /// The key to seal with: the newest that may.
+    pub fn sealing(&self) -> Option<&RingKey> {
+        self.keys.iter().find(|key| key.certificate.is_some())
     }
 
     /// Changes when the keys do: what failed with this version would fail with it again. For this process only.

@@ -94,11 +94,11 @@ fn born(secret: &Secret, certificate: &Certificate, order: KeyOrder) -> Timestam
 }
 
 /// The Secret that keeps a minted key.
-pub fn write(minted: &MintedKey, namespace: &str, prefix: &str) -> Secret {
+pub fn write(minted: &MintedKey, namespace: &str, name: &str) -> Secret {
     Secret {
         metadata: ObjectMeta {
             namespace: Some(namespace.to_owned()),
-            generate_name: Some(prefix.to_owned()),
+            name: Some(name.to_owned()),
             labels: Some(BTreeMap::from([(LABEL.to_owned(), ACTIVE.to_owned())])),
             ..ObjectMeta::default()
         },

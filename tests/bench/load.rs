@@ -98,8 +98,8 @@ impl Stage {
         let client = cluster.admin().await?;
         let namespace = cluster.namespace("bench").await?;
         let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
-        for (minted, _) in keys.0.iter().rev().take(count).rev() {
-            let secret = key_secret::write(minted, "kube-system", key_secret::DEFAULT_PREFIX);
+        for (number, (minted, _)) in keys.0.iter().rev().take(count).rev().enumerate() {
+            let secret = key_secret::write(minted, "kube-system", &format!("{}{number}", key_secret::DEFAULT_PREFIX));
             secrets.create(&PostParams::default(), &secret).await?;
         }
         Ok(Self { cluster, client, namespace, made: 0 })

@@ -7,7 +7,12 @@ use crds::{
     unseal::ClearSecret,
 };
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, api::ListParams, core::DeserializeGuard};
+use kube::{
+    Api,
+    api::{ListParams, ObjectMeta, Patch, PatchParams},
+    core::DeserializeGuard,
+};
+use serde_json::{Value, json};
 
 use super::{Cluster, ClusterError};
 
@@ -25,6 +30,23 @@ impl Cluster {
         let mut found = self.within(api.list(&labelled)).await.map_err(failed)?.items;
         found.extend(self.within(api.list(&legacy)).await.map_err(failed)?.items);
         Ok(found.into_iter().map(ClearSecret::new).collect())
+    }
+
+    /// Changes the metadata of a key Secret, if it is still the one that was seen.
+    pub async fn mark_key(
+        &self,
+        namespace: &str,
+        seen: &ObjectMeta,
+        mut patch: Value,
+        dry_run: bool,
+    ) -> Result<(), ClusterError> {
+        patch["metadata"]["uid"] = json!(seen.uid);
+        patch["metadata"]["resourceVersion"] = json!(seen.resource_version);
+        let name = seen.name.clone().unwrap_or_default();
+        let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let params = PatchParams { dry_run, field_manager: Some("seal".to_owned()), ..PatchParams::default() };
+        let written = self.within(api.patch_metadata(&name, &params, &Patch::Merge(patch))).await;
+        written.map(drop).map_err(|source| ClusterError::Mark { namespace: namespace.to_owned(), name, source })
     }
 
     /// Every SealedSecret. One that cannot be read is there too.

@@ -1,9 +1,11 @@
 //! What was typed after `seal keys`. Decides nothing.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
 use crds::key_secret::KeyOrder;
 
-use crate::args::Connection;
+use crate::{args::Connection, command, verbs::CertOutput};
 
 pub const GROUP: &str = "\
 Example:
@@ -19,6 +21,18 @@ pub enum Keys {
     /// Show the keys, their states, and what needs them
     #[command(after_help = LIST)]
     List(List),
+    /// Have a new key made, and wait for its certificate
+    #[command(after_help = ROTATE)]
+    Rotate(Rotate),
+    /// Set a key aside that nothing needs any more
+    #[command(after_help = RETIRE)]
+    Retire(Retire),
+    /// Mark a key that somebody else may have, and list the values to change
+    #[command(after_help = COMPROMISED)]
+    Compromised(Compromised),
+    /// Take up again a key that was set aside
+    #[command(after_help = REINSTATE)]
+    Reinstate(Reinstate),
 }
 
 /// Where the keys are.
@@ -57,6 +71,128 @@ pub struct List {
     pub output: Output,
     #[command(flatten)]
     pub home: Home,
+}
+
+/// How to wait for a new key.
+#[derive(Debug, Args)]
+pub struct Waiting {
+    /// How long to wait until the new certificate is served: 30s, 2m, or seconds
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = command::duration)]
+    pub timeout: Duration,
+    /// Name of the controller's Service
+    #[arg(long, value_name = "NAME", default_value = "sealed-secrets-controller")]
+    pub controller_name: String,
+}
+
+const ROTATE: &str = "\
+Example:
+  seal keys rotate > cert.pem
+
+Asks the controller for a new key, waits until its certificate is served, and prints that. The request is an annotation \
+of the newest key, so that it makes one key however often it is read, and waits while the controller is down. The old \
+keys go on opening.
+
+Exit codes: 0 the new certificate is served, 1 not asked for, 5 asked for but not served in time.";
+
+#[derive(Debug, Args)]
+pub struct Rotate {
+    /// How to show the new certificate
+    #[arg(short, long, value_enum, default_value_t = CertOutput::Pem)]
+    pub output: CertOutput,
+    /// Ask the API server whether it would take the request, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub waiting: Waiting,
+    #[command(flatten)]
+    pub home: Home,
+}
+
+const RETIRE: &str = "\
+Example:
+  seal keys retire SHA256:0cbNYOGpHfBEU3VhV0PkDmpOp3yeHbF7LyMcKuGZMJY
+
+Sets a key aside that nothing in the cluster needs any more, by what the controller recorded in the status of each \
+SealedSecret. The Secret stays, and 'seal keys reinstate' takes the key up again. Files in Git that were never applied \
+are not seen: seal them anew first.
+
+Exit codes: 0 retired, 1 not, 4 refused: something needs it, or may, or it is the key that seals.";
+
+#[derive(Debug, Args)]
+pub struct Retire {
+    #[command(flatten)]
+    pub which: Which,
+    /// Retire it although something needs it: what it sealed is not opened again
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How to report
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    #[command(flatten)]
+    pub home: Home,
+}
+
+const COMPROMISED: &str = "\
+Example:
+  seal keys compromised SHA256:0cbNYOGpHfBEU3VhV0PkDmpOp3yeHbF7LyMcKuGZMJY
+
+Marks a key that somebody else may have, and lists the SealedSecrets whose values must be changed: whoever has the key \
+reads them, wherever the files are. Sealing the same values anew does not help. If it was the key that seals, waits until \
+another one is served. The controller stops opening what it sealed; Secrets that are there stay.
+
+Exit codes: 0 marked, 1 not, 5 marked, but no new certificate is served in time.";
+
+#[derive(Debug, Args)]
+pub struct Compromised {
+    #[command(flatten)]
+    pub which: Which,
+    /// Go on opening what it sealed, until the values are changed
+    #[arg(long)]
+    pub keep_opening: bool,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How to report
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    #[command(flatten)]
+    pub waiting: Waiting,
+    #[command(flatten)]
+    pub home: Home,
+}
+
+const REINSTATE: &str = "\
+Example:
+  seal keys reinstate SHA256:0cbNYOGpHfBEU3VhV0PkDmpOp3yeHbF7LyMcKuGZMJY
+
+Takes up again what was retired, or marked as compromised by mistake. It opens from now on, and what waited for it is \
+tried again.
+
+Exit codes: 0 it is active, 1 not.";
+
+#[derive(Debug, Args)]
+pub struct Reinstate {
+    #[command(flatten)]
+    pub which: Which,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How to report
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    #[command(flatten)]
+    pub home: Home,
+}
+
+/// Which key.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// The key's fingerprint, or the name of its Secret; never a part of one
+    #[arg(value_name = "FINGERPRINT|NAME")]
+    pub key: String,
 }
 
 fn order(text: &str) -> Result<KeyOrder, String> {

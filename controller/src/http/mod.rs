@@ -131,11 +131,10 @@ async fn certificate(State(shared): State<Arc<Shared>>) -> Result<Response, Refu
 
 /// The newest key, unless nobody should seal with it any more.
 fn sealing_key(ring: &KeyRing, now: Timestamp) -> Result<&RingKey, Refusal> {
-    let key = ring.newest().ok_or_else(no_key)?;
+    let key = ring.sealing().ok_or_else(no_key)?;
     match key.certificate.as_ref().map(|certificate| certificate.not_after()) {
         Some(end) if end <= now => {
-            let message =
-                format!("the newest certificate expired at {end}: renew the key, by SIGUSR1 to the controller");
+            let message = format!("the newest certificate expired at {end}: make a new key with `seal keys rotate`");
             Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, message))
         }
         _ => Ok(key),

@@ -1,14 +1,15 @@
-//! Watches the key Secrets of the controller's own namespace, holds them as a ring, and mints a key when one is due.
-//! A key Secret that cannot be read is reported and stops nothing; a failed minting is tried again while the old keys
-//! go on opening.
+//! Watches the key Secrets of the controller's own namespace, holds them as a ring, and mints a key when one is due, by
+//! what `crds::key_life` decides. A key Secret that cannot be read is reported and stops nothing; a failed minting is
+//! tried again while the old keys go on opening. No key Secret is ever changed or deleted here.
 
-pub mod rotation;
+mod name;
 
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use crds::{
     KeyRing, guard,
     key::{self, KeyRequest},
+    key_life::{Asked, Key, Keys, Mark, Policy, Rotation, Validity},
     key_ring::RingKey,
     key_secret::{self, KeyOrder},
 };
@@ -17,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{ListParams, PostParams},
+    api::{ListParams, ObjectMeta, PostParams},
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt as _,
@@ -27,7 +28,7 @@ use kube::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::rotation::{Policy, Rotation};
+use self::name::Names;
 use crate::{
     backoff,
     context::chain,
@@ -35,6 +36,9 @@ use crate::{
     lead::{Role, Roles},
     metrics::Metrics,
 };
+
+/// However long nothing is due, the clock may be set meanwhile.
+const LOOK: Duration = Duration::from_hours(1);
 
 /// What a key shall be, and where it lives.
 #[derive(Clone, Debug)]
@@ -72,6 +76,17 @@ enum MintError {
     Write(#[from] kube::Error),
     #[error("the new key does not read back")]
     Read(#[from] key_secret::KeySecretError),
+    #[error("the key Secret {0} was made in the place of the newest key, but is not newer: see --key-order-priority")]
+    NotNewer(String),
+}
+
+/// What one key Secret holds.
+struct Held {
+    /// The version it was read from.
+    version: Option<String>,
+    uid: Option<String>,
+    /// `None` if it cannot be read. Of a key that does not open nothing but its certificate is.
+    key: Option<(Key, Option<RingKey>)>,
 }
 
 /// Watches the key Secrets and owns the ring.
@@ -79,20 +94,29 @@ pub struct Keeper {
     api: Api<Secret>,
     /// What happens to them; without what is in them, since a watch goes on holding what it brought.
     watched: Api<PartialObjectMeta<Secret>>,
+    names: Names,
     options: Options,
     events: Events,
     metrics: Metrics,
     ring: watch::Sender<Arc<KeyRing>>,
-    /// By the Secret's name, with the version it was read from; `None` for one that cannot be read.
-    keys: BTreeMap<String, (Option<String>, Option<RingKey>)>,
+    /// By the Secret's name.
+    held: BTreeMap<String, Held>,
+    /// All that could be read, in their order.
+    keys: Arc<Keys>,
     /// Names that the list under way has brought.
     listing: Option<Vec<String>>,
     listed: bool,
     /// They have changed and could not be read since, for so many times.
     unread: Option<u32>,
+    /// Somebody wanted a new key before the keys were known.
+    asked_early: bool,
     /// Somebody wants a new key now.
-    asked: bool,
+    asked: Option<Asked>,
     failures: u32,
+    /// What key was made last, and in the place of which.
+    made: Option<(Asked, String)>,
+    /// The certificate that was last complained about.
+    warned: Option<(String, Validity)>,
 }
 
 impl Keeper {
@@ -101,17 +125,22 @@ impl Keeper {
     pub fn new(client: Client, fleeting: Client, options: Options, events: Events, metrics: Metrics) -> Self {
         Self {
             api: Api::namespaced(fleeting, &options.namespace),
-            watched: Api::namespaced(client, &options.namespace),
+            watched: Api::namespaced(client.clone(), &options.namespace),
+            names: Names::new(client, &options.namespace),
             options,
             events,
             metrics,
             ring: watch::Sender::default(),
-            keys: BTreeMap::new(),
+            held: BTreeMap::new(),
+            keys: Arc::default(),
             listing: None,
             listed: false,
             unread: None,
-            asked: false,
+            asked_early: false,
+            asked: None,
             failures: 0,
+            made: None,
+            warned: None,
         }
     }
 
@@ -122,15 +151,17 @@ impl Keeper {
 
     /// Keeps the ring until `stop`. Each item of `renew` asks for a new key now; else only a leader makes any.
     pub async fn run(mut self, renew: impl Stream<Item = ()> + Send, mut roles: Roles, stop: CancellationToken) {
-        let config = watcher::Config::default().labels(&active());
+        // Whatever the label says: one that is set aside is known too, and taken up again as soon as it is active.
+        let config = watcher::Config::default().labels(key_secret::LABEL);
         let mut watch = pin!(watcher(self.watched.clone(), config).default_backoff());
         let mut renew = pin!(renew.fuse());
         loop {
-            let wait = self.due(*roles.borrow_and_update() == Role::Leading, Timestamp::now());
-            let after = async |wait: Option<Duration>| match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => std::future::pending().await,
-            };
+            let (leads, now) = (*roles.borrow_and_update() == Role::Leading, Timestamp::now());
+            if leads {
+                self.warn(now).await;
+            }
+            let wait = self.due(leads, now);
+            let unread = self.unread.map(backoff::after);
             tokio::select! {
                 () = stop.cancelled() => return,
                 event = watch.next() => match event {
@@ -138,9 +169,13 @@ impl Keeper {
                     Some(Err(error)) => tracing::warn!(%error, "cannot watch the key Secrets; trying again"),
                     None => return,
                 },
-                () = after(self.unread.map(backoff::after)) => self.read().await,
-                () = after(wait) => self.mint(&roles).await,
-                Some(()) = renew.next() => self.asked = true,
+                () = tokio::time::sleep(unread.unwrap_or_default()), if unread.is_some() => self.read().await,
+                () = tokio::time::sleep(wait.unwrap_or(LOOK).min(LOOK)) => {
+                    if wait.is_some_and(|wait| wait <= LOOK) {
+                        self.mint(&roles).await;
+                    }
+                }
+                Some(()) = renew.next() => self.ask(),
                 Ok(()) = roles.changed() => {}
             }
         }
@@ -156,13 +191,50 @@ impl Keeper {
     }
 
     fn rotation(&self, leads: bool, now: Timestamp) -> Rotation {
-        if !self.listed || !(leads || self.asked) {
+        let asked = self.asked.as_ref().filter(|asked| **asked == self.keys.ask());
+        if !self.listed || !(leads || asked.is_some()) {
             return Rotation::Keep { until: None };
         }
-        if self.asked {
-            return Rotation::Mint;
+        self.keys.due(self.options.policy, asked, now)
+    }
+
+    fn ask(&mut self) {
+        if self.listed {
+            self.asked = Some(self.keys.ask());
+        } else {
+            self.asked_early = true;
         }
-        rotation::due(self.ring.borrow().newest().map(|key| key.born), self.options.policy, now)
+    }
+
+    /// Complains, once, of a sealing certificate that ends and that nothing will replace.
+    async fn warn(&mut self, now: Timestamp) {
+        let replaced = self.failures == 0 && self.rotation(true, now) == Rotation::Mint;
+        let keys = self.keys.clone();
+        let Some(key) = keys.sealing().filter(|_| !replaced) else { return };
+        let (validity, _) = key.validity(now);
+        let (reason, what) = match validity {
+            Validity::Good => return,
+            Validity::Ending => ("CertificateEnding", "ends"),
+            Validity::Expired => ("CertificateExpired", "ended, and nothing can be sealed:"),
+        };
+        let warned = Some((key.name.clone(), validity));
+        if self.warned == warned {
+            return;
+        }
+        let message = format!(
+            "the certificate that values are sealed with {what} at {}; renew it: seal keys rotate",
+            key.not_after
+        );
+        tracing::warn!(name = key.name, fingerprint = %key.fingerprint, "{message}");
+        let metadata = ObjectMeta {
+            name: Some(key.name.clone()),
+            namespace: Some(self.options.namespace.clone()),
+            uid: self.held.get(&key.name).and_then(|held| held.uid.clone()),
+            ..ObjectMeta::default()
+        };
+        let about = Secret { metadata, ..Secret::default() };
+        self.events.publish(&about, Severity::Warning, reason, &message).await;
+        self.warned = warned;
     }
 
     async fn on_event(&mut self, event: Event<PartialObjectMeta<Secret>>) {
@@ -171,23 +243,21 @@ impl Keeper {
             Event::InitApply(secret) => self.listing.get_or_insert_default().push(secret.name_any()),
             Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
-                self.keys.retain(|name, _| listed.contains(name) || *name == self.options.prefix);
+                self.held.retain(|name, _| listed.contains(name) || *name == self.options.prefix);
                 self.read().await;
             }
             Event::Apply(secret) if self.knows(&secret.name_any(), secret.metadata.resource_version.as_ref()) => {}
             Event::Apply(_) => self.read().await,
             Event::Delete(secret) => {
-                if self.keys.remove(&secret.name_any()).is_some() {
-                    tracing::warn!(name = secret.name_any(), "a key is gone: what only it can open stays closed");
-                    self.publish();
-                }
+                self.lose(&secret.name_any());
+                self.publish();
             }
         }
     }
 
     /// Reads those that have changed. There are few, and all come in one answer.
     async fn read(&mut self) {
-        match self.api.list(&ListParams::default().labels(&active())).await {
+        match self.api.list(&ListParams::default().labels(key_secret::LABEL)).await {
             Ok(secrets) => {
                 for secret in secrets {
                     self.take(&secret).await;
@@ -195,6 +265,9 @@ impl Keeper {
                 self.take_legacy().await;
                 (self.unread, self.listed) = (None, true);
                 self.publish();
+                if std::mem::take(&mut self.asked_early) {
+                    self.ask();
+                }
             }
             Err(error) => {
                 self.unread = Some(self.unread.unwrap_or_default().saturating_add(1));
@@ -204,7 +277,7 @@ impl Keeper {
     }
 
     fn knows(&self, name: &str, version: Option<&String>) -> bool {
-        self.keys.get(name).is_some_and(|(known, _)| version.is_some() && known.as_ref() == version)
+        self.held.get(name).is_some_and(|held| version.is_some() && held.version.as_ref() == version)
     }
 
     /// Upstream's oldest versions kept one unlabelled key under the bare prefix.
@@ -216,15 +289,25 @@ impl Keeper {
         }
     }
 
+    fn lose(&mut self, name: &str) {
+        if self.held.remove(name).is_some() {
+            tracing::warn!(name, "a key is gone: what only it can open stays closed");
+        }
+    }
+
     async fn take(&mut self, secret: &Secret) {
         let (name, version) = (secret.name_any(), secret.resource_version());
+        let Some(mark) = key_secret::mark(secret, &self.options.prefix) else { return self.lose(&name) };
         if self.knows(&name, version.as_ref()) {
             return;
         }
-        let key = match guard::wiped(|| key_secret::read(secret, self.options.order)) {
-            Ok(key) => {
-                tracing::info!(name, fingerprint = %key.private.fingerprint(), "registered private key");
-                Some(key)
+        let before = self.held.get(&name).and_then(|before| before.key.as_ref()).map(|(key, _)| key.mark);
+        let key = match read(secret, mark, self.options.order) {
+            Ok((key, ring)) => {
+                if before != Some(mark) {
+                    announce(&key);
+                }
+                Some((key, ring))
             }
             Err(error) => {
                 let error = chain(&error);
@@ -233,21 +316,25 @@ impl Keeper {
                 None
             }
         };
-        self.keys.insert(name, (version, key));
+        self.held.insert(name, Held { version, uid: secret.uid(), key });
     }
 
-    fn publish(&self) {
-        let ring: KeyRing = self.keys.values().filter_map(|(_, key)| key.clone()).collect();
-        let malformed = self.keys.values().filter(|(_, key)| key.is_none()).count();
+    fn publish(&mut self) {
+        let read = || self.held.values().filter_map(|held| held.key.as_ref());
+        let keys: Keys = read().map(|(key, _)| key.clone()).collect();
+        let ring = ring(&keys, read());
+        self.keys = Arc::new(keys);
+        let malformed = self.held.values().filter(|held| held.key.is_none()).count();
         self.metrics.keys.set(i64::try_from(ring.keys().len()).unwrap_or(i64::MAX));
         self.metrics.malformed_keys.set(i64::try_from(malformed).unwrap_or(i64::MAX));
+        self.metrics.known_keys.set(self.keys.clone());
         self.ring.send_replace(Arc::new(ring));
     }
 
     async fn mint(&mut self, roles: &Roles) {
         match self.try_mint(roles).await {
             Ok(()) => {
-                (self.failures, self.asked) = (0, false);
+                (self.failures, self.asked) = (0, None);
                 // One that lies ahead would ask for another key at once, and for ever.
                 self.options.policy.cutoff = None;
             }
@@ -261,37 +348,121 @@ impl Keeper {
     async fn try_mint(&mut self, roles: &Roles) -> Result<(), MintError> {
         let Options { namespace, prefix, order, bits, lifetime, common_name, annotations, labels, .. } =
             self.options.clone();
-        let not_before = {
-            let ring = self.ring.borrow();
-            let others = ring.keys().iter().filter_map(|key| key.certificate.as_ref()).map(|it| it.not_before());
-            rotation::valid_from(others, Timestamp::now())
-        };
-        let request = KeyRequest { bits, common_name, not_before, lifetime };
+        let before = self.keys.ask();
+        // A clock that runs back, where keys are ordered by the creation of their Secrets, shall not fill the cluster.
+        if let Some((_, name)) =
+            self.made.as_ref().filter(|(asked, name)| *asked == before && self.held.contains_key(name))
+        {
+            return Err(MintError::NotNewer(name.clone()));
+        }
+        let request = KeyRequest { bits, common_name, not_before: self.keys.valid_from(Timestamp::now()), lifetime };
         let minted =
             tokio::task::spawn_blocking(move || guard::wiped(|| key::mint(&request, &mut rand::rng()))).await??;
-        // That took a while: another replica may have led meanwhile, and made the key that was due.
-        for secret in self.api.list(&ListParams::default().labels(&active())).await? {
-            self.take(&secret).await;
-        }
-        self.publish();
-        if self.rotation(*roles.borrow() == Role::Leading, Timestamp::now()) != Rotation::Mint {
+        loop {
+            // In this order: a key that another replica makes after the list has this name.
+            let agreed = self.names.next(&prefix).await?;
+            for secret in self.api.list(&ListParams::default().labels(key_secret::LABEL)).await? {
+                self.take(&secret).await;
+            }
+            self.publish();
+            let leads = *roles.borrow() == Role::Leading;
+            if self.keys.ask() != before || self.rotation(leads, Timestamp::now()) != Rotation::Mint {
+                return Ok(());
+            }
+            let mut secret = key_secret::write(&minted, &namespace, &agreed.name);
+            secret.annotations_mut().extend(annotations.clone());
+            secret.labels_mut().extend(labels.clone());
+            let secret = match self.api.create(&PostParams::default(), &secret).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                    self.names.used(agreed, &prefix).await?;
+                    continue;
+                }
+                written => written?,
+            };
+            let (key, ring) = read(&secret, Mark::Active, order)?;
+            tracing::info!(name = key.name, fingerprint = %key.fingerprint, "New key written");
+            self.metrics.keys_minted.inc();
+            self.made = Some((before, key.name.clone()));
+            // Not left to the watch: until it came, another key would be due.
+            let held = Held { version: secret.resource_version(), uid: secret.uid(), key: Some((key, ring)) };
+            self.held.insert(secret.name_any(), held);
+            self.publish();
+            if let Err(error) = self.names.used(agreed, &prefix).await {
+                tracing::debug!(%error, "the next key finds its name taken, and another");
+            }
             return Ok(());
         }
-        let mut secret = key_secret::write(&minted, &namespace, &prefix);
-        secret.annotations_mut().extend(annotations);
-        secret.labels_mut().extend(labels);
-        let secret = self.api.create(&PostParams::default(), &secret).await?;
-        let key = guard::wiped(|| key_secret::read(&secret, order))?;
-        tracing::info!(name = secret.name_any(), fingerprint = %key.private.fingerprint(), "New key written");
-        self.metrics.keys_minted.inc();
-        // Not left to the watch: until it came, another key would be due.
-        self.keys.insert(secret.name_any(), (secret.resource_version(), Some(key)));
-        self.publish();
-        Ok(())
     }
 }
 
-/// Selects the key Secrets.
-fn active() -> String {
-    format!("{}={}", key_secret::LABEL, key_secret::ACTIVE)
+/// What is known of a key and, if it opens, the key itself.
+fn read(secret: &Secret, mark: Mark, order: KeyOrder) -> Result<(Key, Option<RingKey>), key_secret::KeySecretError> {
+    let key = key_secret::describe(secret, mark, order)?;
+    let ring = if mark.opens() { Some(guard::wiped(|| key_secret::read(secret, order))?) } else { None };
+    Ok((key, ring))
+}
+
+/// The keys that open; those that may not seal are without their certificates.
+fn ring<'a>(keys: &Keys, read: impl Iterator<Item = &'a (Key, Option<RingKey>)>) -> KeyRing {
+    let opening = read.filter_map(|(key, ring)| Some((key, ring.clone()?)));
+    let able = |(key, ring): (&Key, RingKey)| {
+        if keys.may_seal(key) { ring } else { RingKey { certificate: None, certificate_pem: "".into(), ..ring } }
+    };
+    opening.map(able).collect()
+}
+
+fn announce(Key { name, fingerprint, mark, .. }: &Key) {
+    match mark {
+        Mark::Active => tracing::info!(name, %fingerprint, "registered private key"),
+        Mark::Exposed => tracing::warn!(name, %fingerprint, "a compromised key: it goes on opening, but seals nothing"),
+        Mark::Compromised => tracing::warn!(name, %fingerprint, "a compromised key: what it sealed stays closed"),
+        Mark::Retired => tracing::info!(name, %fingerprint, "a retired key: what it sealed stays closed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::{Certificate, PrivateKey};
+
+    use super::*;
+
+    fn held(name: &str, file: &str, born: i64, mark: Mark) -> (Key, Option<RingKey>) {
+        let text = |end| std::fs::read_to_string(format!("../crds/testdata/{file}.{end}")).unwrap();
+        let (private, pem) = (PrivateKey::from_pem(&text("key")).unwrap(), text("crt"));
+        let (certificate, born) = (Certificate::from_pem(&pem).unwrap(), Timestamp::from_second(born).unwrap());
+        let key = Key {
+            name: name.to_owned(),
+            fingerprint: certificate.fingerprint().clone(),
+            mark,
+            born,
+            not_before: certificate.not_before(),
+            not_after: certificate.not_after(),
+            replace: false,
+        };
+        let certificate = Some(Arc::new(certificate));
+        let ring = RingKey { private: Arc::new(private), certificate, certificate_pem: pem.into(), born };
+        (key, mark.opens().then_some(ring))
+    }
+
+    #[test]
+    fn the_ring_opens_and_seals_as_the_keys_say() {
+        let of = |all: &[(Key, Option<RingKey>)]| {
+            let keys: Keys = all.iter().map(|(key, _)| key.clone()).collect();
+            let ring = ring(&keys, all.iter());
+            let sealing = ring.sealing().map(|key| key.private.fingerprint().clone());
+            assert_eq!(sealing, keys.sealing().map(|key| key.fingerprint.clone()));
+            (ring.keys().len(), sealing)
+        };
+        let old = held("old", "old", 1, Mark::Active);
+        let (oldest, newest) =
+            (Some(old.0.fingerprint.clone()), Some(held("new", "new", 2, Mark::Active).0.fingerprint));
+        let with = |mark| of(&[old.clone(), held("new", "new", 2, mark)]);
+        assert_eq!(with(Mark::Active), (2, newest));
+        assert_eq!(with(Mark::Exposed), (2, oldest.clone()));
+        assert_eq!(with(Mark::Compromised), (1, oldest.clone()));
+        assert_eq!(with(Mark::Retired), (1, oldest.clone()));
+        // A copy that came back with a backup opens, but what is known of the key is not forgotten.
+        let copy = held("copy", "new", 3, Mark::Active);
+        assert_eq!(of(&[old, held("new", "new", 2, Mark::Compromised), copy]), (2, oldest));
+    }
 }

@@ -1,6 +1,6 @@
 //! One replica leads: it opens, syncs and mints, while all serve certificates. Holds a Lease in the controller's own
-//! namespace. Should two ever believe to lead, they write the same things under one name, or make one key more than
-//! was due; the Lease only keeps them from doing the work twice.
+//! namespace. Should two ever believe to lead, they write the same things under one name, a new key among them; the
+//! Lease only keeps them from doing the work twice.
 
 pub mod lease;
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
 mod definitions;
+mod key_life;
 mod reseal;
 mod templates;
 mod vectors;

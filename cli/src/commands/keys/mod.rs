@@ -1,29 +1,46 @@
 //! `seal keys`: what an operator does with the keys of a cluster, one verb in each file. Private keys that a verb does
 //! not write somewhere on purpose are wiped without having been looked at.
 
+pub mod compromised;
 pub mod list;
+pub mod retire;
+pub mod rotate;
+
+use std::time::Duration;
 
 use crds::{
-    key_needs::Needs,
+    Certificate, Fingerprint,
+    key_life::{self, Key, Mark, State},
+    key_needs::{Dependent, Needs, Unknown},
     key_secret::{self, DEFAULT_PREFIX},
     unseal::ClearSecret,
 };
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, core::ObjectMeta};
 use serde::Serialize;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use crate::{
-    cluster::{self, Cluster, ClusterError},
+    cluster::{self, Cluster, ClusterError, Controller},
     command,
     exit::{self, Error, Exit},
     io::Io,
     output::{self, OutputError},
-    verbs::keys::{Home, Keys, Output},
+    table,
+    verbs::keys::{Home, Keys, Output, Waiting},
 };
+
+/// How long to wait before asking again for a certificate that is not there yet.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Does what a verb of the group says.
 pub async fn run(verb: Keys, io: &mut Io<'_>) -> Result<Exit, Error> {
     match verb {
         Keys::List(command) => list::run(command, io).await,
+        Keys::Rotate(command) => rotate::run(command, io).await,
+        Keys::Retire(command) => retire::retire(command, io).await,
+        Keys::Compromised(command) => compromised::run(command, io).await,
+        Keys::Reinstate(command) => retire::reinstate(command, io).await,
     }
 }
 
@@ -68,4 +85,213 @@ fn write(report: &impl Serialize, table: impl FnOnce() -> String, how: Output, i
         Output::Yaml => crds::yaml::to_string(report).map_err(|error| OutputError::Yaml(error.to_string()))?,
     };
     Ok(output::write(text.as_bytes(), None, io)?)
+}
+
+/// Why a verb of the group did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    #[error("there is no key in the namespace {namespace} that could be replaced: the controller makes the first one")]
+    None { namespace: String },
+    #[error("no key in the namespace {namespace} has the fingerprint, and no key Secret the name, {wanted}")]
+    Unknown { namespace: String, wanted: String },
+    #[error("the Secret {0} holds no key that can be read: {1}")]
+    Malformed(String, String),
+    #[error("{0} is the key that values are sealed with")]
+    Seals(Fingerprint),
+    #[error("{0} is compromised, which says more than retired")]
+    Compromised(Fingerprint),
+    #[error("{key} is not retired: {needed} SealedSecrets need it, and of {unknown} it is not known")]
+    Needed { key: Fingerprint, needed: usize, unknown: usize },
+    #[error("no new certificate was served within {} s", after.as_secs())]
+    Late { after: Duration, source: Option<Box<ClusterError>> },
+}
+
+impl KeysError {
+    /// What to do about it.
+    pub fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::None { .. } | Self::Malformed(..) | Self::Compromised(_) => None,
+            Self::Unknown { .. } => Some("seal keys list shows them all"),
+            Self::Seals(_) => Some("Make another one first: seal keys rotate"),
+            Self::Needed { .. } => Some("Seal what needs it anew, and apply that; or give it up with --force"),
+            Self::Late { .. } => {
+                Some("The request stands. Is Signet's controller running? Its log says why it makes no key")
+            }
+        }
+    }
+
+    /// How a run ends with it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Seals(_) | Self::Needed { .. } => Exit::Refused,
+            Self::Late { .. } => Exit::Late,
+            Self::None { .. } | Self::Unknown { .. } | Self::Malformed(..) | Self::Compromised(_) => Exit::Failed,
+        }
+    }
+}
+
+/// A key, and every Secret that holds it.
+pub struct Chosen {
+    pub fingerprint: Fingerprint,
+    pub state: State,
+    names: Vec<String>,
+}
+
+impl Chosen {
+    /// Of its Secrets.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+}
+
+/// A certificate that the controller serves.
+pub struct Served {
+    pub pem: String,
+    pub certificate: Certificate,
+}
+
+impl Found {
+    /// The key of a fingerprint, or of a Secret's name.
+    pub fn choose(&self, wanted: &str) -> Result<Chosen, KeysError> {
+        let is = |key: &Key| {
+            key.name == wanted
+                || key.fingerprint.to_string().trim_start_matches("SHA256:") == wanted.trim_start_matches("SHA256:")
+        };
+        let Some((key, _)) = self.keys.iter().find(|(key, _)| is(key)) else {
+            let (namespace, wanted) = (self.namespace.clone(), wanted.to_owned());
+            let malformed = self.malformed.iter().find(|(name, _)| *name == wanted);
+            return Err(malformed.map_or(KeysError::Unknown { namespace, wanted }, |(name, why)| {
+                KeysError::Malformed(name.clone(), why.clone())
+            }));
+        };
+        let copies = || self.keys.iter().filter(|(copy, _)| copy.fingerprint == key.fingerprint);
+        let any = |state| copies().any(|(_, it)| it == state);
+        let states = [State::Compromised, State::Sealing, State::Superseded];
+        Ok(Chosen {
+            fingerprint: key.fingerprint.clone(),
+            state: states.into_iter().find(|state| any(*state)).unwrap_or(State::Retired),
+            names: copies().map(|(copy, _)| copy.name.clone()).collect(),
+        })
+    }
+
+    /// Asks for a key in the place of this one. Whatever else is said of it meanwhile, the request is the same.
+    pub async fn ask(&self, name: &str, dry_run: bool) -> Result<(), ClusterError> {
+        for secret in self.secrets.iter().filter(|secret| secret.expose().name_any() == name) {
+            let seen = ObjectMeta { resource_version: None, ..secret.expose().metadata.clone() };
+            self.cluster.mark_key(&self.namespace, &seen, key_life::replace_patch(), dry_run).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes the metadata of key Secrets, unless somebody else did meanwhile.
+    pub async fn mark<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+        patch: &Value,
+        dry_run: bool,
+    ) -> Result<(), ClusterError> {
+        for name in names {
+            for secret in self.secrets.iter().filter(|secret| secret.expose().name_any() == name) {
+                self.cluster.mark_key(&self.namespace, &secret.expose().metadata, patch.clone(), dry_run).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the controller serves the certificate of a key that was not there.
+    pub async fn another_certificate(&self, waiting: Waiting) -> Result<Served, Error> {
+        let Waiting { timeout, controller_name: name } = waiting;
+        let controller = Controller { namespace: self.namespace.clone(), name };
+        let deadline = Instant::now() + timeout;
+        loop {
+            let served = match self.cluster.controller(&controller).await {
+                Ok(proxied) => proxied.certificate().await,
+                Err(error) => Err(error),
+            };
+            let certificate = served.as_ref().ok().and_then(|pem| Certificate::from_pem(pem).ok());
+            let known = |certificate: &Certificate| {
+                self.keys.iter().any(|(key, _)| key.fingerprint == *certificate.fingerprint())
+            };
+            if let (Ok(pem), Some(certificate)) = (&served, certificate.filter(|it| !known(it))) {
+                return Ok(Served { pem: pem.clone(), certificate });
+            }
+            if Instant::now() >= deadline {
+                return Err(KeysError::Late { after: timeout, source: served.err().map(Box::new) }.into());
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// What was done to a key, and what that means for the SealedSecrets.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome<'a> {
+    fingerprint: Fingerprint,
+    secrets: Vec<String>,
+    before: State,
+    /// What is said of it now, or would be.
+    mark: Mark,
+    /// Whether that was done.
+    done: bool,
+    dry_run: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needed_by: Option<&'a [Dependent]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<&'a [Unknown]>,
+    /// The key that seals instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealing: Option<Fingerprint>,
+}
+
+impl<'a> Outcome<'a> {
+    pub fn of(chosen: &Chosen, mark: Mark, needs: Option<&'a Needs>, dry_run: bool) -> Self {
+        Self {
+            fingerprint: chosen.fingerprint.clone(),
+            secrets: chosen.names.clone(),
+            before: chosen.state,
+            mark,
+            done: !dry_run,
+            dry_run,
+            needed_by: needs.map(|needs| needs.dependents(&chosen.fingerprint)),
+            unknown: needs.map(|needs| needs.unknown.as_slice()),
+            sealing: None,
+        }
+    }
+
+    /// It was not done.
+    pub fn refuse(&mut self) {
+        self.done = false;
+    }
+
+    /// Nothing needs the key for certain.
+    pub fn is_needless(&self) -> bool {
+        self.counts() == (0, 0)
+    }
+
+    /// How many SealedSecrets need it, and of how many it is not known.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.needed_by.map_or(0, <[_]>::len), self.unknown.map_or(0, <[_]>::len))
+    }
+
+    /// For a person. `need` is what is true of those that it opened.
+    pub fn text(&self, need: &str) -> String {
+        let (done, secrets) = (if self.done { "is now" } else { "is not yet" }, self.secrets.join(", "));
+        let mut text = format!("{} ({secrets}) was {}, {done} {}.\n", self.fingerprint, self.before, self.mark);
+        if let Some(sealing) = &self.sealing {
+            text += &["Values are sealed with ", &sealing.to_string(), " from now on.\n"].concat();
+        }
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let needed = self.needed_by.unwrap_or_default().iter();
+        let needed: Vec<_> = needed.map(|it| row([&it.namespace, &it.name, &it.items.join(", ")])).collect();
+        let unknown = self.unknown.unwrap_or_default().iter();
+        let unknown: Vec<_> = unknown.map(|it| row([&it.namespace, &it.name, &it.why])).collect();
+        for (rows, what, third) in [(needed, format!("{need}:"), "ITEMS"), (unknown, "may, too:".to_owned(), "WHY")] {
+            if !rows.is_empty() {
+                let table = [vec![row(["NAMESPACE", "NAME", third])], rows].concat();
+                text += &["\nSealedSecrets that ", &what, "\n", &table::render(&table, |_, _| None)].concat();
+            }
+        }
+        text
+    }
 }
