@@ -47,7 +47,7 @@ pub enum Error {
     #[error(transparent)]
     NoKeys(commands::input::Refused),
     #[error(transparent)]
-    Unseal(#[from] commands::unseal::UnsealCommandError),
+    Keyring(#[from] commands::keyring::KeyringError),
     #[error(transparent)]
     Raw(#[from] commands::raw::RawError),
     #[error(transparent)]

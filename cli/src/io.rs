@@ -7,8 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::text::{self, Encoding, NotText};
@@ -133,6 +135,16 @@ impl Io<'_> {
     fn complain(&mut self, line: &str) {
         let _ = writeln!(self.stderr, "{line}");
     }
+}
+
+/// Asks a person for what is not shown while it is typed. For callbacks too, which have no [`Io`].
+pub fn ask(prompt: &str) -> io::Result<SecretString> {
+    let terminal = Term::stderr();
+    if !terminal.is_term() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "there is no terminal"));
+    }
+    terminal.write_str(prompt)?;
+    terminal.read_secure_line().map(SecretString::from)
 }
 
 /// All of a file. For whom has no [`Io`]: work that runs beside it.

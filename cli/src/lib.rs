@@ -10,7 +10,7 @@
 //!   [`verbs`]: what was typed after a verb, which kubeseal has none of.
 //! - [`commands`]: one verb each, `run(what, io)`.
 //! - [`manifest`] (pure): a stream of documents to Secrets and SealedSecrets, with the place of every fault;
-//!   [`key_file`] (pure): private keys in the forms that operators keep; [`text`] (pure): bytes to text and back.
+//!   [`key_file`] and [`backup`] (pure): private keys in the forms that operators keep; [`text`] (pure): bytes to text and back.
 //! - [`item`] (pure): one item of an object, with all that belongs to it. [`surgery`] (pure): edits of a manifest's text that leave everything else as it was.
 //! - [`describe`], [`difference`], [`lint`] (pure): what SealedSecrets show, and what is wrong with them. [`sight`] and
 //!   [`view`] (pure): which present values may be seen, and the text in which somebody edits them.
@@ -21,6 +21,7 @@
 //! What is sealed, and how, stands in `crds`: this side may not disagree with the controller.
 
 pub mod args;
+pub mod backup;
 pub mod certificate;
 pub mod cluster;
 pub mod command;

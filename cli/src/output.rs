@@ -167,6 +167,35 @@ pub fn write_file(text: &[u8], path: &Path) -> Result<(), OutputError> {
     replace(path, text, PUBLIC).map_err(|source| OutputError::File { path: path.to_owned(), source })
 }
 
+/// Makes a file for its owner only, in folders that are made for its owner only. One that is there stays as it is.
+pub fn write_new_private(text: &[u8], path: &Path) -> Result<(), OutputError> {
+    create(path, text).map_err(|source| OutputError::File { path: path.to_owned(), source })
+}
+
+fn create(path: &Path, text: &[u8]) -> io::Result<()> {
+    let taken = || io::Error::new(io::ErrorKind::AlreadyExists, "it is there already, and is not overwritten");
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(taken());
+    }
+    let folder = folder(path);
+    let mut folders = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut folders, 0o700);
+    folders.recursive(true).create(folder)?;
+    let mut file = builder(PRIVATE).tempfile_in(folder).map_err(without_path)?;
+    io::Write::write_all(&mut file, text)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|error| match error.error.kind() {
+        io::ErrorKind::AlreadyExists => taken(),
+        _ => error.error,
+    })?;
+    Ok(())
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn put(text: &[u8], path: Option<&Path>, mode: u32, io: &mut Io<'_>) -> Result<(), OutputError> {
     match path.filter(|path| *path != Path::new("/dev/stdout")) {
         Some(path) => replace(path, text, mode).map_err(|source| OutputError::File { path: path.to_owned(), source }),
@@ -187,8 +216,7 @@ fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
         Ok(existing) => Some(existing.permissions()),
         Err(_) => None,
     };
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = builder(mode).tempfile_in(folder).map_err(without_path)?;
+    let mut file = builder(mode).tempfile_in(folder(&target)).map_err(without_path)?;
     io::Write::write_all(&mut file, text)?;
     if let Some(permissions) = permissions {
         file.as_file().set_permissions(permissions)?;

@@ -44,6 +44,9 @@ pub enum Verb {
     /// See, renew and set aside the keys of a cluster
     #[command(subcommand, after_help = keys::GROUP, disable_help_subcommand = true)]
     Keys(keys::Keys),
+    /// Open the SealedSecrets of files and folders with the keys at hand, without a cluster
+    #[command(after_help = UNSEAL)]
+    Unseal(Unseal),
     /// Write the shell's completion
     #[command(after_help = COMPLETION)]
     Completion(Completion),
@@ -148,9 +151,8 @@ pub struct Verify {
     /// Certificate whose key the values must have the size of; repeatable
     #[arg(long, value_name = "FILE|URL")]
     pub cert: Vec<String>,
-    /// Private key that must open the values: PEM, a key Secret or a list of them; repeatable
-    #[arg(long, value_name = "FILE", value_delimiter = ',')]
-    pub recovery_private_key: Vec<PathBuf>,
+    #[command(flatten)]
+    pub recovery: Recovery,
     /// Let Secrets in the clear pass
     #[arg(long)]
     pub allow_plain: bool,
@@ -176,12 +178,32 @@ pub struct Diff {
     /// The old file and the new one; with one alone, the old one comes from standard input
     #[arg(required = true, num_args = 1..=2, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
-    /// Private key to compare what is sealed, instead of how: PEM, a key Secret or a list of them; repeatable
-    #[arg(long, value_name = "FILE", value_delimiter = ',')]
-    pub recovery_private_key: Vec<PathBuf>,
+    #[command(flatten)]
+    pub recovery: Recovery,
     /// How to report
     #[arg(short, long, value_enum, default_value_t = Report::Text)]
     pub output: Report,
+}
+
+/// Private keys at hand.
+#[derive(Debug, Default, Args)]
+pub struct Recovery {
+    /// Private keys that open what is sealed: PEM, a key Secret, a list of them or a backup; repeatable
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub recovery_private_key: Vec<PathBuf>,
+    #[command(flatten)]
+    pub unlock: Unlock,
+}
+
+/// What opens a backup of keys.
+#[derive(Debug, Default, Args)]
+pub struct Unlock {
+    /// Opens a backup: a file of age identities, or an ssh private key; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// Holds the passphrase of a backup or of an ssh key, else $SEALED_SECRETS_PASSPHRASE does, else it is asked for
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
 }
 
 /// Which SealedSecret of a file.
@@ -198,9 +220,8 @@ pub struct Which {
 /// What lets present values be seen.
 #[derive(Debug, Args)]
 pub struct Sight {
-    /// Private key that opens the present values: PEM, a key Secret or a list of them; repeatable
-    #[arg(long, value_name = "FILE", value_delimiter = ',')]
-    pub recovery_private_key: Vec<PathBuf>,
+    #[command(flatten)]
+    pub recovery: Recovery,
     /// Take the present values from the cluster's Secret, if you may read it
     #[arg(long, conflicts_with = "recovery_private_key")]
     pub from_cluster: bool,
@@ -301,9 +322,8 @@ pub struct Reseal {
     /// Files and folders
     #[arg(required = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub paths: Vec<PathBuf>,
-    /// Do it here, with these keys: PEM, a key Secret, a list of them; repeatable
-    #[arg(long, value_name = "FILE", value_delimiter = ',')]
-    pub recovery_private_key: Vec<PathBuf>,
+    #[command(flatten)]
+    pub recovery: Recovery,
     /// Namespace of SealedSecrets that name none
     #[arg(short, long)]
     pub namespace: Option<String>,
@@ -320,6 +340,41 @@ pub struct Reseal {
     pub certificate: Certificate,
     #[command(flatten)]
     pub connection: Connection,
+}
+
+const UNSEAL: &str = "\
+Example:
+  seal unseal deploy/ --recovery-private-key new.key --to clear
+
+Writes Secrets in the clear: to standard output, or into a folder that only you may enter, under the names that the \
+files have below each PATH. No file is overwritten. What does not open is reported with its file and document, and \
+stops nothing else. In folders it reads what ends in .yaml, .yml or .json, and leaves out what is hidden.
+
+Exit codes: 0 all is open, 1 there is nothing to open or nothing to open it with, 2 the command line makes no sense, \
+3 something could not be read, opened or written.";
+
+#[derive(Debug, Args)]
+pub struct Unseal {
+    /// Files and folders; '-' is standard input
+    #[arg(required = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub recovery: Recovery,
+    /// Namespace of SealedSecrets that name none
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Write one file for each into this folder
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub to: Option<PathBuf>,
+    /// How to write them to standard output
+    #[arg(short, long, value_enum, default_value_t = Manifests::Yaml)]
+    pub output: Manifests,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Manifests {
+    Yaml,
+    Json,
 }
 
 const COMPLETION: &str = "\

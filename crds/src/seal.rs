@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Annotations in which other tools keep the plain Secret.
-pub(crate) const LEAKING_ANNOTATIONS: [&str; 2] =
+pub const LEAKING_ANNOTATIONS: [&str; 2] =
     ["kubectl.kubernetes.io/last-applied-configuration", "kubecfg.ksonnet.io/last-applied-configuration"];
 
 /// Why a Secret cannot be sealed.

@@ -5,7 +5,7 @@ use std::path::Path;
 use crds::{KeyRing, SealedSecret};
 
 use crate::{
-    commands::{input, sealed_file::FileError, unseal},
+    commands::{input, keyring, sealed_file::FileError},
     difference,
     exit::{Error, Exit},
     io::Io,
@@ -14,8 +14,8 @@ use crate::{
 };
 
 pub fn run(command: Diff, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Diff { files, recovery_private_key, output } = command;
-    let keys: KeyRing = unseal::ring(recovery_private_key, io)?;
+    let Diff { files, recovery, output } = command;
+    let keys: KeyRing = keyring::ring(recovery, io)?;
     let (before, after) = match files.as_slice() {
         [before, after] => (read(Some(before), io)?, read(Some(after), io)?),
         one => (read(None, io)?, read(one.first().map(AsRef::as_ref), io)?),

@@ -8,6 +8,7 @@ pub mod fetch_cert;
 pub mod get;
 pub mod input;
 pub mod keys;
+pub mod keyring;
 pub mod merge_into;
 pub mod raw;
 pub mod re_encrypt;
@@ -70,6 +71,7 @@ pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
                 Verb::Set(command) => done(set::set(command, io).await),
                 Verb::Unset(command) => done(set::unset(command, io)),
                 Verb::Edit(command) => done(edit::run(command, io).await),
+                Verb::Unseal(command) => unseal::files(command, io),
                 Verb::Reseal(command) => reseal::run(command, io).await,
                 Verb::Keys(command) => keys::run(command, io).await,
                 Verb::Completion(command) => done(shell::completion(&command, io)),

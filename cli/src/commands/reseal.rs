@@ -25,9 +25,9 @@ use crate::{
     cluster::{self, Proxied},
     command,
     commands::{
+        keyring,
         re_encrypt::{self, ReEncryptError},
         tree::{self, Files},
-        unseal,
     },
     exit::{self, Error, Exit},
     io::{self, Io},
@@ -99,7 +99,7 @@ struct Sheet<'a> {
 }
 
 pub async fn run(command: Reseal, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Reseal { paths, recovery_private_key, namespace, dry_run, check, output, certificate, connection } = command;
+    let Reseal { paths, recovery, namespace, dry_run, check, output, certificate, connection } = command;
     let rules = Rules { namespace, write: !dry_run && !check };
     let Files { files, unreadable } = tree::find(paths);
     // Two ways to one file are one file: it is written by one.
@@ -107,7 +107,7 @@ pub async fn run(command: Reseal, io: &mut Io<'_>) -> Result<Exit, Error> {
     let files: Vec<_> =
         files.into_iter().filter(|file| seen.insert(fs::canonicalize(file).unwrap_or_else(|_| file.clone()))).collect();
 
-    let (mut outcomes, whole) = if recovery_private_key.is_empty() {
+    let (mut outcomes, whole) = if recovery.recovery_private_key.is_empty() {
         if !certificate.cert.is_empty() {
             return Err(ResealCommandError::NoKeys.into());
         }
@@ -115,7 +115,7 @@ pub async fn run(command: Reseal, io: &mut Io<'_>) -> Result<Exit, Error> {
         let controller = cluster.controller(&command::controller(&certificate)).await?;
         by_controller(&files, &rules, &controller, io).await?
     } else {
-        let ring = unseal::ring(recovery_private_key, io)?;
+        let ring = keyring::ring(recovery, io)?;
         let certificate = match certificate.cert.as_slice() {
             [] => newest(&ring)?,
             _ => {

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::{
     certificate::{Origin, Origins},
     cluster, command,
-    commands::unseal,
+    commands::keyring,
     exit::Error,
     io::{Io, ReadError},
     item,
@@ -132,10 +132,10 @@ impl SealedFile {
             let (namespace, name) = (self.sealed.namespace().unwrap_or_default(), self.sealed.name_any());
             return Ok(Sight::Cluster(Box::new(cluster::connect(access).await?.seen(&namespace, &name).await?)));
         }
-        if sight.recovery_private_key.is_empty() {
+        if sight.recovery.recovery_private_key.is_empty() {
             return Ok(Sight::None);
         }
-        Ok(Sight::Keys(unseal::ring(sight.recovery_private_key, io)?))
+        Ok(Sight::Keys(keyring::ring(sight.recovery, io)?))
     }
 
     /// The object as the file has it, to be changed.

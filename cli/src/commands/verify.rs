@@ -8,8 +8,8 @@ use crate::{
     certificate::{self, Origin},
     command::CommandError,
     commands::{
+        keyring,
         tree::{self, Files},
-        unseal,
     },
     exit::{self, Error, Exit},
     io::Io,
@@ -19,13 +19,13 @@ use crate::{
 };
 
 pub async fn run(command: Verify, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Verify { paths, cert, recovery_private_key, allow_plain, output } = command;
+    let Verify { paths, cert, recovery, allow_plain, output } = command;
     let mut certificates = Vec::new();
     for cert in cert {
         let origin = Origin::parse(&cert).map_err(CommandError::from)?;
         certificates.push(certificate::fetch(&origin, io).await?.certificate);
     }
-    let keys = unseal::ring(recovery_private_key, io)?;
+    let keys = keyring::ring(recovery, io)?;
     let rules = Rules { certificates, keys, allow_plain };
 
     let Files { files, mut unreadable } = tree::find(paths);

@@ -13,11 +13,11 @@ use crate::stub::{Request, Stub};
 
 const TESTDATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata");
 
-fn testdata(name: &str) -> String {
+pub fn testdata(name: &str) -> String {
     fs::read_to_string(Path::new(TESTDATA).join(name)).unwrap()
 }
 
-fn certificate(name: &str) -> Certificate {
+pub fn certificate(name: &str) -> Certificate {
     Certificate::from_pem(&testdata(&format!("{name}.crt"))).unwrap()
 }
 
@@ -36,7 +36,7 @@ fn value(plain: &str, name: &str, key: &str) -> String {
 }
 
 /// A SealedSecret shop/`name` with two items, of which the second is folded.
-fn sealed(name: &str, (a, b): (&str, &str)) -> String {
+pub fn sealed(name: &str, (a, b): (&str, &str)) -> String {
     format!(
         "# of the shop\napiVersion: bitnami.com/v1alpha1\nkind: SealedSecret\nmetadata: {{name: {name}, namespace: shop}} # ours\nspec:\n  encryptedData:\n    a: '{}' # first\n    b: >-\n      {}\n  template:\n    data:\n      url: 'db://{{ .a }}'\n",
         value("s3cret", name, a),
@@ -44,39 +44,44 @@ fn sealed(name: &str, (a, b): (&str, &str)) -> String {
     )
 }
 
-struct Tree(tempfile::TempDir);
+pub struct Tree(tempfile::TempDir);
 
 impl Tree {
     /// With all keys in one file, and the certificate of the one that seals.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let tree = Self(tempfile::tempdir().unwrap());
         let keys: String = ["old.key", "new.key", "new.crt"].map(testdata).concat();
         tree.write("keys.pem", &keys);
         tree
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
         fs::write(self.path(name), text).unwrap();
     }
 
-    fn read(&self, name: &str) -> String {
+    pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub fn command(&self, verb: &str, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_seal"));
-        command.arg("reseal").args(line.split_whitespace()).env_clear().current_dir(self.0.path());
+        command.arg(verb).args(line.split_whitespace()).env_clear().current_dir(self.0.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
     fn run(&self, line: &str) -> (Option<i32>, String, String) {
-        done(self.command(line).output().unwrap())
+        self.seal("reseal", line)
+    }
+
+    /// Exit code, stdout and stderr of a verb.
+    pub fn seal(&self, verb: &str, line: &str) -> (Option<i32>, String, String) {
+        done(self.command(verb, line).output().unwrap())
     }
 }
 
@@ -218,7 +223,7 @@ fn an_interruption_leaves_whole_files_and_the_next_run_goes_on() {
         |request| if request.body.contains("\"one\"") { controller(request) } else { (429, String::new()) },
     );
     let flags = |stub: &Stub| format!("--kubeconfig= --server {} a", stub.address);
-    let child = tree.command(&flags(&stub)).spawn().unwrap();
+    let child = tree.command("reseal", &flags(&stub)).spawn().unwrap();
     while stub.asked().len() < 2 {
         std::thread::yield_now();
     }
@@ -247,7 +252,7 @@ fn killed_at_any_moment_it_leaves_whole_files() {
         tree.write(&format!("a/{name}.yaml"), &sealed(name, ("old", "old")));
     }
     let first = tree.read("a/f0.yaml");
-    let mut child = tree.command("--recovery-private-key keys.pem a").spawn().unwrap();
+    let mut child = tree.command("reseal", "--recovery-private-key keys.pem a").spawn().unwrap();
     while tree.read("a/f0.yaml") == first && child.try_wait().unwrap().is_none() {
         std::thread::yield_now();
     }

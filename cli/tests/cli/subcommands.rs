@@ -12,7 +12,8 @@ use crds::{SealedSecret, unseal};
 use crate::opens::ring;
 
 const TESTDATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata");
-const VERBS: [&str; 10] = ["cert", "raw", "get", "verify", "diff", "set", "unset", "edit", "reseal", "completion"];
+const VERBS: [&str; 11] =
+    ["cert", "raw", "get", "verify", "diff", "set", "unset", "edit", "reseal", "unseal", "completion"];
 const KEYED: [&str; 2] = ["--recovery-private-key", "new.key"];
 
 struct Folder(tempfile::TempDir);
