@@ -20,18 +20,18 @@ use crate::world::{SOON, World};
 const ANY_STATE: &str = "sealedsecrets.bitnami.com/sealed-secrets-key";
 
 /// A world, and somebody who looks after its keys.
-struct Operated {
-    world: World,
-    operator: PathBuf,
+pub struct Operated {
+    pub world: World,
+    pub operator: PathBuf,
 }
 
 impl Operated {
-    async fn new() -> Result<Self> {
+    pub async fn new() -> Result<Self> {
         Self::of(World::new().await?).await
     }
 
     /// `deploy/keys-operator` speaks of a group; here a ServiceAccount takes its place.
-    async fn of(world: World) -> Result<Self> {
+    pub async fn of(world: World) -> Result<Self> {
         let cluster = &world.cluster;
         cluster.deploy_from("deploy/keys-operator").await?;
         let operator = account(cluster, "operator").await?;
@@ -44,12 +44,12 @@ impl Operated {
     }
 
     /// `seal keys …`.
-    async fn keys(&self, args: &[&str]) -> Result<Output> {
+    pub async fn keys(&self, args: &[&str]) -> Result<Output> {
         seal(Some(&self.operator), &[&["keys"], args].concat(), "").await
     }
 
     /// The same, with a report to read.
-    async fn report(&self, args: &[&str]) -> Result<Value> {
+    pub async fn report(&self, args: &[&str]) -> Result<Value> {
         let text = self.keys(&[args, &["-o", "json"]].concat()).await?.success()?;
         serde_json::from_str(&text).with_context(|| text.clone())
     }

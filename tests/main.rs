@@ -7,6 +7,7 @@ mod choices;
 mod controllers_run;
 mod crash;
 mod deploy;
+mod disaster;
 mod endpoints;
 mod git_hosts_work;
 mod guard;

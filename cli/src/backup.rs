@@ -26,7 +26,7 @@ const KIND: &str = "KeyBackup";
 /// For whoever finds the file in a bad moment.
 const HOW_TO_OPEN: &str = "\
 # The keys of a cluster's SealedSecrets, encrypted with age. seal keys restore puts them back, seal unseal opens files
-# with them. Without seal: sed -n 's/^ *//; /BEGIN AGE/,/END AGE/p' THIS_FILE | age -d -i IDENTITY > keys.json
+# with them. Without seal: sed -n 's/^ *//; /^-----BEGIN/,/^-----END/p' THIS_FILE | age -d -i IDENTITY > keys.json
 ";
 
 /// What can be read without decrypting. Nothing vouches for it until the backup is opened.
@@ -234,9 +234,8 @@ pub fn write(manifest: &Manifest, secrets: &[ClearSecret], recipients: &Recipien
     let mut text = HOW_TO_OPEN.to_owned();
     text += &crds::yaml::to_string(&head).map_err(|error| encrypt(error.to_string()))?;
     text += "encrypted: |\n";
-    for line in String::from_utf8_lossy(&armored).lines() {
-        text += &format!("  {line}\n");
-    }
+    let lines = String::from_utf8_lossy(&armored);
+    text.extend(lines.lines().map(|line| format!("  {line}\n")));
     Ok(text)
 }
 

@@ -76,6 +76,7 @@ pub struct Controller {
 /// A connection.
 pub struct Cluster {
     client: Client,
+    server: String,
     timeout: Option<Duration>,
 }
 
@@ -132,10 +133,26 @@ pub enum ClusterError {
     Keys { namespace: String, source: Answer },
     #[error("cannot change the key Secret {namespace}/{name}")]
     Mark { namespace: String, name: String, source: Answer },
+    #[error("cannot make the key Secret {namespace}/{name}")]
+    MakeKey { namespace: String, name: String, source: Answer },
+    #[error("cannot read the namespace kube-system, which tells clusters apart")]
+    Origin(#[source] Answer),
     #[error("cannot list the SealedSecrets of the cluster")]
     SealedSecrets(#[source] Answer),
     #[error("{0:?} is not the name of a Service")]
     Name(String),
+}
+
+impl ClusterError {
+    /// Whether the name of what was to be made is another's.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::MakeKey { source, .. } if source.status() == Some(StatusCode::CONFLICT))
+    }
+
+    /// Whether the cluster knows of no SealedSecrets at all.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::SealedSecrets(source) if source.status() == Some(StatusCode::NOT_FOUND))
+    }
 }
 
 /// What came instead of what was asked for, in the other side's words only.
@@ -241,8 +258,16 @@ pub async fn connect(access: &Access) -> Result<Cluster, ClusterError> {
     };
     config.default_retry = false; // somebody waits: say at once what is wrong
     config.read_timeout = access.request_timeout.is_none().then_some(TIMEOUT);
+    let server = address(&config.cluster_url);
     let client = Client::try_from(config).map_err(|error| ClusterError::Connect(Box::new(error)))?;
-    Ok(Cluster { client, timeout: access.request_timeout.filter(|limit| !limit.is_zero()) })
+    Ok(Cluster { client, server, timeout: access.request_timeout.filter(|limit| !limit.is_zero()) })
+}
+
+/// A server without the user and password that its URL may hold.
+fn address(url: &http::Uri) -> String {
+    let host = url.host().unwrap_or_default();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{host}{port}{}", url.scheme_str().unwrap_or("https"), url.path().trim_end_matches('/'))
 }
 
 /// The namespace that the context names, or `default`; `None` without any configuration.
@@ -257,6 +282,11 @@ pub fn namespace(access: &Access) -> Result<Option<Implicit>, ClusterError> {
 }
 
 impl Cluster {
+    /// The API server.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// A SealedSecret and its Secret, by the user's own rights.
     pub async fn seen(&self, namespace: &str, name: &str) -> Result<Seen, ClusterError> {
         let sealed = Api::<SealedSecret>::namespaced(self.client.clone(), namespace);
@@ -620,6 +650,13 @@ current-context: a
         assert_eq!((limited(None), limited(Some("soon"))), (PAUSE, PAUSE));
         assert_eq!(limited(Some("99999999999")), PATIENCE);
         assert_eq!(refused(StatusCode::SERVICE_UNAVAILABLE, Some("7")), None);
+    }
+
+    #[test]
+    fn a_server_is_shown_without_a_password() {
+        let shown = |url: &str| address(&url.parse().unwrap());
+        assert_eq!(shown("https://me:hunter2@near:6443/"), "https://near:6443");
+        assert_eq!(shown("https://[::1]:6443/k8s/one"), "https://[::1]:6443/k8s/one");
     }
 
     #[test]

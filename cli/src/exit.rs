@@ -55,6 +55,10 @@ pub enum Error {
     #[error(transparent)]
     Reseal(#[from] commands::reseal::ResealCommandError),
     #[error(transparent)]
+    Backup(#[from] commands::keys::backup::BackupCommandError),
+    #[error(transparent)]
+    Restore(#[from] commands::keys::restore::RestoreError),
+    #[error(transparent)]
     File(#[from] commands::sealed_file::FileError),
     #[error(transparent)]
     Item(#[from] commands::set::ItemError),
@@ -93,6 +97,8 @@ impl Error {
                 "Please, use the flag --controller-name and --controller-namespace to set up the name and namespace of the sealed secrets controller",
             ),
             ClusterError::Keys { source, .. }
+            | ClusterError::Origin(source)
+            | ClusterError::MakeKey { source, .. }
             | ClusterError::Mark { source, .. }
             | ClusterError::SealedSecrets(source) => {
                 source.is_forbidden().then_some("deploy/keys-operator holds the rights that `seal keys` needs")

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use crds::{Certificate, PrivateKey, key::KeyError, key_ring::RingKey, key_secret, unseal::ClearSecret};
+use crds::{
+    Certificate, PrivateKey, key::KeyError, key_life::Mark, key_ring::RingKey, key_secret, unseal::ClearSecret,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use zeroize::Zeroizing;
@@ -64,9 +66,9 @@ fn key(Entry { place, object }: Entry<ClearSecret>) -> Result<RingKey, KeyFileEr
     let secret = secret.expose();
     let Some(pem) = entry(secret, ENTRY) else { return Err(KeyFileError::NoEntry(place)) };
     let private = PrivateKey::from_pem(&pem).map_err(|source| KeyFileError::Entry { place, source })?;
-    let label = secret.metadata.labels.as_ref().and_then(|labels| labels.get(key_secret::LABEL));
+    let labelled = secret.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(key_secret::LABEL));
     // What is marked compromised, or anything else, opens but seals no more.
-    let seals = label.is_none_or(|state| state == key_secret::ACTIVE);
+    let seals = !labelled || Mark::of(&secret.metadata) == Some(Mark::Active);
     let certificate = entry(secret, CERTIFICATE).filter(|_| seals);
     let certificate = certificate.and_then(|pem| Certificate::from_pem(&pem).ok());
     Ok(ring_key(private, certificate.as_slice()))

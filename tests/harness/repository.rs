@@ -93,6 +93,11 @@ impl Repository {
         Ok(self.git(&["rev-parse", "HEAD"]).await?.trim().to_owned())
     }
 
+    /// What git needs in its environment to work here.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        self.site.git_environment()
+    }
+
     /// Any git command in the work tree; its stdout.
     pub async fn git(&self, args: &[&str]) -> Result<String> {
         let mut git = clean("git", &self.site.home);

@@ -73,6 +73,13 @@ impl SshServer {
     }
 }
 
+/// Makes an ed25519 key as ssh-keygen does: the private part in a file; the public one.
+pub fn key_pair(path: &str) -> Result<String> {
+    let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519)?;
+    std::fs::write(path, key.to_openssh(LineEnding::LF)?.as_bytes())?;
+    Ok(key.public_key().to_openssh()?)
+}
+
 async fn serve(listener: std::net::TcpListener, config: Arc<server::Config>, login: Login) -> Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {

@@ -26,6 +26,10 @@ pub enum Tool {
     UpstreamController,
     Kustomize,
     Helm,
+    /// What opens backups of keys without us.
+    Age,
+    /// Makes identities for it.
+    AgeKeygen,
 }
 
 /// For [`Tool::UpstreamController`]: the environment variable that names the folder of its `token` and `ca.crt`.
@@ -147,6 +151,8 @@ impl Tool {
                 stamp: |version| format!("-X helm.sh/helm/v3/internal/version.version={version}"),
                 patches: &[],
             },
+            Self::Age => age("age", "filippo.io/age/cmd/age"),
+            Self::AgeKeygen => age("age-keygen", "filippo.io/age/cmd/age-keygen"),
         }
     }
 }
@@ -161,6 +167,11 @@ const IN_CLUSTER: [Patch; 1] = [Patch {
     to: r#"	tokenFile := filepath.Join(os.Getenv("SIGNET_TESTS_SERVICE_ACCOUNT"), "token")
 	rootCAFile := filepath.Join(os.Getenv("SIGNET_TESTS_SERVICE_ACCOUNT"), "ca.crt")"#,
 }];
+
+fn age(program: &'static str, package: &'static str) -> Recipe {
+    let stamp = |version: &str| format!("-X main.Version={version}");
+    Recipe { program, folder: "age", module: "filippo.io/age", package, takes: "10 seconds", stamp, patches: &[] }
+}
 
 fn control_plane(program: &'static str, module: &'static str, package: &'static str, takes: &'static str) -> Recipe {
     Recipe { program, folder: "control-plane", module, package, takes, stamp: |_| String::new(), patches: &[] }

@@ -3,14 +3,15 @@
 
 use crds::{
     SealedSecret,
-    key_secret::{DEFAULT_PREFIX, LABEL},
+    key_secret::{ACTIVE, DEFAULT_PREFIX, LABEL},
+    seal::LEAKING_ANNOTATIONS,
     unseal::ClearSecret,
 };
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
-    Api,
-    api::{ListParams, ObjectMeta, Patch, PatchParams},
-    core::DeserializeGuard,
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams, PostParams},
+    core::{DeserializeGuard, ObjectMeta},
 };
 use serde_json::{Value, json};
 
@@ -47,6 +48,53 @@ impl Cluster {
         let params = PatchParams { dry_run, field_manager: Some("seal".to_owned()), ..PatchParams::default() };
         let written = self.within(api.patch_metadata(&name, &params, &Patch::Merge(patch))).await;
         written.map(drop).map_err(|source| ClusterError::Mark { namespace: namespace.to_owned(), name, source })
+    }
+
+    /// Makes a key Secret as it is in a backup, under another name if need be; answers its name.
+    pub async fn make_key(
+        &self,
+        key: &ClearSecret,
+        namespace: &str,
+        rename: bool,
+        dry_run: bool,
+    ) -> Result<String, ClusterError> {
+        let Secret { metadata, data, string_data, type_, immutable } = key.expose();
+        let ObjectMeta { name, labels, annotations, .. } = metadata.clone();
+        let (mut labels, mut annotations) = (labels.unwrap_or_default(), annotations.unwrap_or_default());
+        annotations.retain(|key, _| !LEAKING_ANNOTATIONS.contains(&key.as_str()));
+        if rename {
+            // The oldest ones have no label: they are found by their name.
+            labels.entry(LABEL.to_owned()).or_insert_with(|| ACTIVE.to_owned());
+        }
+        let secret = ClearSecret::new(Secret {
+            metadata: ObjectMeta {
+                name: name.clone().filter(|_| !rename),
+                generate_name: rename.then(|| DEFAULT_PREFIX.to_owned()),
+                labels: Some(labels).filter(|labels| !labels.is_empty()),
+                annotations: Some(annotations).filter(|annotations| !annotations.is_empty()),
+                ..ObjectMeta::default()
+            },
+            data: data.clone(),
+            string_data: string_data.clone(),
+            type_: type_.clone(),
+            immutable: *immutable,
+        });
+        let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let params = PostParams { dry_run, field_manager: Some("seal".to_owned()) };
+        let made = self.within(api.create(&params, secret.expose())).await.map(ClearSecret::new);
+        let failed =
+            |source| ClusterError::MakeKey { namespace: namespace.to_owned(), name: name.unwrap_or_default(), source };
+        Ok(made.map_err(failed)?.expose().name_any())
+    }
+
+    /// What no two clusters share: the UID of the namespace `kube-system`. `None` for whoever may not read it.
+    pub async fn uid(&self) -> Result<Option<String>, ClusterError> {
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        match self.within(namespaces.get_metadata("kube-system")).await {
+            Ok(namespace) => Ok(namespace.metadata.uid),
+            Err(answer) if answer.is_forbidden() => Ok(None),
+            Err(answer) => Err(ClusterError::Origin(answer)),
+        }
     }
 
     /// Every SealedSecret. One that cannot be read is there too.

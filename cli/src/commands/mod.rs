@@ -7,8 +7,8 @@ pub mod edit;
 pub mod fetch_cert;
 pub mod get;
 pub mod input;
-pub mod keys;
 pub mod keyring;
+pub mod keys;
 pub mod merge_into;
 pub mod raw;
 pub mod re_encrypt;
@@ -28,7 +28,10 @@ use crate::{
     exit::{self, Error, Exit},
     io::Io,
     output::{self, OutputError},
-    verbs::{self, Verb},
+    verbs::{
+        self, Verb,
+        keys::{Backup, Keys},
+    },
 };
 
 /// Does what was meant.
@@ -52,7 +55,7 @@ pub fn run(command: Command, io: &mut Io<'_>) -> Result<(), Error> {
 pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
     let trouble = match verb {
         Verb::Diff(_) => Exit::Usage,
-        Verb::Reseal(_) => Exit::Unreadable,
+        Verb::Reseal(_) | Verb::Keys(Keys::Backup(Backup { verify: true, .. })) => Exit::Unreadable,
         _ => Exit::Failed,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start);

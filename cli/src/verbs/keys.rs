@@ -1,11 +1,15 @@
 //! What was typed after `seal keys`. Decides nothing.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use crds::key_secret::KeyOrder;
 
-use crate::{args::Connection, command, verbs::CertOutput};
+use crate::{
+    args::Connection,
+    command,
+    verbs::{CertOutput, Unlock},
+};
 
 pub const GROUP: &str = "\
 Example:
@@ -33,6 +37,12 @@ pub enum Keys {
     /// Take up again a key that was set aside
     #[command(after_help = REINSTATE)]
     Reinstate(Reinstate),
+    /// Write every key to one encrypted file, or check such a file
+    #[command(after_help = BACKUP)]
+    Backup(Backup),
+    /// Put the keys of a backup into a cluster
+    #[command(after_help = RESTORE)]
+    Restore(Restore),
 }
 
 /// Where the keys are.
@@ -135,6 +145,43 @@ pub struct Retire {
     pub home: Home,
 }
 
+const BACKUP: &str = "\
+Example:
+  seal keys backup keys.yaml --recipients-file ops.txt
+
+The file is encrypted with age, for everybody who is named or for a passphrase. Its head can be read without opening \
+it: which cluster, when, which keys. What is encrypted is a list of Secrets, which age -d, kubectl and kubeseal \
+understand too. The file is for its owner only, and none is ever overwritten.
+
+  seal keys backup keys.yaml --verify
+
+compares the head of a backup with the cluster. With --identity or --passphrase-file it is opened too.
+
+Exit codes: 0 written, or nothing is missing; 1 not written, or --verify: a key of the cluster is missing in the backup \
+or marked otherwise there; 2 the command line makes no sense; 3 --verify: they could not be compared.";
+
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The backup
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub to: For,
+    #[command(flatten)]
+    pub unlock: Unlock,
+    /// Leave the private keys in the clear, as a list of Secrets
+    #[arg(long, conflicts_with_all = ["recipient", "recipients_file", "passphrase"])]
+    pub plain: bool,
+    /// Compare a backup with the cluster instead of making one
+    #[arg(long, conflicts_with_all = ["recipient", "recipients_file", "passphrase", "plain"])]
+    pub verify: bool,
+    /// How to tell what is in it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    #[command(flatten)]
+    pub home: Home,
+}
+
 const COMPROMISED: &str = "\
 Example:
   seal keys compromised SHA256:0cbNYOGpHfBEU3VhV0PkDmpOp3yeHbF7LyMcKuGZMJY
@@ -181,6 +228,52 @@ pub struct Reinstate {
     #[arg(long)]
     pub dry_run: bool,
     /// How to report
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    #[command(flatten)]
+    pub home: Home,
+}
+
+/// Whom a backup is for.
+#[derive(Debug, Args)]
+pub struct For {
+    /// Who may open it: an age recipient (age1…) or an ssh-ed25519 or ssh-rsa public key; repeatable
+    #[arg(long, value_name = "KEY")]
+    pub recipient: Vec<String>,
+    /// File with one recipient in each line; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub recipients_file: Vec<PathBuf>,
+    /// Whoever knows a passphrase may open it
+    #[arg(long, conflicts_with_all = ["recipient", "recipients_file"])]
+    pub passphrase: bool,
+}
+
+const RESTORE: &str = "\
+Example:
+  seal keys restore keys.yaml --identity me.txt
+
+Takes a backup, or a list of key Secrets in the clear. Each key comes back with its labels and annotations, so with its \
+state. One that is there already stays as it is; where its name is another Secret's it gets a new one. Then it waits \
+until the controller has opened the SealedSecrets that were closed. A new cluster's controller that is started with \
+--wait-for-keys makes no key of its own meanwhile.
+
+Exit codes: 0 every key is in the cluster, 1 none of them was restored, 2 the command line makes no sense, 3 some were \
+not.";
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub unlock: Unlock,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait for SealedSecrets to open
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub timeout: String,
+    /// How to tell what was done
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     #[command(flatten)]

@@ -120,7 +120,7 @@ fn a_backup_is_as_good_as_its_keys_wherever_keys_are_named() {
     for (flags, words) in [
         ("", "is encrypted for keys: name the one that opens it with --identity"),
         ("--identity other.txt", "none of the identities opens it"),
-        ("--identity keys.pem", "keys.pem holds no age identity and no ssh private key"),
+        ("--identity a/config.yaml", "a/config.yaml holds no age identity and no ssh private key"),
     ] {
         let (code, stdout, stderr) = tree.seal("unseal", &format!("a --recovery-private-key backup.yaml {flags}"));
         assert!(code == Some(1) && stdout.is_empty() && stderr.contains(words), "{words}: {stderr}");

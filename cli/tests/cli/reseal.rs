@@ -38,7 +38,7 @@ fn value(plain: &str, name: &str, key: &str) -> String {
 /// A SealedSecret shop/`name` with two items, of which the second is folded.
 pub fn sealed(name: &str, (a, b): (&str, &str)) -> String {
     format!(
-        "# of the shop\napiVersion: bitnami.com/v1alpha1\nkind: SealedSecret\nmetadata: {{name: {name}, namespace: shop}} # ours\nspec:\n  encryptedData:\n    a: '{}' # first\n    b: >-\n      {}\n  template:\n    data:\n      url: 'db://{{ .a }}'\n",
+        "# of the shop\napiVersion: bitnami.com/v1alpha1\nkind: SealedSecret\nmetadata: {{name: {name}, namespace: shop}} # ours\nspec:\n  encryptedData:\n    a: '{}' # first\n    b: >-\n      {}\n  template:\n    data:\n      url: 'db://{{{{ .a }}}}'\n",
         value("s3cret", name, a),
         value("two", name, b)
     )

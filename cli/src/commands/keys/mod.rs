@@ -1,8 +1,10 @@
 //! `seal keys`: what an operator does with the keys of a cluster, one verb in each file. Private keys that a verb does
 //! not write somewhere on purpose are wiped without having been looked at.
 
+pub mod backup;
 pub mod compromised;
 pub mod list;
+pub mod restore;
 pub mod retire;
 pub mod rotate;
 
@@ -41,6 +43,8 @@ pub async fn run(verb: Keys, io: &mut Io<'_>) -> Result<Exit, Error> {
         Keys::Retire(command) => retire::retire(command, io).await,
         Keys::Compromised(command) => compromised::run(command, io).await,
         Keys::Reinstate(command) => retire::reinstate(command, io).await,
+        Keys::Backup(command) => backup::run(command, io).await,
+        Keys::Restore(command) => restore::run(command, io).await,
     }
 }
 
