@@ -19,6 +19,7 @@ mod recipients;
 mod render;
 mod replicas;
 mod reseal;
+mod runbook;
 mod sealing;
 mod sync;
 mod templates;
