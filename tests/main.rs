@@ -19,6 +19,7 @@ mod recipients;
 mod render;
 mod replicas;
 mod reseal;
+mod rollout;
 mod runbook;
 mod sealing;
 mod sync;

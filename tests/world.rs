@@ -148,8 +148,8 @@ impl Place<'_> {
 
     /// Makes a GitSync that looks every second.
     pub async fn sync(&self, name: &str, url: &str, path: &str) -> Result<GitSync> {
-        let mut spec =
-            GitSyncSpec { path: path.to_owned(), interval: "1s".to_owned(), prune: true, ..GitSyncSpec::default() };
+        let (interval, timeout) = ("1s".to_owned(), "5m".to_owned());
+        let mut spec = GitSyncSpec { path: path.to_owned(), interval, timeout, prune: true, ..GitSyncSpec::default() };
         url.clone_into(&mut spec.source.url);
         Ok(self.syncs().create(&PostParams::default(), &GitSync::new(name, spec)).await?)
     }

@@ -1,10 +1,12 @@
 //! The `GitSync` resource, `signet.dev/v1alpha1`: what stands at a path of a Git repository shall stand in the cluster.
 //! Field names, conditions and the inventory are Flux's where Flux has them. No behaviour here.
 
+#![allow(clippy::struct_excessive_bools, reason = "switches that have nothing to do with each other")]
+
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
@@ -18,9 +20,14 @@ pub const NAMESPACE_LABEL: &str = "gitsync.signet.dev/namespace";
 pub const FINALIZER: &str = "gitsync.signet.dev/prune";
 /// Any new value makes the controller look at Git now. Flux's key, because hands know it.
 pub const RECONCILE_REQUESTED: &str = "reconcile.fluxcd.io/requestedAt";
+/// Allows the plan with this digest, where a plan waits to be allowed.
+pub const APPROVE: &str = "gitsync.signet.dev/approve";
+
+/// As Go writes durations.
+const DURATION: &str = "^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$";
 
 /// What to follow, and how.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "signet.dev",
     version = "v1alpha1",
@@ -60,6 +67,24 @@ pub struct GitSyncSpec {
     #[serde(default = "default_interval")]
     #[schemars(schema_with = "duration")]
     pub interval: String,
+    /// GitSyncs of this namespace that must be Ready, and at this revision if they follow the same source, before this one
+    /// applies another revision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<SyncReference>,
+    /// Whether a new plan is carried out at once, or when somebody allowed it: by the annotation
+    /// gitsync.signet.dev/approve with the digest in status.plan.
+    #[serde(default)]
+    pub sync_policy: SyncPolicy,
+    /// What is done about objects that others changed.
+    #[serde(default)]
+    pub drift: Drift,
+    /// Whether Ready waits until everything that was applied is healthy.
+    #[serde(default)]
+    pub wait: bool,
+    /// How long a revision may take to become healthy, where anything waits for that.
+    #[serde(default = "default_timeout")]
+    #[schemars(schema_with = "timeout")]
+    pub timeout: String,
     /// Whether what goes from Git also goes from the cluster.
     #[serde(default = "default_prune")]
     pub prune: bool,
@@ -69,6 +94,33 @@ pub struct GitSyncSpec {
     /// Lets a plain Secret with data through. Whoever can read the repository can read it.
     #[serde(default)]
     pub allow_plain_secrets: bool,
+}
+
+/// A GitSync of the same namespace by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SyncReference {
+    /// Its name.
+    pub name: String,
+}
+
+/// See [`GitSyncSpec::sync_policy`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SyncPolicy {
+    /// At once.
+    #[default]
+    Automatic,
+    /// When it is allowed.
+    Manual,
+}
+
+/// See [`GitSyncSpec::drift`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Drift {
+    /// They are made again as Git says.
+    #[default]
+    Correct,
+    /// They are left, and told in the condition Drifted.
+    Report,
 }
 
 /// What makes manifests of files.
@@ -144,7 +196,7 @@ pub struct SecretReference {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GitSyncStatus {
-    /// Ready, and Reconciling or Stalled where they hold, as kstatus reads them.
+    /// Ready, and Reconciling or Stalled where they hold, as kstatus reads them; Healthy and Drifted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The generation that was last handled.
@@ -159,9 +211,36 @@ pub struct GitSyncStatus {
     /// The value of the request annotation that was last served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
+    /// What would be done, and waits to be allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PendingPlan>,
+    /// The last revisions that were applied whole, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryEntry>,
     /// What is in the cluster because of this GitSync. Written before anything is applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
+}
+
+/// See [`GitSyncStatus::plan`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PendingPlan {
+    /// To be given back in the annotation gitsync.signet.dev/approve.
+    pub digest: String,
+    /// One line an object; of a long plan the first.
+    pub steps: Vec<String>,
+}
+
+/// See [`GitSyncStatus::history`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    /// As branch@sha1:commit.
+    pub revision: String,
+    /// Of what it asked for: the same again needs nobody's leave.
+    pub digest: String,
+    /// When it was applied whole.
+    pub applied_at: Time,
 }
 
 /// See [`GitSyncStatus::inventory`].
@@ -183,18 +262,51 @@ pub struct InventoryEntry {
     pub uid: Option<String>,
 }
 
-/// An interval that is no duration.
+/// A time that is no duration.
 #[derive(Debug, thiserror::Error)]
-#[error("spec.interval {0:?} is not a duration of at least one second, such as 30s or 5m")]
-pub struct BadInterval(String);
+#[error("spec.{field} {text:?} is not a duration of at least one second, such as 30s or 5m")]
+pub struct BadDuration {
+    field: &'static str,
+    text: String,
+}
 
 impl GitSyncSpec {
     /// [`Self::interval`], parsed.
-    pub fn interval(&self) -> Result<SignedDuration, BadInterval> {
-        let parsed = self.interval.parse::<SignedDuration>().ok();
-        parsed
-            .filter(|interval| *interval >= SignedDuration::from_secs(1))
-            .ok_or_else(|| BadInterval(self.interval.clone()))
+    pub fn interval(&self) -> Result<SignedDuration, BadDuration> {
+        some_time("interval", &self.interval)
+    }
+
+    /// [`Self::timeout`], parsed.
+    pub fn timeout(&self) -> Result<SignedDuration, BadDuration> {
+        some_time("timeout", &self.timeout)
+    }
+}
+
+fn some_time(field: &'static str, text: &str) -> Result<SignedDuration, BadDuration> {
+    let parsed = text.parse::<SignedDuration>().ok().filter(|time| *time >= SignedDuration::from_secs(1));
+    parsed.ok_or_else(|| BadDuration { field, text: text.to_owned() })
+}
+
+/// As the API server fills it in.
+impl Default for GitSyncSpec {
+    fn default() -> Self {
+        Self {
+            source: GitSource::default(),
+            path: String::new(),
+            renderer: None,
+            helm: None,
+            target_namespace: None,
+            common_metadata: None,
+            interval: default_interval(),
+            depends_on: Vec::new(),
+            sync_policy: SyncPolicy::default(),
+            drift: Drift::default(),
+            wait: false,
+            timeout: default_timeout(),
+            prune: default_prune(),
+            suspend: false,
+            allow_plain_secrets: false,
+        }
     }
 }
 
@@ -212,6 +324,10 @@ fn default_interval() -> String {
     "1m".to_owned()
 }
 
+fn default_timeout() -> String {
+    "5m".to_owned()
+}
+
 fn default_prune() -> bool {
     true
 }
@@ -221,7 +337,11 @@ fn any_object(_: &mut schemars::SchemaGenerator) -> Schema {
 }
 
 fn duration(_: &mut schemars::SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "default": "1m", "pattern": "^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$"})
+    json_schema!({"type": "string", "default": default_interval(), "pattern": DURATION})
+}
+
+fn timeout(_: &mut schemars::SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "default": default_timeout(), "pattern": DURATION})
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub const NOT_READY: &str = "DependencyNotReady";
 pub const CYCLE: &str = "DependencyCycle";
 
 /// What it waits for; `None` when it may go on.
-pub fn blocked(me: &Key, all: &HashMap<Key, GitSync>) -> Option<Cause> {
+pub fn blocked(me: &Key, attempted: Option<&str>, all: &HashMap<Key, &GitSync>) -> Option<Cause> {
     if let Some(cycle) = cycle(me, all) {
         let names: Vec<String> = cycle.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
         let message = format!("spec.dependsOn goes in a circle: {}; take one of them out", names.join(" -> "));
@@ -28,7 +28,7 @@ pub fn blocked(me: &Key, all: &HashMap<Key, GitSync>) -> Option<Cause> {
         .filter_map(|key| {
             let why = match all.get(&key) {
                 None => "does not exist",
-                Some(other) => unready(sync, other)?,
+                Some(other) => unready(sync, attempted, other)?,
             };
             Some(format!("{}/{} {why}", key.0, key.1))
         })
@@ -47,22 +47,21 @@ fn needs(namespace: &str, spec: &GitSyncSpec) -> Vec<Key> {
 }
 
 /// Of the same source it must have applied the same revision; what it applied before says nothing about this commit.
-fn unready(sync: &GitSync, other: &GitSync) -> Option<&'static str> {
+fn unready(sync: &GitSync, attempted: Option<&str>, other: &GitSync) -> Option<&'static str> {
     let status = other.status.as_ref();
-    let is_ready = status.and_then(ready).is_some_and(|ready| {
-        ready.status == "True" && ready.observed_generation == other.metadata.generation
-    });
+    let is_ready = status
+        .and_then(ready)
+        .is_some_and(|ready| ready.status == "True" && ready.observed_generation == other.metadata.generation);
     if !is_ready {
         return Some("is not ready");
     }
-    let attempted = sync.status.as_ref().and_then(|status| status.last_attempted_revision.as_ref());
-    let applied = status.and_then(|status| status.last_applied_revision.as_ref());
+    let applied = status.and_then(|status| status.last_applied_revision.as_deref());
     let behind = sync.spec.source == other.spec.source && attempted.is_some() && attempted != applied;
     behind.then_some("has not applied this revision")
 }
 
 /// The way back to where it began.
-fn cycle(me: &Key, all: &HashMap<Key, GitSync>) -> Option<Vec<Key>> {
+fn cycle(me: &Key, all: &HashMap<Key, &GitSync>) -> Option<Vec<Key>> {
     let mut paths = vec![vec![me.clone()]];
     let mut seen = std::collections::HashSet::new();
     while let Some(path) = paths.pop() {
@@ -96,14 +95,14 @@ mod tests {
         sync.metadata.generation = Some(1);
         let condition = json!({"type": "Ready", "status": ready, "reason": "", "message": "", "observedGeneration": 1,
             "lastTransitionTime": "2026-01-01T00:00:00Z"});
-        let status =
-            json!({"conditions": [condition], "lastAppliedRevision": applied, "lastAttemptedRevision": "two"});
+        let status = json!({"conditions": [condition], "lastAppliedRevision": applied});
         sync.status = serde_json::from_value(status).unwrap();
         (("ns".to_owned(), name.to_owned()), sync)
     }
 
     fn said(all: &[(Key, GitSync)]) -> Option<String> {
-        blocked(&all[0].0, &all.iter().cloned().collect()).map(|cause| format!("{}: {}", cause.reason, cause.message))
+        let known = all.iter().map(|(key, sync)| (key.clone(), sync)).collect();
+        blocked(&all[0].0, Some("two"), &known).map(|cause| format!("{}: {}", cause.reason, cause.message))
     }
 
     #[test]
@@ -124,11 +123,15 @@ mod tests {
     #[test]
     fn a_circle_is_named() {
         let all = [sync("a", &["x", "b"], "True", ""), sync("b", &["c"], "True", ""), sync("c", &["a"], "True", "")];
-        let expected = "DependencyCycle: spec.dependsOn goes in a circle: ns/a -> ns/b -> ns/c -> ns/a; take one of them out";
+        let expected =
+            "DependencyCycle: spec.dependsOn goes in a circle: ns/a -> ns/b -> ns/c -> ns/a; take one of them out";
         assert_eq!(said(&all).unwrap(), expected);
         // One that only leads to a circle waits.
         let outside = [sync("d", &["a"], "True", "two"), all[0].clone(), all[1].clone(), all[2].clone()];
         assert_eq!(said(&outside).map(|said| said.starts_with(CYCLE)), Some(false));
-        assert_eq!(dependents(&("ns".into(), "a".into()), all.iter().map(|(_, sync)| sync)), [("ns".into(), "c".into())]);
+        assert_eq!(
+            dependents(&("ns".into(), "a".into()), all.iter().map(|(_, sync)| sync)),
+            [("ns".into(), "c".into())]
+        );
     }
 }

@@ -9,10 +9,11 @@ use futures::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
-    core::DynamicObject,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    core::{DynamicObject, PartialObjectMeta, PartialObjectMetaExt as _},
     runtime::wait::{await_condition, conditions},
 };
+use serde_json::Value;
 
 use super::{
     SYNC_MANAGER,
@@ -28,9 +29,11 @@ use crate::{
 };
 
 /// Requests under way at once.
-const CONCURRENCY: usize = 16;
+pub const CONCURRENCY: usize = 16;
 /// Longest wait for a new definition to be served.
 const ESTABLISH: Duration = Duration::from_secs(30);
+/// Longest wait for an object to go that is made anew.
+const RECREATE: Duration = Duration::from_secs(30);
 
 /// What came of the steps.
 #[derive(Debug, Default)]
@@ -53,6 +56,8 @@ pub struct Done {
 
 enum Outcome {
     Applied(ObjectId, Applied, Option<Why>),
+    /// It is there, and was to be made only if it were not.
+    Left(ObjectId, Applied),
     Pruned(ObjectId),
     Gone(ObjectId),
     Failed(Problem),
@@ -94,6 +99,9 @@ impl Done {
                 self.changed.extend(why.map(|why| (id.clone(), why)));
                 self.applied.insert(id, applied);
             }
+            Outcome::Left(id, applied) => {
+                self.applied.insert(id, applied);
+            }
             Outcome::Pruned(id) => {
                 self.gone.insert(id.clone());
                 self.pruned.push(id);
@@ -119,15 +127,27 @@ async fn run(
             let Some(kind) = kinds.get(&desired.id.group, &desired.version, &desired.id.kind) else {
                 return failed(desired, "its kind is not served any more");
             };
-            match apply(client, kind, desired).await {
+            let before = known.get(&desired.id);
+            let written = match apply(client, kind, desired).await {
+                Err(error) if desired.marks.once && error.is_conflict() => {
+                    let (digest, uid) = (desired.digest.clone(), String::new());
+                    return Outcome::Left(desired.id.clone(), Applied { digest, uid, fields: 0 });
+                }
+                Err(error) if desired.marks.forced && is_immutable(&error) => match before {
+                    Some(live) => recreate(client, kind, desired, &live.uid).await,
+                    None => Err(chain(&error)),
+                },
+                written => written.map_err(|error| chain(&error)),
+            };
+            match written {
                 Ok(written) => {
                     let now = live.wrote(kind, &written);
-                    let before = known.get(&desired.id).map(|live| live.resource_version.as_str());
+                    let before = before.map(|live| live.resource_version.as_str());
                     let changed = before != Some(now.resource_version.as_str());
                     let applied = Applied { digest: desired.digest.clone(), uid: now.uid, fields: now.fields };
                     Outcome::Applied(desired.id.clone(), applied, changed.then_some(why))
                 }
-                Err(error) => failed(desired, &chain(&error)),
+                Err(why) => failed(desired, &why),
             }
         }
         Step::Prune { id, version, uid } => match kinds.get(&id.group, &version, &id.kind) {
@@ -147,14 +167,67 @@ fn failed(desired: &Desired, why: &str) -> Outcome {
     Outcome::Failed(Problem { place: desired.place.clone(), what: format!("{}: {why}", desired.id) })
 }
 
-async fn apply(
+async fn apply(client: &Client, kind: &Kind, desired: &Desired) -> Result<PartialObjectMeta<DynamicObject>, CallError> {
+    let call = api(client, kind, &desired.id);
+    if desired.marks.once {
+        let made = bounded(call.create(&creation(false), &object(desired.body.clone())?)).await?;
+        return Ok(made.metadata.into_response_partial());
+    }
+    let params = PatchParams::apply(SYNC_MANAGER).force().validation_strict();
+    bounded(call.patch_metadata(&desired.id.name, &params, &Patch::Apply(&desired.body))).await
+}
+
+fn creation(dry_run: bool) -> PostParams {
+    PostParams { dry_run, field_manager: Some(SYNC_MANAGER.to_owned()) }
+}
+
+fn object(body: Value) -> Result<DynamicObject, CallError> {
+    serde_json::from_value(body).map_err(|error| CallError::Api(kube::Error::SerdeError(error)))
+}
+
+/// Whether the API server refuses the change as such. Every other refusal is about what is wrong with the manifest, and
+/// no reason to delete what is there.
+fn is_immutable(error: &CallError) -> bool {
+    let CallError::Api(kube::Error::Api(status)) = error else { return false };
+    let words = [
+        "immutable",
+        "cannot change roleRef",
+        "updates to parameters are forbidden",
+        "updates to statefulset spec for fields other than",
+    ];
+    status.code == 422 && words.iter().any(|words| status.message.contains(words))
+}
+
+/// Deletes and makes anew what cannot be changed, once the API server has said that it would take the new one.
+async fn recreate(
     client: &Client,
     kind: &Kind,
     desired: &Desired,
-) -> Result<kube::core::PartialObjectMeta<DynamicObject>, CallError> {
-    let params = PatchParams::apply(SYNC_MANAGER).force().validation_strict();
+    uid: &str,
+) -> Result<PartialObjectMeta<DynamicObject>, String> {
     let call = api(client, kind, &desired.id);
-    bounded(call.patch_metadata(&desired.id.name, &params, &Patch::Apply(&desired.body))).await
+    let mut trial = desired.body.clone();
+    let name: String = desired.id.name.chars().take(50).collect();
+    trial["metadata"]["name"] = format!("{}-trial", name.trim_end_matches(['-', '.'])).into();
+    let tried = async { bounded(call.create(&creation(true), &object(trial)?)).await };
+    tried.await.map_err(|error| format!("cannot be changed, and the new one would be refused: {}", chain(&error)))?;
+    match delete(client, kind, &desired.id, uid.to_owned()).await {
+        Err(error) if !error.is_not_found() => {
+            return Err(format!("cannot delete it to make it anew: {}", chain(&error)));
+        }
+        _ => {}
+    }
+    let gone = await_condition(call, &desired.id.name, conditions::is_deleted(uid));
+    if !matches!(tokio::time::timeout(RECREATE, gone).await, Ok(Ok(_))) {
+        return Err("is being deleted to be made anew, which takes long: see its finalizers".to_owned());
+    }
+    apply(client, kind, desired).await.map_err(|error| chain(&error))
+}
+
+/// What a GET says of an object.
+pub async fn read(client: &Client, kind: &Kind, id: &ObjectId) -> Result<Value, CallError> {
+    let found = bounded(api(client, kind, id).get(&id.name)).await?;
+    serde_json::to_value(found).map_err(|error| CallError::Api(kube::Error::SerdeError(error)))
 }
 
 async fn delete(client: &Client, kind: &Kind, id: &ObjectId, uid: String) -> Result<(), CallError> {

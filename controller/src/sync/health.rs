@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{object::ObjectId, render::Desired};
+use super::{object::ObjectId, render::Desired, sealed::is_sealed};
 
 /// How an object fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +43,11 @@ const BUILT_IN: [&str; 20] = [
 /// Whether an object is anything but healthy at times: of others the status need not be read.
 pub fn is_judged(desired: &Desired) -> bool {
     let ObjectId { group, kind, .. } = &desired.id;
+    if desired.marks.any_health || is_sealed(&desired.id) {
+        // How SealedSecrets fare is known without asking.
+        return false;
+    }
     match (group.as_str(), kind.as_str()) {
-        _ if desired.marks.any_health => false,
         ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
         | ("batch", "Job")
         | ("", "Pod" | "PersistentVolumeClaim" | "ReplicationController") => true,
@@ -92,7 +95,8 @@ pub fn health(group: &str, object: &Value) -> Health {
 }
 
 fn deployment(object: &Value) -> Health {
-    let failed = conditions(object).find(|it| it["type"] == "Progressing" && it["reason"] == "ProgressDeadlineExceeded");
+    let failed =
+        conditions(object).find(|it| it["type"] == "Progressing" && it["reason"] == "ProgressDeadlineExceeded");
     if let Some(failed) = failed {
         return Health::Degraded(words(failed));
     }
@@ -207,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    fn state(group: &str, kind: &str, spec: Value, status: Value) -> &'static str {
+    fn state(group: &str, kind: &str, spec: &Value, status: &Value) -> &'static str {
         let object = json!({"kind": kind, "metadata": {"generation": 2}, "spec": spec, "status": status});
         match health(group, &object) {
             Health::Healthy => "healthy",
@@ -243,9 +247,9 @@ mod tests {
             (exceeded, "degraded"),
             (unavailable, "progressing"),
         ] {
-            assert_eq!(state("apps", "Deployment", json!({"replicas": 3}), status.clone()), expected, "{status}");
+            assert_eq!(state("apps", "Deployment", &json!({"replicas": 3}), &status), expected, "{status}");
         }
-        assert_eq!(state("apps", "Deployment", json!({"replicas": 0}), json!({"observedGeneration": 2})), "healthy");
+        assert_eq!(state("apps", "Deployment", &json!({"replicas": 0}), &json!({"observedGeneration": 2})), "healthy");
     }
 
     #[test]
@@ -266,20 +270,21 @@ mod tests {
             (&on_delete, json!({}), "healthy"),
             (&rolling, json!({}), "progressing"),
         ] {
-            assert_eq!(state("apps", "StatefulSet", spec.clone(), status.clone()), expected, "{spec} {status}");
+            assert_eq!(state("apps", "StatefulSet", spec, &status), expected, "{spec} {status}");
         }
         let daemons = |ready: i64| {
             json!({"observedGeneration": 2, "desiredNumberScheduled": 2, "currentNumberScheduled": 2,
                 "updatedNumberScheduled": 2, "numberAvailable": 2, "numberReady": ready})
         };
-        assert_eq!(state("apps", "DaemonSet", json!({}), daemons(2)), "healthy");
-        assert_eq!(state("apps", "DaemonSet", json!({}), daemons(1)), "progressing");
-        assert_eq!(state("apps", "DaemonSet", json!({}), json!({})), "progressing");
+        assert_eq!(state("apps", "DaemonSet", &json!({}), &daemons(2)), "healthy");
+        assert_eq!(state("apps", "DaemonSet", &json!({}), &daemons(1)), "progressing");
+        assert_eq!(state("apps", "DaemonSet", &json!({}), &json!({})), "progressing");
     }
 
     #[test]
     fn jobs_pods_claims_services_and_kinds_of_others() {
-        let crash = json!({"phase": "Running", "containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]});
+        let crash =
+            json!({"phase": "Running", "containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]});
         let mut ready = condition_of("Ready", "True");
         ready["phase"] = json!("Running");
         for (group, kind, status, expected) in [
@@ -303,7 +308,7 @@ mod tests {
             ("example.com", "Widget", condition_of("Stalled", "True"), "degraded"),
             ("example.com", "Widget", json!({"observedGeneration": 1}), "progressing"),
         ] {
-            assert_eq!(state(group, kind, json!({}), status.clone()), expected, "{kind} {status}");
+            assert_eq!(state(group, kind, &json!({}), &status), expected, "{kind} {status}");
         }
         let going = json!({"kind": "Pod", "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
         assert_eq!(health("", &going), progressing("is being deleted"));

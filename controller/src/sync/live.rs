@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Key, SYNC_MANAGER, kinds::Kind, object::ObjectId, plan::LiveObject};
+use super::{Key, SYNC_MANAGER, kinds::Kind, marks::marks, object::ObjectId, plan::LiveObject};
 use crate::{
     context::chain,
     observed::{Observed, Sighting, version},
@@ -189,6 +189,8 @@ fn sighting(kind: &Kind, object: &PartialObjectMeta<DynamicObject>) -> Sighting<
         owner: owner(object),
         fields: our_fields(object),
         generation: object.metadata.generation,
+        // What nobody can read says nothing.
+        marks: marks(object.labels(), object.annotations()).unwrap_or_default(),
     };
     (id, version(object.metadata.resource_version.as_deref()), live)
 }

@@ -39,7 +39,9 @@ pub fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, S
     let helm_keeps = annotations.get("helm.sh/resource-policy").is_some_and(|policy| policy == "keep");
     let wave = argo("sync-wave").unwrap_or("0");
     Ok(Marks {
-        wave: wave.parse().map_err(|_| format!("the annotation {ARGO}sync-wave is {wave:?}, which is no whole number"))?,
+        wave: wave
+            .parse()
+            .map_err(|_| format!("the annotation {ARGO}sync-wave is {wave:?}, which is no whole number"))?,
         kept: frozen || flux("prune", "disabled") || option("Prune=false") || helm_keeps,
         ignored: frozen || flux("ssa", "Ignore"),
         once: flux("ssa", "IfNotPresent"),

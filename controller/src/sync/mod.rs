@@ -5,11 +5,14 @@
 //! Here is the wiring: what triggers a pass, and what is kept between passes. The pass itself is in [`pass`].
 
 pub mod builder;
+pub mod depends;
 pub mod execute;
 pub mod fetch;
+pub mod health;
 pub mod inputs;
 pub mod kinds;
 pub mod live;
+pub mod marks;
 pub mod object;
 pub mod order;
 pub mod output;
@@ -22,7 +25,7 @@ pub mod source;
 mod ssh;
 pub mod status;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use crds::{
     GitSync, SealedSecret,
@@ -47,12 +50,14 @@ use tokio_util::sync::CancellationToken;
 pub use self::{builder::Builder, source::Mirrors};
 use self::{
     fetch::Fetching,
+    health::Health,
     kinds::Kinds,
     live::{Live, WatchError},
     object::ObjectId,
     plan::Applied,
     render::{Desired, Documents},
     source::Commit,
+    status::Fact,
 };
 use crate::{
     calls::{CallError, logged},
@@ -148,6 +153,14 @@ struct State {
     /// The newest that rendered: as it says the cluster is kept.
     good: Option<Good>,
     applied: HashMap<ObjectId, Applied>,
+    /// How objects fare, by the version that was looked at.
+    health: HashMap<ObjectId, (String, Health)>,
+    /// As last found; conditions beside Ready.
+    facts: Vec<Fact>,
+    /// The revision under way, and since when.
+    since: Option<(String, Instant)>,
+    /// The plan that somebody allowed: it is carried out to its end, though less of it is left.
+    allowed: Option<String>,
     failures: u32,
 }
 
@@ -234,16 +247,20 @@ impl Syncer {
             .modify(|sync| sync.managed_fields_mut().clear())
             .reflect(writer)
             .filter_map(|event| std::future::ready(logged("GitSyncs", event)))
-            .filter_map(move |event| {
-                std::future::ready(match event {
-                    Event::Apply(sync) | Event::InitApply(sync) => Some(ObjectRef::from_obj(&sync)),
-                    Event::Delete(sync) => {
-                        let key = (sync.namespace().unwrap_or_default(), sync.name_any());
-                        self.states.lock().remove(&key);
-                        None
-                    }
-                    Event::Init | Event::InitDone => None,
-                })
+            .flat_map(move |event| {
+                let (moved, itself) = match event {
+                    Event::Apply(sync) | Event::InitApply(sync) => (guarded_key(&sync), true),
+                    Event::Delete(sync) => (guarded_key(&sync), false),
+                    Event::Init | Event::InitDone => return stream::iter(Vec::new()),
+                };
+                if !itself {
+                    self.states.lock().remove(&moved);
+                }
+                // Those that wait for it look again, whatever became of it.
+                let all = self.store.state();
+                let waiting = depends::dependents(&moved, all.iter().filter_map(|guarded| guarded.0.as_ref().ok()));
+                let keys = itself.then_some(moved).into_iter().chain(waiting);
+                stream::iter(keys.map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)).collect::<Vec<_>>())
             })
     }
 }
@@ -261,6 +278,10 @@ fn known(store: Store<Guarded>, named: mpsc::UnboundedReceiver<Key>) -> impl Str
 fn keyed(store: Store<Guarded>, ring: Ring) -> impl Stream<Item = ObjectRef<Guarded>> {
     let changes = stream::unfold(ring, |mut ring| async move { ring.changed().await.ok().map(|()| ((), ring)) });
     changes.flat_map(move |()| stream::iter(store.state().into_iter().map(|sync| ObjectRef::from_obj(&*sync))))
+}
+
+fn guarded_key(sync: &Guarded) -> Key {
+    (sync.namespace().unwrap_or_default(), sync.name_any())
 }
 
 fn key(sync: &GitSync) -> Key {

@@ -2,29 +2,34 @@
 //! leaves the deciding to the pure ones.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crds::{
     GitSync,
-    git_sync::{GitSyncStatus, Inventory, Renderer},
+    git_sync::{APPROVE, Drift, GitSyncStatus, HistoryEntry, Inventory, Renderer, SyncPolicy},
 };
+use futures::{FutureExt as _, StreamExt as _, stream};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Discovery, ResourceExt as _,
     runtime::{controller::Action, reflector::ObjectRef},
 };
 
 use super::{
-    Error, Good, Guarded, Origin, Read, State, Syncer,
+    Error, Good, Origin, Read, State, Syncer,
     builder::{Build, Capabilities, Release},
-    execute::{Done, execute},
-    fetch, key,
+    depends,
+    execute::{self, CONCURRENCY, Done, execute},
+    fetch, guarded_key,
+    health::{self, Health},
+    key,
     kinds::Kinds,
     object::ObjectId,
-    plan::{self, Known, Policy, Why, plan},
+    plan::{self, Held, Known, LiveObject, Plan, Policy, Why, plan},
     render::{self, Desired, Documents, Owner, Problem, SourceFile},
     sealed,
     source::{SourceError, Survey},
@@ -41,6 +46,17 @@ use crate::{
 /// Group, version and kind.
 type KindName = (String, String, String);
 
+/// Revisions that are remembered.
+const HISTORY: usize = 10;
+
+/// What came of all waves: the last plan, and what it did not do.
+struct Outcome<'a> {
+    planned: Plan<'a>,
+    unhealthy: Vec<(ObjectId, Health)>,
+    failed: Vec<Problem>,
+    unpruned: Vec<String>,
+}
+
 /// Shortest wait between two passes that nothing triggered.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -48,8 +64,9 @@ impl Syncer {
     /// Brings the cluster to what Git says, and says how that went.
     pub(super) async fn sync(&self, sync: &GitSync, state: &mut State) -> Result<Action, Error> {
         let mut status = current_status(sync, state);
-        let interval = match sync.spec.interval() {
-            Ok(interval) => interval.unsigned_abs(),
+        let times = sync.spec.interval().and_then(|interval| Ok((interval, sync.spec.timeout()?)));
+        let (interval, timeout) = match times {
+            Ok((interval, timeout)) => (interval.unsigned_abs(), timeout.unsigned_abs()),
             Err(error) => {
                 let cause = Cause { reason: "InvalidSpec", message: error.to_string() };
                 self.report(sync, state, status, Verdict::Stalled(cause)).await?;
@@ -65,7 +82,7 @@ impl Syncer {
             self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named }).inc();
             state.fetching.done(sync, outcome, interval, Instant::now());
         }
-        let verdict = match self.bring(sync, state, &mut status).await {
+        let verdict = match self.bring(sync, state, &mut status, timeout).await {
             // The cluster cannot be seen: that too is for whoever looks at the GitSync.
             Err(error @ (Error::Discovery(_) | Error::Watch(_))) => {
                 Verdict::Failed(Cause { reason: "ReconciliationFailed", message: chain(&error) })
@@ -78,6 +95,11 @@ impl Syncer {
             self.context.metrics.syncs.get_or_create(&metrics::Outcome { outcome }).inc();
         }
         let mut wait = state.fetching.wait(Instant::now());
+        if let Some((_, since)) = &state.since
+            && since.elapsed() < timeout
+        {
+            wait = wait.min(timeout.saturating_sub(since.elapsed()));
+        }
         if state.failures > 0 {
             wait = wait.min(backoff::after(state.failures));
         }
@@ -85,13 +107,33 @@ impl Syncer {
     }
 
     /// Makes objects of the newest commit, and the cluster as the newest good one says.
-    async fn bring(&self, sync: &GitSync, state: &mut State, status: &mut GitSyncStatus) -> Result<Verdict, Error> {
+    async fn bring(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        status: &mut GitSyncStatus,
+        timeout: Duration,
+    ) -> Result<Verdict, Error> {
         let unrendered = self.render(sync, state, status).await?;
         let applied = match state.good.clone() {
-            Some(good) => self.apply(sync, state, status, &good).await?,
+            Some(good) => match self.blocked(sync, status, &good.revision) {
+                Some(cause) if cause.reason == depends::CYCLE => Verdict::Stalled(cause),
+                Some(cause) => Verdict::Waiting(cause),
+                None => self.apply(sync, state, status, &good, timeout).await?,
+            },
             None => Verdict::Progressing("waiting for the first commit".to_owned()),
         };
         Ok(status::overall(unrendered, applied, state.fetching.error.clone()))
+    }
+
+    /// What another revision waits for. Drift of this one is healed without waiting.
+    fn blocked(&self, sync: &GitSync, status: &GitSyncStatus, revision: &str) -> Option<Cause> {
+        if sync.spec.depends_on.is_empty() || status.last_applied_revision.as_deref() == Some(revision) {
+            return None;
+        }
+        let all = self.store.state();
+        let known = all.iter().filter_map(|guarded| Some((guarded_key(guarded), guarded.0.as_ref().ok()?))).collect();
+        depends::blocked(&key(sync), Some(revision), &known)
     }
 
     /// Deletes what was applied, before the GitSync itself may go.
@@ -106,8 +148,10 @@ impl Syncer {
         self.watch(&served, &kinds).await?;
         let known = self.live.find(ids(&inventory).iter());
         let me = key(sync);
-        let stages =
-            plan::teardown(Known { live: &known, applied: &state.applied, inventory: &inventory }, (&me.0, &me.1));
+        let stages = plan::teardown(
+            Known { live: &known, applied: &state.applied, inventory: &inventory, health: &HashMap::new() },
+            (&me.0, &me.1),
+        );
         let done = execute(&self.git.hands, &self.live, &known, &served, stages).await;
         if done.unpruned.is_empty() {
             let pruned = done.pruned.len();
@@ -262,67 +306,212 @@ impl Syncer {
         closed
     }
 
-    /// Makes the cluster as a good rendering says. The inventory is written before anything is, and made smaller after.
+    /// Makes the cluster as a good rendering says, and says how that went.
     async fn apply(
         &self,
         sync: &GitSync,
         state: &mut State,
         status: &mut GitSyncStatus,
-        Good { revision, desired, .. }: &Good,
+        good: &Good,
+        timeout: Duration,
     ) -> Result<Verdict, Error> {
+        let revision = &good.revision;
+        let since = match state.since.take() {
+            Some((under_way, since)) if under_way == *revision => since,
+            _ => Instant::now(),
+        };
+        state.since = Some((revision.clone(), since));
+        let outcome = self.bring_about(sync, state, status, good).await?;
+        Ok(self.conclude(sync, state, status, good, outcome, since.elapsed() >= timeout))
+    }
+
+    /// Wave after wave: each round ends with nothing new, or with less to do. The inventory is written before anything
+    /// is, and made smaller after.
+    async fn bring_about<'a>(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        status: &mut GitSyncStatus,
+        Good { revision, desired, .. }: &'a Good,
+    ) -> Result<Outcome<'a>, Error> {
         let me = key(sync);
-        let inventory = status.inventory.clone().unwrap_or_default();
-        let kinds = kinds_of(desired, &inventory);
-        let served = self.served(&kinds).await?;
-        self.watch(&served, &kinds).await?;
-        let in_git = desired.iter().map(|object| object.id.clone());
-        let ids: HashSet<ObjectId> = in_git.chain(ids(&inventory)).collect();
-        let known = self.live.find(ids.iter());
-        let others = self.store.state().iter().map(|other| guarded_key(other)).filter(|other| *other != me).collect();
-        let policy = Policy { me: (&me.0, &me.1), prune: sync.spec.prune, others: &others };
-        let planned = plan(desired, Known { live: &known, applied: &state.applied, inventory: &inventory }, &policy);
-
-        if planned.inventory != inventory {
-            status.inventory = Some(planned.inventory.clone());
-            let verdict = Verdict::Progressing(format!("applying {revision}"));
-            self.report(sync, state, status.clone(), verdict).await?;
+        let others: HashSet<_> =
+            self.store.state().iter().map(|other| guarded_key(other)).filter(|other| *other != me).collect();
+        let approved = sync.annotations().get(APPROVE).cloned();
+        let before = status.history.first().map(|entry| entry.digest.clone());
+        let allowed: Vec<String> = approved.into_iter().chain(state.allowed.clone()).chain(before).collect();
+        let policy = Policy {
+            me: (&me.0, &me.1),
+            prune: sync.spec.prune,
+            others: &others,
+            ask: sync.spec.sync_policy == SyncPolicy::Manual,
+            leave_drift: sync.spec.drift == Drift::Report,
+            allowed: &allowed,
+        };
+        loop {
+            let inventory = status.inventory.clone().unwrap_or_default();
+            let kinds = kinds_of(desired, &inventory);
+            let served = self.served(&kinds).await?;
+            self.watch(&served, &kinds).await?;
+            let ids: HashSet<ObjectId> =
+                desired.iter().map(|object| object.id.clone()).chain(ids(&inventory)).collect();
+            let known = self.live.find(ids.iter());
+            let kinds = served.as_ref().clone().with_definitions(desired.iter().map(|object| &object.body));
+            let health = self.assess(sync, desired, &known, &kinds, state).await;
+            let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
+            let mut planned = plan(desired, seen, &policy);
+            if allowed.contains(&planned.digest) {
+                state.allowed = Some(planned.digest.clone());
+            }
+            if planned.stages.is_empty() {
+                let health = health.into_iter().filter(|(_, health)| *health != Health::Healthy);
+                let mut unhealthy: Vec<_> = health.collect();
+                unhealthy.sort_by(|(one, _), (other, _)| one.cmp(other));
+                if planned.inventory != inventory {
+                    status.inventory = Some(planned.inventory.clone());
+                }
+                return Ok(Outcome { planned, unhealthy, failed: Vec::new(), unpruned: Vec::new() });
+            }
+            if planned.inventory != inventory {
+                status.inventory = Some(planned.inventory.clone());
+                let verdict = Verdict::Progressing(format!("applying {revision}"));
+                self.report(sync, state, status.clone(), verdict).await?;
+            }
+            let stages = std::mem::take(&mut planned.stages);
+            let done = execute(&self.git.hands, &self.live, &known, &kinds, stages).await;
+            if done.defined {
+                self.discover().await?;
+            }
+            self.tell(sync, revision, &done).await;
+            let uids = done.applied.iter().filter(|(_, applied)| !applied.uid.is_empty());
+            let seen = uids.map(|(id, applied)| (id.clone(), applied.uid.clone())).collect();
+            status.inventory = Some(plan::settle(&planned.inventory, &seen, &done.gone));
+            state.applied.retain(|id, _| !done.gone.contains(id));
+            state.health.retain(|id, _| !done.gone.contains(id));
+            state.applied.extend(done.applied);
+            let Done { failed, unpruned, .. } = done;
+            if !failed.is_empty() || !unpruned.is_empty() {
+                return Ok(Outcome { planned, unhealthy: Vec::new(), failed, unpruned });
+            }
         }
-        let kinds = served.as_ref().clone().with_definitions(desired.iter().map(|object| &object.body));
-        let done = execute(&self.git.hands, &self.live, &known, &kinds, planned.stages).await;
-        if done.defined {
-            self.discover().await?;
-        }
-        self.tell(sync, revision, &done).await;
-        let seen = done.applied.iter().map(|(id, applied)| (id.clone(), applied.uid.clone())).collect();
-        status.inventory = Some(plan::settle(&planned.inventory, &seen, &done.gone));
-        state.applied.retain(|id, _| !done.gone.contains(id));
-        state.applied.extend(done.applied);
+    }
 
-        let failed: Vec<&Problem> = planned.refused.iter().chain(&done.failed).collect();
-        let cause = |reason, message| Verdict::Failed(Cause { reason, message });
+    /// What all of that means.
+    fn conclude(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        status: &mut GitSyncStatus,
+        Good { revision, desired, .. }: &Good,
+        Outcome { planned, unhealthy, failed, unpruned }: Outcome<'_>,
+        is_late: bool,
+    ) -> Verdict {
+        status.plan = planned.pending;
+        if failed.is_empty() && unpruned.is_empty() {
+            state.facts = vec![status::healthy(&unhealthy), status::drifted(&planned.drifted)];
+        }
+        let failed: Vec<&Problem> = planned.refused.iter().chain(&failed).collect();
+        let cause = |reason, message| Cause { reason, message };
         if !failed.is_empty() {
-            return Ok(cause("ReconciliationFailed", status::list(failed.into_iter())));
+            return Verdict::Failed(cause("ReconciliationFailed", status::list(failed.into_iter())));
         }
-        if !done.unpruned.is_empty() {
-            return Ok(cause("PruneFailed", status::list(done.unpruned.iter())));
+        if !unpruned.is_empty() {
+            return Verdict::Failed(cause("PruneFailed", status::list(unpruned.iter())));
+        }
+        if let Some(pending) = &status.plan {
+            let me = key(sync);
+            let how = plan::command((&me.0, &me.1), &pending.digest);
+            let message = format!("{revision}: its plan, see status.plan, waits to be allowed: {how}");
+            return Verdict::Waiting(cause("ApprovalRequired", message));
+        }
+        if let Some(Held { wave, by }) = &planned.held {
+            let what = format!("{revision}: wave {wave}: ");
+            return status::awaited(&what, by, is_late).unwrap_or(Verdict::Progressing(what));
         }
         if let Some(refused) = planned.refused_prune {
-            return Ok(cause("PruneRefused", refused));
+            return Verdict::Waiting(cause("PruneRefused", refused));
+        }
+        let opened = status::judge_sealed(self.sealed(desired).into_iter());
+        let unhealthy = if sync.spec.wait { unhealthy } else { Vec::new() };
+        if opened.is_none() && unhealthy.is_empty() {
+            state.since = None;
         }
         status.last_applied_revision = Some(revision.clone());
-        let opened = status::judge_sealed(self.sealed(desired).into_iter());
-        Ok(opened.unwrap_or_else(|| Verdict::Ready(format!("Applied revision: {revision}"))))
+        let digest = planned.digest;
+        if status.history.first().is_none_or(|last| last.revision != *revision || last.digest != digest) {
+            let applied_at = Time(Timestamp::now());
+            status.history.insert(0, HistoryEntry { revision: revision.clone(), digest, applied_at });
+            status.history.truncate(HISTORY);
+        }
+        let waits = || status::awaited("", &unhealthy, is_late);
+        opened.or_else(waits).unwrap_or_else(|| Verdict::Ready(format!("Applied revision: {revision}")))
+    }
+
+    /// How the objects fare that can fare badly. Only what moved since it was looked at is looked at again.
+    async fn assess(
+        &self,
+        sync: &GitSync,
+        desired: &[Desired],
+        live: &HashMap<ObjectId, LiveObject>,
+        kinds: &Kinds,
+        state: &mut State,
+    ) -> HashMap<ObjectId, Health> {
+        let me = key(sync);
+        let judged: Vec<&Desired> = desired
+            .iter()
+            .filter(|object| health::is_judged(object))
+            .filter(|object| object.id.kind != "GitSync" || (&object.id.namespace, &object.id.name) != (&me.0, &me.1))
+            .collect();
+        let looks: Vec<_> = judged
+            .into_iter()
+            .filter_map(|object| {
+                let live = live.get(&object.id)?;
+                let kind = kinds.get(&object.id.group, &object.version, &object.id.kind)?;
+                let known = state.health.get(&object.id).filter(|(version, _)| *version == live.resource_version);
+                known.is_none().then_some((object, kind, live))
+            })
+            .collect();
+        let looks = looks.into_iter().map(|(object, kind, live)| {
+            async move {
+                let health = match execute::read(&self.git.hands, kind, &object.id).await {
+                    Ok(read) => health::health(&object.id.group, &read),
+                    Err(error) => Health::Progressing(format!("cannot be read: {}", chain(&error))),
+                };
+                (object.id.clone(), (live.resource_version.clone(), health))
+            }
+            .boxed()
+        });
+        let looks: Vec<_> = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(CONCURRENCY).collect().await;
+        state.health.extend(looks);
+        let in_git: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
+        state.health.retain(|id, _| in_git.contains(id));
+        let mut all: HashMap<_, _> =
+            state.health.iter().map(|(id, (_, health))| (id.clone(), health.clone())).collect();
+        for (object, opened) in self.sealed_in(desired) {
+            let health = match opened {
+                Opened::Yes => Health::Healthy,
+                Opened::NotYet => Health::Progressing("is not opened yet".to_owned()),
+                Opened::No(why) => Health::Degraded(why),
+            };
+            all.insert(object.id.clone(), health);
+        }
+        all
     }
 
     /// How the SealedSecrets of a commit fare, by what the other half of the controller knows.
     fn sealed(&self, desired: &[Desired]) -> Vec<(Problem, Opened)> {
-        let is_sealed = |object: &&Desired| sealed::is_sealed(&object.id);
+        let problem = |object: &Desired| Problem { place: object.place.clone(), what: object.id.to_string() };
+        self.sealed_in(desired).into_iter().map(|(object, opened)| (problem(object), opened)).collect()
+    }
+
+    /// Of those that were applied.
+    fn sealed_in<'a>(&self, desired: &'a [Desired]) -> Vec<(&'a Desired, Opened)> {
+        let is_sealed = |object: &&Desired| sealed::is_sealed(&object.id) && !object.marks.ignored;
         let live = self.live.find(desired.iter().filter(is_sealed).map(|object| &object.id));
-        let fare = |object: &Desired| {
+        let fare = |object: &'a Desired| {
             let at = ObjectRef::new(&object.id.name).within(&object.id.namespace);
             let applied = live.get(&object.id).and_then(|live| live.generation);
-            let opened = status::opened(self.context.sealed.get(&at).as_deref().map(|guarded| &guarded.0), applied);
-            (Problem { place: object.place.clone(), what: object.id.to_string() }, opened)
+            (object, status::opened(self.context.sealed.get(&at).as_deref().map(|guarded| &guarded.0), applied))
         };
         desired.iter().filter(is_sealed).map(fare).collect()
     }
@@ -387,7 +576,8 @@ impl Syncer {
     ) -> Result<bool, Error> {
         let before = current_status(sync, state);
         let generation = sync.metadata.generation;
-        status.conditions = status::conditions(&before.conditions, &verdict, generation, Timestamp::now());
+        status.conditions =
+            status::conditions(&before.conditions, &verdict, &state.facts, generation, Timestamp::now());
         status.observed_generation = generation;
         status.last_handled_reconcile_at = state.fetching.handled().map(str::to_owned);
         if status == before {
@@ -420,10 +610,6 @@ fn kinds_of(desired: &[Desired], inventory: &Inventory) -> HashSet<KindName> {
     let wanted = desired.iter().map(|object| (object.id.clone(), object.version.clone()));
     let recorded = inventory.entries.iter().filter_map(|it| Some((ObjectId::from_inventory(&it.id)?, it.v.clone())));
     wanted.chain(recorded).map(|(ObjectId { group, kind, .. }, version)| (group, version, kind)).collect()
-}
-
-fn guarded_key(sync: &Guarded) -> super::Key {
-    (sync.namespace().unwrap_or_default(), sync.name_any())
 }
 
 fn is_manifest(path: &str) -> bool {

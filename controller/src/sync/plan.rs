@@ -3,13 +3,23 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crds::git_sync::{Inventory, InventoryEntry};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crds::git_sync::{APPROVE, Inventory, InventoryEntry, PendingPlan};
+use sha2::{Digest as _, Sha256};
 
 use super::{
+    health::Health,
+    marks::Marks,
     object::ObjectId,
     order,
     render::{Desired, Problem},
 };
+
+/// Steps that a waiting plan names; the rest is counted.
+const NAMED: usize = 50;
+/// As many may go without anybody being asked, however few there are.
+const FEW: usize = 10;
 
 /// What a metadata watch shows of an object that carries our labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +34,8 @@ pub struct LiveObject {
     pub fields: u64,
     /// Its generation, where the kind has one.
     pub generation: Option<i64>,
+    /// What it says about how it is synced.
+    pub marks: Marks,
 }
 
 /// What we applied last, and how the object stood then.
@@ -77,6 +89,8 @@ pub struct Known<'a> {
     pub applied: &'a HashMap<ObjectId, Applied>,
     /// What the status says is there because of us.
     pub inventory: &'a Inventory,
+    /// How the objects fare that can fare badly.
+    pub health: &'a HashMap<ObjectId, Health>,
 }
 
 /// What is allowed.
@@ -88,6 +102,12 @@ pub struct Policy<'a> {
     pub prune: bool,
     /// The other GitSyncs there are.
     pub others: &'a HashSet<(String, String)>,
+    /// `spec.syncPolicy` is Manual.
+    pub ask: bool,
+    /// `spec.drift` is Report.
+    pub leave_drift: bool,
+    /// Digests of plans that are allowed.
+    pub allowed: &'a [String],
 }
 
 /// The plan.
@@ -99,14 +119,32 @@ pub struct Plan<'a> {
     pub stages: Vec<Vec<Step<'a>>>,
     /// What may not be touched. The rest goes on.
     pub refused: Vec<Problem>,
-    /// Set when pruning would empty everything, which nobody means.
+    /// Set when pruning would empty everything, or most of it, which nobody means.
     pub refused_prune: Option<String>,
+    /// Why later waves wait: this wave is not done with.
+    pub held: Option<Held>,
+    /// What somebody changed, and is left so.
+    pub drifted: Vec<ObjectId>,
+    /// What waits to be allowed, and what it is in all.
+    pub pending: Option<PendingPlan>,
+    /// Of what would then be there, and what would not.
+    pub digest: String,
+}
+
+/// See [`Plan::held`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The wave.
+    pub wave: i32,
+    /// Its objects that are not healthy, and why.
+    pub by: Vec<(ObjectId, Health)>,
 }
 
 /// Decides.
 pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -> Plan<'a> {
-    let mut applies: BTreeMap<u8, Vec<Step<'a>>> = BTreeMap::new();
+    let mut applies: Waves<'a> = BTreeMap::new();
     let mut refused = Vec::new();
+    let mut drifted = Vec::new();
     let mut inventory: BTreeMap<String, InventoryEntry> = BTreeMap::new();
     let recorded: HashMap<&str, &InventoryEntry> =
         known.inventory.entries.iter().map(|entry| (entry.id.as_str(), entry)).collect();
@@ -120,30 +158,122 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
             continue;
         }
         let entry_id = object.id.inventory_id();
-        let uid = live.map(|live| live.uid.clone()).or_else(|| recorded.get(entry_id.as_str())?.uid.clone());
+        let before = recorded.get(entry_id.as_str());
+        if object.marks.ignored && before.is_none() {
+            continue;
+        }
+        let uid = live.map(|live| live.uid.clone()).or_else(|| before?.uid.clone());
         inventory.insert(entry_id, object.id.entry(&object.version, uid));
-        if let Some(why) = wanted(object, live, known.applied.get(&object.id)) {
-            applies.entry(order::stage(&object.id)).or_default().push(Step::Apply { desired: object, why });
+        match wanted(object, live, known.applied.get(&object.id)) {
+            Some(Why::Heal) if policy.leave_drift => drifted.push(object.id.clone()),
+            Some(why) => {
+                let stages = applies.entry(object.marks.wave).or_default();
+                stages.entry(order::stage(&object.id)).or_default().push(Step::Apply { desired: object, why });
+            }
+            None => {}
         }
     }
 
-    let refused_prune = (policy.prune && desired.is_empty() && !recorded.is_empty()).then(|| {
-        let count = recorded.len();
-        format!(
-            "nothing is left at the path: refusing to delete all {count} objects; to delete them, delete the GitSync"
-        )
-    });
     let wanted_ids: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
-    let left_over = |id: &ObjectId| !wanted_ids.contains(id);
-    let mut stages: Vec<_> = applies.into_values().collect();
-    if refused_prune.is_some() {
-        inventory.extend(known.inventory.entries.iter().map(|entry| (entry.id.clone(), entry.clone())));
-    } else if policy.prune {
-        let (kept, prunes) = prunes(known, policy.me, left_over);
-        inventory.extend(kept.into_iter().map(|entry| (entry.id.clone(), entry)));
+    let (leaving, mut prunes) =
+        if policy.prune { prunes(known, policy.me, |id| !wanted_ids.contains(id)) } else { (Vec::new(), Vec::new()) };
+    let digest = digest(desired, &leaving);
+    let allowed = policy.allowed.contains(&digest);
+    let refused_prune = guard(&prunes, desired, known.inventory).filter(|_| !allowed).map(|why| {
+        prunes.clear();
+        format!("{why}; to allow it: {}", command(policy.me, &digest))
+    });
+    let mut pending = None;
+    if policy.ask && !allowed {
+        let steps = changes(&applies, &prunes);
+        if !steps.is_empty() {
+            prunes.clear();
+            let unhealed = |step: &Step<'_>| matches!(step, Step::Apply { why: Why::Heal, .. });
+            applies.values_mut().flat_map(BTreeMap::values_mut).for_each(|steps| steps.retain(unhealed));
+            pending = Some(PendingPlan { digest: digest.clone(), steps });
+        }
+    }
+    let held = hold(&mut applies, desired, known.health);
+    let mut stages: Vec<Vec<Step<'a>>> = applies.into_values().flat_map(BTreeMap::into_values).collect();
+    if held.is_none() {
         stages.extend(prunes);
     }
-    Plan { inventory: Inventory { entries: inventory.into_values().collect() }, stages, refused, refused_prune }
+    stages.retain(|steps| !steps.is_empty());
+    // What goes later is there until then.
+    inventory.extend(leaving.into_iter().map(|entry| (entry.id.clone(), entry)));
+    let inventory = Inventory { entries: inventory.into_values().collect() };
+    Plan { inventory, stages, refused, refused_prune, held, drifted, pending, digest }
+}
+
+/// Steps by wave and stage.
+type Waves<'a> = BTreeMap<i32, BTreeMap<u8, Vec<Step<'a>>>>;
+
+/// How to allow a plan.
+pub fn command(me: (&str, &str), digest: &str) -> String {
+    format!("kubectl annotate --overwrite -n {} gitsync {} {APPROVE}={digest}", me.0, me.1)
+}
+
+/// Names what would be there and what would go. The same while the plan is carried out wave by wave.
+fn digest(desired: &[Desired], leaving: &[InventoryEntry]) -> String {
+    let mut hasher = Sha256::new();
+    for object in desired {
+        hasher.update(format!("+{}={}\n", object.id.inventory_id(), object.digest));
+    }
+    for entry in leaving {
+        hasher.update(format!("-{}\n", entry.id));
+    }
+    let digest = hasher.finalize();
+    // It may become the value of a label one day: letters at both ends.
+    let text: String = URL_SAFE_NO_PAD.encode(digest.as_slice()).chars().take(20).collect();
+    format!("p{text}x")
+}
+
+/// Why so much may not go unasked.
+fn guard(prunes: &[Vec<Step<'_>>], desired: &[Desired], inventory: &Inventory) -> Option<String> {
+    let (going, all) = (prunes.iter().map(Vec::len).sum::<usize>(), inventory.entries.len());
+    if desired.is_empty() && going > 0 {
+        return Some(format!("nothing is left at the path: refusing to delete all {going} objects"));
+    }
+    (going > FEW && going * 2 > all).then(|| format!("refusing to delete {going} of {all} objects"))
+}
+
+/// One line a change.
+fn changes(applies: &Waves<'_>, prunes: &[Vec<Step<'_>>]) -> Vec<String> {
+    let applies = applies.values().flat_map(BTreeMap::values).flatten();
+    let line = |step: &Step<'_>| match step {
+        Step::Apply { why: Why::Heal, .. } => None,
+        Step::Apply { desired, why: Why::Apply } => Some(format!("apply {}", desired.id)),
+        Step::Prune { id, .. } => Some(format!("delete {id}")),
+    };
+    let mut lines: Vec<String> = applies.chain(prunes.iter().flatten()).filter_map(line).collect();
+    if lines.len() > NAMED {
+        let rest = lines.split_off(NAMED).len();
+        lines.push(format!("and {rest} more"));
+    }
+    lines
+}
+
+/// Leaves out of later waves what is new until the earlier ones are done and healthy. Drift is healed all the same.
+fn hold(applies: &mut Waves<'_>, desired: &[Desired], health: &HashMap<ObjectId, Health>) -> Option<Held> {
+    let is_new = |step: &Step<'_>| matches!(step, Step::Apply { why: Why::Apply, .. });
+    let has_new = |stages: &BTreeMap<u8, Vec<Step<'_>>>| stages.values().flatten().any(is_new);
+    let last = applies.iter().rev().find(|(_, stages)| has_new(stages)).map(|(wave, _)| *wave)?;
+    let mut waves: Vec<i32> = desired.iter().map(|object| object.marks.wave).filter(|wave| *wave < last).collect();
+    waves.sort_unstable();
+    waves.dedup();
+    for wave in waves {
+        let of_wave = desired.iter().filter(|object| object.marks.wave == wave);
+        let by: Vec<_> = of_wave
+            .filter_map(|object| Some((object.id.clone(), health.get(&object.id)?.clone())))
+            .filter(|(_, health)| *health != Health::Healthy)
+            .collect();
+        if !by.is_empty() || applies.get(&wave).is_some_and(has_new) {
+            let later = applies.range_mut(wave + 1..).flat_map(|(_, stages)| stages.values_mut());
+            later.for_each(|steps| steps.retain(|step| !is_new(step)));
+            return Some(Held { wave, by });
+        }
+    }
+    None
 }
 
 /// Deletes everything that is there because of a GitSync that goes.
@@ -151,20 +281,22 @@ pub fn teardown<'a>(known: Known<'_>, me: (&str, &str)) -> Vec<Vec<Step<'a>>> {
     prunes(known, me, |_| true).1
 }
 
-/// The entries that may be deleted and the steps that do it, in the reverse order of their stages.
+/// The entries that may be deleted and the steps that do it, in the reverse order of their waves and stages.
 fn prunes<'a>(
     known: Known<'_>,
     me: (&str, &str),
     left_over: impl Fn(&ObjectId) -> bool,
 ) -> (Vec<InventoryEntry>, Vec<Vec<Step<'a>>>) {
     let mut entries = Vec::new();
-    let mut stages: BTreeMap<u8, Vec<Step<'a>>> = BTreeMap::new();
+    let mut stages: BTreeMap<(i32, u8), Vec<Step<'a>>> = BTreeMap::new();
     for entry in &known.inventory.entries {
         let Some(id) = ObjectId::from_inventory(&entry.id).filter(&left_over) else { continue };
-        if let Some(uid) = doomed(&id, entry, known.live.get(&id), me) {
+        let live = known.live.get(&id);
+        if let Some(uid) = doomed(&id, entry, live, me) {
             entries.push(entry.clone());
             let version = entry.v.clone();
-            stages.entry(order::stage(&id)).or_default().push(Step::Prune { id, version, uid });
+            let turn = (live.map_or(0, |live| live.marks.wave), order::stage(&id));
+            stages.entry(turn).or_default().push(Step::Prune { id, version, uid });
         }
     }
     (entries, stages.into_values().rev().collect())
@@ -172,6 +304,10 @@ fn prunes<'a>(
 
 /// Why an object must be applied; `None` while it is as we left it.
 fn wanted(object: &Desired, live: Option<&LiveObject>, applied: Option<&Applied>) -> Option<Why> {
+    let is_there = live.is_some() || applied.is_some();
+    if object.marks.ignored || live.is_some_and(|live| live.marks.ignored) || (object.marks.once && is_there) {
+        return None;
+    }
     match (live, applied) {
         (Some(live), Some(applied)) if object.digest == applied.digest => {
             (live.uid != applied.uid || live.fields != applied.fields).then_some(Why::Heal)
@@ -187,7 +323,7 @@ fn doomed(id: &ObjectId, entry: &InventoryEntry, live: Option<&LiveObject>, me: 
         return None;
     }
     match live {
-        Some(live) if (live.owner.0.as_str(), live.owner.1.as_str()) != me => None,
+        Some(live) if (live.owner.0.as_str(), live.owner.1.as_str()) != me || live.marks.kept => None,
         Some(live) => Some(live.uid.clone()),
         // Out of the watch's sight: gone, or somebody took the labels off. The UID tells.
         None => entry.uid.clone(),
@@ -231,6 +367,10 @@ mod tests {
         applied: HashMap<ObjectId, Applied>,
         inventory: Inventory,
         others: HashSet<(String, String)>,
+        health: HashMap<ObjectId, Health>,
+        ask: bool,
+        leave_drift: bool,
+        allowed: Vec<String>,
         born: u32,
     }
 
@@ -240,7 +380,8 @@ mod tests {
     }
 
     fn live_object(uid: &str, owner: (String, String)) -> LiveObject {
-        LiveObject { uid: uid.into(), resource_version: String::new(), owner, fields: 1, generation: None }
+        let (resource_version, marks) = (String::new(), Marks::default());
+        LiveObject { uid: uid.into(), resource_version, owner, fields: 1, generation: None, marks }
     }
 
     fn desired(kind: &str, name: &str, digest: &str) -> Desired {
@@ -249,14 +390,27 @@ mod tests {
             version: "v1".into(),
             body: serde_json::Value::Null,
             digest: digest.into(),
+            marks: Marks::default(),
             place: Place { file: format!("{name}.yaml"), line: 1 },
         }
     }
 
     impl World {
         fn plan<'a>(&self, desired: &'a [Desired]) -> Plan<'a> {
-            let known = Known { live: &self.live, applied: &self.applied, inventory: &self.inventory };
-            plan(desired, known, &Policy { me: ("ns", "app"), prune: true, others: &self.others })
+            let policy = Policy {
+                me: ("ns", "app"),
+                prune: true,
+                others: &self.others,
+                ask: self.ask,
+                leave_drift: self.leave_drift,
+                allowed: &self.allowed,
+            };
+            plan(desired, self.known(), &policy)
+        }
+
+        fn known(&self) -> Known<'_> {
+            let Self { live, applied, inventory, health, .. } = self;
+            Known { live, applied, inventory, health }
         }
 
         fn run(&mut self, desired: &[Desired]) -> Vec<String> {
@@ -387,5 +541,111 @@ mod tests {
             desired("ConfigMap", "b", "1"),
         ]);
         assert!(world.run(&[desired("ConfigMap", "b", "1")]).is_empty());
+    }
+
+    fn in_wave(wave: i32, kind: &str, name: &str, digest: &str) -> Desired {
+        Desired { marks: Marks { wave, ..Marks::default() }, ..desired(kind, name, digest) }
+    }
+
+    #[test]
+    fn a_wave_begins_when_the_one_before_is_healthy() {
+        let mut world = World::default();
+        let wanted = |digest| [in_wave(-1, "Job", "first", digest), in_wave(0, "Pod", "second", digest)];
+        let first = wanted("1");
+        world.health.insert(id("Job", "first"), Health::Progressing("runs".into()));
+        assert_eq!(world.run(&first), ["Apply Job ns/first"]);
+        assert!(world.run(&first).is_empty());
+        let held = world.plan(&first).held.unwrap();
+        assert_eq!((held.wave, held.by.len()), (-1, 1));
+        world.health.insert(id("Job", "first"), Health::Healthy);
+        assert_eq!(world.run(&first), ["Apply Pod ns/second"]);
+        assert_eq!(world.plan(&first).held, None);
+
+        // A change waits for what is not healthy any more; drift does not.
+        world.health.insert(id("Job", "first"), Health::Degraded("fails".into()));
+        world.live.get_mut(&id("Pod", "second")).unwrap().fields = 2;
+        assert_eq!(world.run(&first), ["Heal Pod ns/second"]);
+        let mut second = wanted("2");
+        second[0].digest = "1".into();
+        assert!(world.run(&second).is_empty());
+        // What repairs the wave goes through.
+        assert_eq!(world.run(&wanted("2")), ["Apply Job ns/first"]);
+    }
+
+    #[test]
+    fn what_goes_waits_for_the_waves_and_goes_backwards() {
+        let mut world = World::default();
+        let all =
+            [in_wave(0, "ConfigMap", "a", "1"), in_wave(1, "ConfigMap", "b", "1"), desired("ConfigMap", "c", "1")];
+        for _ in 0..2 {
+            world.run(&all);
+        }
+        world.live.get_mut(&id("ConfigMap", "b")).unwrap().marks.wave = 1;
+        let next = [desired("ConfigMap", "c", "2"), in_wave(1, "ConfigMap", "d", "1")];
+        assert_eq!(world.run(&next), ["Apply ConfigMap ns/c"]);
+        assert_eq!(world.inventory.entries.len(), 4, "what goes later is there until then");
+        assert_eq!(world.run(&next), ["Apply ConfigMap ns/d", "Prune ConfigMap ns/b", "Prune ConfigMap ns/a"]);
+    }
+
+    #[test]
+    fn a_plan_waits_to_be_allowed_as_it_is() {
+        let mut world = World { ask: true, ..World::default() };
+        let wanted = [desired("ConfigMap", "a", "1"), desired("ConfigMap", "b", "1")];
+        let pending = world.plan(&wanted).pending.unwrap();
+        assert_eq!(pending.steps, ["apply ConfigMap ns/a", "apply ConfigMap ns/b"]);
+        assert!(world.run(&wanted).is_empty());
+        world.allowed.push(pending.digest);
+        assert_eq!(world.run(&wanted).len(), 2);
+        // It stays allowed: after a restart, too. Drift is healed.
+        world.applied.clear();
+        assert_eq!(world.run(&wanted).len(), 2);
+        world.live.get_mut(&id("ConfigMap", "a")).unwrap().fields = 2;
+        world.allowed.clear();
+        assert_eq!(world.run(&wanted), ["Heal ConfigMap ns/a"]);
+        let other = [desired("ConfigMap", "a", "2")];
+        let pending = world.plan(&other).pending.unwrap();
+        assert_eq!(pending.steps, ["apply ConfigMap ns/a", "delete ConfigMap ns/b"]);
+        assert!(world.run(&other).is_empty());
+    }
+
+    #[test]
+    fn drift_may_be_left() {
+        let mut world = World { leave_drift: true, ..World::default() };
+        let wanted = [desired("ConfigMap", "a", "1")];
+        world.run(&wanted);
+        world.live.get_mut(&id("ConfigMap", "a")).unwrap().fields = 2;
+        assert!(world.run(&wanted).is_empty());
+        assert_eq!(world.plan(&wanted).drifted, [id("ConfigMap", "a")]);
+        assert_eq!(world.run(&[desired("ConfigMap", "a", "2")]), ["Apply ConfigMap ns/a"]);
+    }
+
+    #[test]
+    fn most_of_it_is_not_pruned_unasked() {
+        let mut world = World::default();
+        let all: Vec<_> = (0..15).map(|number| desired("ConfigMap", &format!("m{number:02}"), "1")).collect();
+        world.run(&all);
+        let plan = world.plan(&all[..3]);
+        assert!(plan.refused_prune.unwrap().contains("12 of 15"));
+        assert!(plan.stages.is_empty());
+        assert_eq!(plan.inventory, world.inventory);
+        assert_eq!(world.run(&all[..8]).len(), 7, "not most of it");
+        assert_eq!(world.run(&all[..1]).len(), 7, "not many");
+        world.allowed.push(world.plan(&[]).digest);
+        assert_eq!(world.run(&[]).len(), 1);
+    }
+
+    #[test]
+    fn what_is_marked_is_kept_ignored_or_made_once() {
+        let mut world = World::default();
+        let marked = |marks| Desired { marks, ..desired("ConfigMap", "a", "1") };
+        let none = Marks::default();
+        assert!(world.run(&[marked(Marks { ignored: true, ..none })]).is_empty());
+        assert_eq!(world.inventory.entries.len(), 0);
+        let once = |digest: &str| Desired { digest: digest.into(), ..marked(Marks { once: true, ..none }) };
+        assert_eq!(world.run(&[once("1")]), ["Apply ConfigMap ns/a"]);
+        assert!(world.run(&[once("2")]).is_empty());
+        world.live.get_mut(&id("ConfigMap", "a")).unwrap().marks.kept = true;
+        assert!(world.run(&[desired("ConfigMap", "b", "1")]).iter().all(|step| !step.starts_with("Prune")));
+        assert_eq!(world.inventory.entries.len(), 1, "it is nobody's any more");
     }
 }

@@ -12,7 +12,13 @@ use kube::discovery::Scope;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{kinds::Kinds, object::ObjectId, order, source::File};
+use super::{
+    kinds::Kinds,
+    marks::{Marks, marks},
+    object::ObjectId,
+    order,
+    source::File,
+};
 
 /// A file of the repository.
 #[derive(Clone, Debug)]
@@ -73,6 +79,8 @@ pub struct Desired {
     pub body: Value,
     /// Changes when the body does.
     pub digest: String,
+    /// What it says about how it is synced.
+    pub marks: Marks,
     /// Where it stands.
     pub place: Place,
 }
@@ -189,8 +197,13 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>) -> Resu
         }
     }
     strip(&mut body);
+    let texts = |field: &str| {
+        let entries = body["metadata"][field].as_object().into_iter().flatten();
+        entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    };
+    let marks = marks(&texts("labels"), &texts("annotations")).map_err(|what| format!("{id}: {what}"))?;
     let digest = STANDARD_NO_PAD.encode(Sha256::digest(body.to_string()));
-    Ok(Desired { version: version.to_owned(), digest, place: place.clone(), id, body })
+    Ok(Desired { version: version.to_owned(), digest, marks, place: place.clone(), id, body })
 }
 
 fn add(metadata: &mut Value, field: &str, added: Vec<(String, String)>) -> Result<(), String> {

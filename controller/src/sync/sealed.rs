@@ -69,7 +69,7 @@ mod tests {
     use crds::{Certificate, PrivateKey, base64, key_ring::RingKey};
     use serde_json::json;
 
-    use super::super::render::Place;
+    use super::super::{marks::Marks, render::Place};
     use super::*;
 
     fn ring() -> KeyRing {
@@ -95,7 +95,7 @@ mod tests {
                 "template": {"metadata": {"name": "db", "namespace": "shop"}}},
         });
         let place = Place { file: "db.yaml".into(), line: 1 };
-        Desired { id, version: "v1alpha1".into(), body, digest: String::new(), place }
+        Desired { id, version: "v1alpha1".into(), body, digest: String::new(), marks: Marks::default(), place }
     }
 
     #[test]

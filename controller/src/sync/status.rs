@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::core::error_boundary::InvalidObject;
 
-use super::render::Problem;
+use super::{depends::CYCLE, health::Health, object::ObjectId, render::Problem};
 
 /// Problems named in one message; the rest is counted.
 const NAMED: usize = 20;
@@ -29,6 +29,8 @@ pub enum Verdict {
     Progressing(String),
     /// It is not; trying again may help.
     Failed(Cause),
+    /// It is not, and waits for somebody or something else.
+    Waiting(Cause),
     /// It is not, and will not be until the GitSync is changed.
     Stalled(Cause),
 }
@@ -44,8 +46,69 @@ impl Verdict {
         match self {
             Self::Ready(_) => "ReconciliationSucceeded",
             Self::Progressing(_) => "Progressing",
-            Self::Failed(cause) | Self::Stalled(cause) => cause.reason,
+            Self::Failed(cause) | Self::Waiting(cause) | Self::Stalled(cause) => cause.reason,
         }
+    }
+}
+
+/// A condition beside Ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// Its type.
+    pub kind: &'static str,
+    /// True, False or Unknown.
+    pub status: &'static str,
+    /// One word.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// Whether what was applied does what it is for.
+pub fn healthy(unhealthy: &[(ObjectId, Health)]) -> Fact {
+    let kind = "Healthy";
+    let words = |degraded: bool| {
+        let of_this = unhealthy.iter().filter(|(_, health)| matches!(health, Health::Degraded(_)) == degraded);
+        list(of_this.map(|(id, health)| said(id, health)).collect::<Vec<_>>().into_iter())
+    };
+    if unhealthy.is_empty() {
+        return Fact { kind, status: "True", reason: "Healthy", message: "everything applied is healthy".to_owned() };
+    }
+    match words(true) {
+        degraded if !degraded.is_empty() => Fact { kind, status: "False", reason: "Degraded", message: degraded },
+        _ => Fact { kind, status: "Unknown", reason: "Progressing", message: words(false) },
+    }
+}
+
+/// One object that is not healthy.
+fn said(id: &ObjectId, health: &Health) -> String {
+    match health {
+        Health::Healthy => id.to_string(),
+        Health::Progressing(why) | Health::Degraded(why) => format!("{id}: {why}"),
+    }
+}
+
+/// Whether somebody changed what was applied, and it was left so.
+pub fn drifted(left: &[ObjectId]) -> Fact {
+    let kind = "Drifted";
+    if left.is_empty() {
+        return Fact { kind, status: "False", reason: "AsApplied", message: "nothing differs from Git".to_owned() };
+    }
+    Fact { kind, status: "True", reason: "DriftReported", message: format!("changed by others: {}", list(left.iter())) }
+}
+
+/// What waiting for objects to become healthy comes to: at once if one cannot, else until there is no time left.
+pub fn awaited(what: &str, unhealthy: &[(ObjectId, Health)], is_late: bool) -> Option<Verdict> {
+    let fact = healthy(unhealthy);
+    let reason = "HealthCheckFailed";
+    match (fact.status, is_late) {
+        ("True", _) => None,
+        ("False", _) => Some(Verdict::Failed(Cause { reason, message: format!("{what}{}", fact.message) })),
+        (_, true) => {
+            let message = format!("{what}not healthy within spec.timeout: {}", fact.message);
+            Some(Verdict::Failed(Cause { reason, message }))
+        }
+        (_, false) => Some(Verdict::Progressing(format!("{what}waiting for {}", fact.message))),
     }
 }
 
@@ -60,13 +123,19 @@ pub fn overall(unrendered: Option<Cause>, applied: Verdict, unfetched: Option<Ca
 /// What only another spec can mend is stalled; everything else is tried again.
 fn failure(cause: Cause) -> Verdict {
     match cause.reason {
-        "InvalidUrl" | "InvalidBranch" | "InvalidPath" => Verdict::Stalled(cause),
+        "InvalidUrl" | "InvalidBranch" | "InvalidPath" | CYCLE => Verdict::Stalled(cause),
         _ => Verdict::Failed(cause),
     }
 }
 
-/// The conditions after a pass: Ready always, Reconciling and Stalled while they hold.
-pub fn conditions(before: &[Condition], verdict: &Verdict, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+/// The conditions after a pass: Ready always, Reconciling and Stalled while they hold, and what else is known.
+pub fn conditions(
+    before: &[Condition],
+    verdict: &Verdict,
+    facts: &[Fact],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         let same = before.iter().find(|old| old.type_ == kind && old.status == status);
         Condition {
@@ -78,17 +147,22 @@ pub fn conditions(before: &[Condition], verdict: &Verdict, generation: Option<i6
             last_transition_time: same.map_or(Time(now), |old| old.last_transition_time.clone()),
         }
     };
-    match verdict {
+    let facts: Vec<_> =
+        facts.iter().map(|fact| condition(fact.kind, fact.status, fact.reason, &fact.message)).collect();
+    let ready = match verdict {
         Verdict::Ready(message) => vec![condition("Ready", "True", "ReconciliationSucceeded", message)],
         Verdict::Progressing(message) => vec![
             condition("Ready", "Unknown", "Progressing", message),
             condition("Reconciling", "True", "Progressing", message),
         ],
-        Verdict::Failed(Cause { reason, message }) => vec![condition("Ready", "False", reason, message)],
+        Verdict::Failed(Cause { reason, message }) | Verdict::Waiting(Cause { reason, message }) => {
+            vec![condition("Ready", "False", reason, message)]
+        }
         Verdict::Stalled(Cause { reason, message }) => {
             vec![condition("Ready", "False", reason, message), condition("Stalled", "True", reason, message)]
         }
-    }
+    };
+    ready.into_iter().chain(facts).collect()
 }
 
 /// The condition `Ready`.
@@ -182,18 +256,18 @@ mod tests {
 
     #[test]
     fn a_time_moves_only_with_its_status() {
-        let first = conditions(&[], &failed("Unreachable", "away"), Some(1), at(1));
-        let second = conditions(&first, &failed("Unreachable", "still away"), Some(1), at(2));
+        let first = conditions(&[], &failed("Unreachable", "away"), &[], Some(1), at(1));
+        let second = conditions(&first, &failed("Unreachable", "still away"), &[], Some(1), at(2));
         assert_eq!(second[0].last_transition_time, Time(at(1)));
-        let third = conditions(&second, &Verdict::Ready("ok".into()), Some(1), at(3));
+        let third = conditions(&second, &Verdict::Ready("ok".into()), &[], Some(1), at(3));
         assert_eq!(third[0].last_transition_time, Time(at(3)));
-        assert_eq!(conditions(&third, &Verdict::Ready("ok".into()), Some(1), at(4)), third, "nothing to write");
+        assert_eq!(conditions(&third, &Verdict::Ready("ok".into()), &[], Some(1), at(4)), third, "nothing to write");
     }
 
     #[test]
     fn kstatus_can_read_each_verdict() {
         let kinds = |verdict: Verdict| -> Vec<String> {
-            let all = conditions(&[], &verdict, Some(1), at(1));
+            let all = conditions(&[], &verdict, &[], Some(1), at(1));
             all.into_iter().map(|condition| format!("{}={}", condition.type_, condition.status)).collect()
         };
         assert_eq!(kinds(Verdict::Ready(String::new())), ["Ready=True"]);
