@@ -271,8 +271,8 @@ pub struct Restore {
     #[arg(long)]
     pub dry_run: bool,
     /// How long to wait for SealedSecrets to open
-    #[arg(long, value_name = "TIME", default_value = "30s")]
-    pub timeout: String,
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = command::duration)]
+    pub timeout: Duration,
     /// How to tell what was done
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,

@@ -91,8 +91,7 @@ struct Held {
 }
 
 pub async fn run(command: Restore, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Restore { file, unlock, dry_run, timeout, output, home } = command;
-    let limit = crate::command::duration(&timeout)?;
+    let Restore { file, unlock, dry_run, timeout: limit, output, home } = command;
     let (mut text, _) = io.read_text(Some(&file)).map_err(KeyringError::from)?;
     if let Some(backup) = backup::Backup::parse(&text) {
         let backup = backup.map_err(|source| KeyringError::Backup { path: file.clone(), source })?;
