@@ -7,6 +7,21 @@ const FLUX: &str = "kustomize.toolkit.fluxcd.io/";
 /// Argo CD's, as annotations.
 const ARGO: &str = "argocd.argoproj.io/";
 
+/// Hooks of Helm and Argo CD that are for another time than a sync.
+const NOT_NOW: [&str; 11] = [
+    "pre-delete",
+    "post-delete",
+    "pre-rollback",
+    "post-rollback",
+    "test",
+    "test-success",
+    "test-failure",
+    "PreDelete",
+    "PostDelete",
+    "SyncFail",
+    "Skip",
+];
+
 /// How an object is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a mark of its own")]
@@ -35,6 +50,8 @@ pub fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, S
     let argo = |key: &str| annotations.get(&format!("{ARGO}{key}")).map(|said| said.trim());
     let options = argo("sync-options").unwrap_or_default();
     let option = |wanted: &str| options.split(',').any(|option| option.trim() == wanted);
+    let hooks = argo("hook").or_else(|| annotations.get("helm.sh/hook").map(String::as_str)).unwrap_or_default();
+    let not_now = !hooks.is_empty() && hooks.split(',').all(|hook| NOT_NOW.contains(&hook.trim()));
     let frozen = flux("reconcile", "disabled");
     let helm_keeps = annotations.get("helm.sh/resource-policy").is_some_and(|policy| policy == "keep");
     let wave = argo("sync-wave").unwrap_or("0");
@@ -43,7 +60,7 @@ pub fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, S
             .parse()
             .map_err(|_| format!("the annotation {ARGO}sync-wave is {wave:?}, which is no whole number"))?,
         kept: frozen || flux("prune", "disabled") || option("Prune=false") || helm_keeps,
-        ignored: frozen || flux("ssa", "Ignore"),
+        ignored: frozen || not_now || flux("ssa", "Ignore"),
         once: flux("ssa", "IfNotPresent"),
         forced: flux("force", "enabled") || option("Force=true") || option("Replace=true"),
         any_health: argo("ignore-healthcheck") == Some("true"),
@@ -72,6 +89,10 @@ mod tests {
             ("kustomize.toolkit.fluxcd.io/ssa", "ifnotpresent", Marks { once: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/force", "Enabled", Marks { forced: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/reconcile", "disabled", Marks { ignored: true, kept: true, ..none }),
+            ("helm.sh/hook", "pre-delete, test", Marks { ignored: true, ..none }),
+            ("helm.sh/hook", "pre-install,pre-delete", none),
+            ("argocd.argoproj.io/hook", "SyncFail", Marks { ignored: true, ..none }),
+            ("argocd.argoproj.io/hook", "PreSync", none),
             ("helm.sh/resource-policy", "keep", Marks { kept: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/prune", "enabled", none),
         ] {
