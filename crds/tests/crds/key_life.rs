@@ -85,9 +85,11 @@ struct World {
     making: [Making; 2],
     /// The agreed name of the next key, as a number.
     next: u32,
-    /// How often a key was deleted or restored; and how often when each replica learnt the name.
-    disturbed: u32,
-    undisturbed: [u32; 2],
+    /// Names that were given once.
+    given: BTreeSet<String>,
+    /// How often keys were restored; and how often when each replica learnt the name.
+    restored: u32,
+    known: [u32; 2],
     /// Keys by the one in whose place they were made.
     followers: Vec<(Asked, Fingerprint)>,
     made: u32,
@@ -132,16 +134,17 @@ impl World {
                 Making::Ready(keys.ask(), keys.valid_from(self.now))
             }
             Making::Ready(before, from) => {
-                self.undisturbed[replica] = self.disturbed;
+                self.known[replica] = self.restored;
                 Making::Named(before, from, self.next)
             }
             Making::Named(before, from, name) if self.keys().ask() == before && self.due(replica) => {
                 Making::Sure(before, from, name)
             }
             Making::Sure(before, from, name) => {
-                let created = self.create(&format!("key-{name}"), from, LIFETIME / HOUR);
-                if created {
-                    self.follow(&before, replica);
+                let secret = format!("key-{name}");
+                let created = self.create(&secret, from, LIFETIME / HOUR);
+                if created && self.given.insert(secret) && self.known[replica] == self.restored {
+                    self.follow(&before);
                 }
                 Making::Used(before, from, name, created)
             }
@@ -158,12 +161,9 @@ impl World {
         !matches!(self.making[replica], Making::Nothing)
     }
 
-    /// In the place of one key at most one other is made, as long as that is there; but who deletes a key in the very
-    /// moment in which two replicas make one may get one more.
-    fn follow(&mut self, before: &Asked, replica: usize) {
-        if self.undisturbed[replica] != self.disturbed {
-            return;
-        }
+    /// In the place of one key at most one other is made, as long as that is there. Not so for who deletes or restores
+    /// a key in the very moment in which two replicas make one: its name is free again, or it was not there to be seen.
+    fn follow(&mut self, before: &Asked) {
         for (other, follower) in &self.followers {
             let there = self.store.values().any(|key| key.fingerprint == *follower);
             assert!(other != before || !there, "two keys in the place of one");
@@ -217,7 +217,6 @@ impl World {
                 }
             }
             Step::Delete(index) => {
-                self.disturbed += 1;
                 let gone = self.chosen(index).and_then(|name| self.store.remove(&name));
                 self.given_up.extend(gone.map(|key| key.fingerprint));
             }
@@ -228,7 +227,7 @@ impl World {
             }
             Step::Backup => self.backup = self.store.clone(),
             Step::Restore => {
-                self.disturbed += 1;
+                self.restored += 1;
                 for (name, key) in self.backup.clone() {
                     if self.store.contains_key(&name) || self.taken.contains(&name) {
                         continue;
