@@ -3,6 +3,7 @@
 
 use crds::{
     SealedSecret,
+    key_life::REPLACE,
     key_secret::{ACTIVE, DEFAULT_PREFIX, LABEL},
     seal::LEAKING_ANNOTATIONS,
     unseal::ClearSecret,
@@ -61,7 +62,8 @@ impl Cluster {
         let Secret { metadata, data, string_data, type_, immutable } = key.expose();
         let ObjectMeta { name, labels, annotations, .. } = metadata.clone();
         let (mut labels, mut annotations) = (labels.unwrap_or_default(), annotations.unwrap_or_default());
-        annotations.retain(|key, _| !LEAKING_ANNOTATIONS.contains(&key.as_str()));
+        // A request to replace it is from another time.
+        annotations.retain(|key, _| !LEAKING_ANNOTATIONS.contains(&key.as_str()) && key != REPLACE);
         if rename {
             // The oldest ones have no label: they are found by their name.
             labels.entry(LABEL.to_owned()).or_insert_with(|| ACTIVE.to_owned());

@@ -7,7 +7,12 @@ use std::{
     time::Duration,
 };
 
-use crds::{Fingerprint, SealedSecret, key_life::Mark, key_secret, unseal::ClearSecret};
+use crds::{
+    Fingerprint, SealedSecret,
+    key_life::Mark,
+    key_secret::{self, KeyOrder},
+    unseal::ClearSecret,
+};
 use kube::ResourceExt as _;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -108,8 +113,7 @@ pub async fn run(command: Restore, io: &mut Io<'_>) -> Result<Exit, Error> {
     if held.is_empty() && report.failed.is_empty() {
         return Err(RestoreError::Nothing(file).into());
     }
-    // The oldest first, in case the controller orders keys by when their Secrets were made.
-    held.sort_by_key(|key| key_secret::read(key.secret.expose(), home.key_order_priority).map(|key| key.born).ok());
+    sort(&mut held, home.key_order_priority);
     let found = Found::by(home).await?;
     let before = closed(&found.cluster, io).await;
     for key in held {
@@ -140,8 +144,17 @@ fn hold(secret: ClearSecret) -> Result<Held, Box<dyn std::error::Error>> {
     if !labelled && mark.is_none() {
         return Err(RestoreError::NoKey.into());
     }
-    let key = key_secret::read(secret.expose(), key_secret::KeyOrder::default())?;
+    let key = key_secret::read(secret.expose(), KeyOrder::default())?;
     Ok(Held { fingerprint: key.private.fingerprint().clone(), mark, secret })
+}
+
+/// The newest first: if an old one were alone for a moment, the controller would think it due and make another key. But
+/// where keys are ordered by when their Secrets are made, these must be made in their order.
+fn sort(held: &mut [Held], order: KeyOrder) {
+    held.sort_by_key(|key| key_secret::read(key.secret.expose(), order).map(|key| key.born).ok());
+    if order == KeyOrder::CertNotBefore {
+        held.reverse();
+    }
 }
 
 fn present(key: &Held, found: &Found) -> Option<Fate> {
@@ -235,4 +248,34 @@ fn text_of(report: &Report) -> String {
     };
     let keys = report.keys.iter().map(key);
     keys.chain(report.opened.iter().map(opened)).chain(report.closed.iter().map(closed)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::key::{self, KeyRequest};
+    use jiff::{SignedDuration, Timestamp};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn key(name: &str, valid_from: i64, created: i64) -> Held {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (bits, common_name, lifetime) = (2048, String::new(), SignedDuration::from_hours(1));
+        let request = KeyRequest { bits, common_name, not_before: at(valid_from), lifetime };
+        let mut secret = key_secret::write(&key::mint(&request, &mut rand::rng()).unwrap(), "kube-system", name);
+        secret.metadata.creation_timestamp = Some(Time(at(created)));
+        secret.metadata.name = Some(name.to_owned());
+        hold(ClearSecret::new(secret)).unwrap()
+    }
+
+    #[test]
+    fn an_old_key_is_never_the_newest_for_a_while() {
+        let mut held = [key("a", 1, 30), key("b", 3, 20), key("c", 2, 10)];
+        let mut names = |order| {
+            sort(&mut held, order);
+            held.each_ref().map(|key| key.secret.expose().name_any())
+        };
+        assert_eq!(names(KeyOrder::CertNotBefore), ["b", "c", "a"]);
+        assert_eq!(names(KeyOrder::SecretCreationTimestamp), ["c", "b", "a"]);
+    }
 }
