@@ -13,7 +13,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    keys::Operated,
+    keys::{Operated, example},
     world::{Place, SOON, World, document, manifest},
 };
 
@@ -216,6 +216,19 @@ async fn a_backup_holds_every_key_and_opens_for_whom_it_is_made() -> Result<()> 
     let nobody = it.keys(&["backup", &safe.path("none.yaml")]).await?;
     assert!(nobody.status.code() == Some(1) && nobody.stderr.contains("say for whom the backup is"), "{nobody}");
     assert!(!Path::new(&safe.path("none.yaml")).exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_examples_of_the_help_work() -> Result<()> {
+    let (it, safe) = (Operated::new().await?, Safe::new().await?);
+    fs::copy(safe.path("me.txt.pub"), safe.path("ops.txt"))?;
+    for verb in ["backup", "restore"] {
+        let words = example(verb).await?;
+        let words: Vec<String> =
+            words.into_iter().map(|word| if word.contains('.') { safe.path(&word) } else { word }).collect();
+        it.keys(&words.iter().map(String::as_str).collect::<Vec<_>>()).await?.success()?;
+    }
     Ok(())
 }
 

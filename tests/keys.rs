@@ -98,6 +98,17 @@ async fn account(cluster: &Cluster, name: &str) -> Result<PathBuf> {
     cluster.kubeconfig_for_service_account("kube-system", name).await
 }
 
+/// What the help of a verb of `seal keys` gives as an example, from the verb on.
+pub async fn example(verb: &str) -> Result<Vec<String>> {
+    let help = seal(None, &["keys", verb, "--help"], "").await?.success()?;
+    assert!(help.contains("\nExit codes"), "{help}");
+    let example = help.split("Example:\n").nth(1).and_then(|rest| rest.lines().next()).context("no example")?;
+    let words = example.split('>').next().context("no words")?.split_whitespace().skip(2);
+    let words: Vec<String> = words.map(str::to_owned).collect();
+    assert_eq!(words.first().map(String::as_str), Some(verb), "{example}");
+    Ok(words)
+}
+
 fn states(expected: &[(&str, usize)]) -> Vec<(String, usize)> {
     expected.iter().map(|(state, needed)| ((*state).to_owned(), *needed)).collect()
 }
@@ -277,12 +288,9 @@ async fn every_example_of_the_help_works() -> Result<()> {
     it.keys(&["rotate"]).await?.success()?;
     let key = it.fingerprints().await?[1].clone();
     for verb in ["list", "rotate", "retire", "reinstate", "compromised"] {
-        let help = seal(None, &["keys", verb, "--help"], "").await?.success()?;
-        assert!(help.contains("\nExit codes"), "{help}");
-        let example = help.split("Example:\n").nth(1).and_then(|rest| rest.lines().next()).context("no example")?;
-        let words = example.split('>').next().context("no words")?.split_whitespace().skip(2);
-        let words: Vec<&str> = words.map(|word| if word.starts_with("SHA256:") { &key } else { word }).collect();
-        assert_eq!(words.first(), Some(&verb), "{example}");
+        let words = example(verb).await?;
+        let words: Vec<&str> =
+            words.iter().map(|word| if word.starts_with("SHA256:") { key.as_str() } else { word }).collect();
         it.keys(&words).await?.success()?;
     }
     assert_eq!(it.states().await?, states(&[("sealing", 0), ("superseded", 0), ("compromised", 0)]));
