@@ -297,6 +297,47 @@ async fn every_example_of_the_help_works() -> Result<()> {
     Ok(())
 }
 
+/// Forbids new key Secrets, as somebody's policy may.
+const NO_NEW_KEYS: &str = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: no-new-keys}
+spec:
+  matchConstraints:
+    resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [secrets]}]
+  validations: [{expression: "object.metadata.namespace != 'kube-system'", message: no new keys}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: no-new-keys}
+spec: {policyName: no-new-keys, validationActions: [Deny]}
+"#;
+
+#[tokio::test]
+async fn while_no_key_can_be_made_the_old_ones_go_on_and_then_one_is_made() -> Result<()> {
+    let it = Operated::new().await?;
+    let place = it.world.place("stuck").await?;
+    it.world.cluster.apply(NO_NEW_KEYS).await?;
+    let trial: Secret = serde_json::from_value(json!({"metadata": {"name": "trial"}}))?;
+    let (secrets, dry_run) = (it.secrets().await?, PostParams { dry_run: true, ..PostParams::default() });
+    eventually("the policy to hold", SOON, || async { Ok(secrets.create(&dry_run, &trial).await.err()) }).await?;
+
+    let before = it.served().await?;
+    assert_eq!(it.refused(&["rotate", "--timeout", "0"]).await?.0, Some(5));
+    eventually("the failure to be told", SOON, || async {
+        Ok(it.world.controller.logs().await?.contains("cannot make a new key").then_some(()))
+    })
+    .await?;
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    assert_eq!(it.served().await?, before);
+
+    it.world.cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "no-new-keys"]).await?;
+    eventually("another certificate", SOON, || async { Ok((it.served().await? != before).then_some(())) }).await?;
+    assert_eq!(it.states().await?, states(&[("sealing", 0), ("superseded", 1)]));
+    Ok(())
+}
+
 /// A key of one's own, as upstream's document describes it, with a certificate that has ended.
 #[tokio::test]
 async fn an_expired_certificate_is_complained_about_never_served_and_replaced_where_keys_are_renewed() -> Result<()> {
