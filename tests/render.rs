@@ -6,16 +6,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use crds::GitSync;
-use harness::{GitServer, Repository, eventually};
+use harness::{GitServer, Repository};
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     core::v1::{ConfigMap, Namespace},
 };
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::world::{Place, SOON, World, config_map, document};
+use crate::world::{World, config_map, document, follow, start};
 
 /// The three environments of a public repository, side by side.
 #[tokio::test]
@@ -309,23 +308,6 @@ async fn what_a_cluster_of_today_cannot_take_is_told_file_by_file() -> Result<()
     place.sync("guestbook", &repository.url(), "web/guestbook-go").await?;
     place.ready("guestbook", |ready, _| ready.status == "True").await?;
     Ok(())
-}
-
-async fn start(prefix: &str) -> Result<(Place<'static>, GitServer)> {
-    Ok((World::shared().await?.place(prefix).await?, GitServer::start()?))
-}
-
-/// A GitSync that looks every second, if it does not say otherwise.
-async fn follow(place: &Place<'_>, name: &str, repository: &Repository, mut spec: Value) -> Result<()> {
-    spec["source"] = json!({"url": repository.url()});
-    if spec.get("interval").is_none() {
-        spec["interval"] = json!("1s");
-    }
-    place.syncs().create(&PostParams::default(), &GitSync::new(name, serde_json::from_value(spec)?)).await?;
-    eventually("the GitSync to be seen", SOON, || async {
-        Ok(place.syncs().get(name).await?.status.is_some().then_some(()))
-    })
-    .await
 }
 
 fn git_url(repository: &Repository, path: &str) -> String {

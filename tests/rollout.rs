@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use crds::{GitSync, git_sync::APPROVE};
-use harness::{GitServer, Repository, eventually};
+use harness::{GitServer, eventually};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
@@ -13,11 +13,11 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
-use crate::world::{Place, SOON, World, config_map};
+use crate::world::{Place, SOON, World, config_map, follow, start};
 
 /// No controller but ours runs here: the test says when a Deployment has rolled out.
 #[tokio::test]
@@ -301,19 +301,6 @@ async fn what_cannot_be_changed_is_made_anew_where_that_is_allowed() -> Result<(
     assert_ne!(maps(&place).get("fixed").await?.uid(), before);
     // Secrets of others are never written over to get there.
     assert!(Api::<Secret>::namespaced(place.client.clone(), &place.namespace).get_opt("fixed").await?.is_none());
-    Ok(())
-}
-
-async fn start(prefix: &str) -> Result<(Place<'static>, GitServer)> {
-    Ok((World::shared().await?.place(prefix).await?, GitServer::start()?))
-}
-
-async fn follow(place: &Place<'_>, name: &str, repository: &Repository, mut spec: Value) -> Result<()> {
-    spec["source"] = json!({"url": repository.url()});
-    if spec.get("interval").is_none() {
-        spec["interval"] = json!("1s");
-    }
-    place.syncs().create(&PostParams::default(), &GitSync::new(name, serde_json::from_value(spec)?)).await?;
     Ok(())
 }
 

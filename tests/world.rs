@@ -6,10 +6,12 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context as _, Result};
 use crds::{GitSync, SealedSecret, git_sync::GitSyncSpec, sealed_secret::SealedSecretCondition};
 use harness::{
-    Cluster, ClusterOptions, Controller, ControllerOptions, eventually, kubeseal, process::Signal, seal, tools::Tool,
+    Cluster, ClusterOptions, Controller, ControllerOptions, GitServer, Repository, eventually, kubeseal,
+    process::Signal, seal, tools::Tool,
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{Api, Client, api::PostParams};
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 /// How soon anything is expected on a machine that does other things too.
@@ -202,4 +204,22 @@ pub fn manifest(namespace: &str, name: &str, values: &[(&str, &str)]) -> String 
 /// The one document of a manifest.
 pub fn document(manifest: &str) -> Result<serde_json::Value> {
     Ok(crds::yaml::documents(manifest).remove(0).value?)
+}
+
+/// A namespace in the shared world, and a server for repositories.
+pub async fn start(prefix: &str) -> Result<(Place<'static>, GitServer)> {
+    Ok((World::shared().await?.place(prefix).await?, GitServer::start()?))
+}
+
+/// A GitSync that looks every second, if it does not say otherwise.
+pub async fn follow(place: &Place<'_>, name: &str, repository: &Repository, mut spec: Value) -> Result<()> {
+    spec["source"] = json!({"url": repository.url()});
+    if spec.get("interval").is_none() {
+        spec["interval"] = json!("1s");
+    }
+    place.syncs().create(&PostParams::default(), &GitSync::new(name, serde_json::from_value(spec)?)).await?;
+    eventually("the GitSync to be seen", SOON, || async {
+        Ok(place.syncs().get(name).await?.status.is_some().then_some(()))
+    })
+    .await
 }
