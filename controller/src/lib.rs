@@ -16,7 +16,7 @@
 //! | [`keys`] | IO | the ring of keys, minting; `crds::key_life` decides |
 //! | [`lead`] | IO, with `lease` pure | which of several replicas works |
 //! | [`unseal`] | IO, with `choices`, `decide`, `status` pure | SealedSecret to Secret |
-//! | [`sync`] | IO, with `render`, `manifest`, `order`, `plan`, `status` pure | Git to cluster |
+//! | [`sync`] | IO, with `plan`, `status` and more pure; `crds::sync` renders | Git to cluster |
 //!
 //! `keys`, `unseal` and `sync` meet only in [`context`] and [`runtime`]. `tests/shape.rs` keeps the pure files pure.
 

@@ -14,6 +14,7 @@
 //! - [`recipients`]: one `SealedSecret` for several clusters.
 //! - [`seal`], [`unseal`] and [`reseal`]: from a Secret to a `SealedSecret`, back, and on to another key; [`explain`]: why it does not open.
 //! - [`template`]: what is rendered on the way to a Secret.
+//! - [`sync`]: from the files of a repository to the objects that a `GitSync` applies.
 //! - [`guard`]: what both programs do so that secrets stay in their memory.
 //!
 //! Nothing here does I/O or knows a clock: time and randomness are arguments, so the command line, the controller and
@@ -36,6 +37,7 @@ pub mod reseal;
 pub mod scope;
 pub mod seal;
 pub mod sealed_secret;
+pub mod sync;
 pub mod template;
 pub mod unseal;
 pub mod yaml;

@@ -10,15 +10,10 @@ pub mod execute;
 pub mod fetch;
 pub mod health;
 pub mod inputs;
-pub mod kinds;
 pub mod live;
-pub mod marks;
-pub mod object;
-pub mod order;
 pub mod output;
 mod pass;
 pub mod plan;
-pub mod render;
 pub mod sandbox;
 pub mod sealed;
 pub mod source;
@@ -30,6 +25,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use crds::{
     GitSync, SealedSecret,
     git_sync::{FINALIZER, GitSource, GitSyncSpec, GitSyncStatus, NAME_LABEL, NAMESPACE_LABEL},
+    sync::{FIELD_MANAGER as SYNC_MANAGER, kinds, marks, object, order, render},
 };
 use futures::{Stream, StreamExt as _, stream};
 use kube::{
@@ -68,8 +64,6 @@ use crate::{
     queue::Queue,
 };
 
-/// Name under which the sync applies: its fields are told from the controller's and from everyone else's.
-pub const SYNC_MANAGER: &str = "signet-gitsync";
 /// GitSyncs handled at once.
 const CONCURRENCY: u16 = 8;
 

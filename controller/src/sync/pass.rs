@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Discovery, ResourceExt as _,
+    discovery::ApiCapabilities,
     runtime::{controller::Action, reflector::ObjectRef},
 };
 
@@ -27,7 +28,7 @@ use super::{
     fetch, guarded_key,
     health::{self, Health},
     key,
-    kinds::Kinds,
+    kinds::{Kind, Kinds},
     object::ObjectId,
     plan::{self, Held, Known, LiveObject, Plan, Policy, Why, plan},
     render::{self, Desired, Documents, Owner, Problem, SourceFile},
@@ -536,7 +537,7 @@ impl Syncer {
     /// Asks the API server what it serves.
     async fn discover(&self) -> Result<Arc<Kinds>, Error> {
         let discovery = bounded(Discovery::new(self.context.client.clone()).run_aggregated()).await;
-        let served = Arc::new(Kinds::served(&discovery.map_err(Error::Discovery)?));
+        let served = Arc::new(served(&discovery.map_err(Error::Discovery)?));
         *self.served.lock().await = Some(served.clone());
         Ok(served)
     }
@@ -595,6 +596,13 @@ impl Syncer {
         state.status = Some(status);
         Ok(true)
     }
+}
+
+/// What an API server said it serves.
+fn served(discovery: &Discovery) -> Kinds {
+    let versions = discovery.groups().flat_map(|group| group.versions().map(move |version| (group, version)));
+    let resources = versions.flat_map(|(group, version)| group.versioned_resources(version));
+    resources.map(|(resource, ApiCapabilities { scope, .. })| Kind { resource, scope }).collect()
 }
 
 /// As last written by this process, else as it stands in the cluster.

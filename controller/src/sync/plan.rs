@@ -319,7 +319,7 @@ fn wanted(object: &Desired, live: Option<&LiveObject>, applied: Option<&Applied>
 
 /// The UID to delete by; `None` for what must stay: it is another's, was never seen, or holds everything.
 fn doomed(id: &ObjectId, entry: &InventoryEntry, live: Option<&LiveObject>, me: (&str, &str)) -> Option<String> {
-    if is_vital(id, me.0) {
+    if id.is_vital(me.0) {
         return None;
     }
     match live {
@@ -327,19 +327,6 @@ fn doomed(id: &ObjectId, entry: &InventoryEntry, live: Option<&LiveObject>, me: 
         Some(live) => Some(live.uid.clone()),
         // Out of the watch's sight: gone, or somebody took the labels off. The UID tells.
         None => entry.uid.clone(),
-    }
-}
-
-/// What is never pruned, whatever Git says: the loss would take Signet or the cluster with it.
-fn is_vital(id: &ObjectId, own_namespace: &str) -> bool {
-    match (id.group.as_str(), id.kind.as_str()) {
-        ("", "Namespace") => {
-            ["default", "kube-system", "kube-public", "kube-node-lease", own_namespace].contains(&id.name.as_str())
-        }
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
-            ["gitsyncs.signet.dev", "sealedsecrets.bitnami.com"].contains(&id.name.as_str())
-        }
-        _ => false,
     }
 }
 

@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use self::{mirror::Mirror, transfer::Attempt};
 use super::{
-    render::Problem,
+    render::{Problem, SourceFile},
     ssh::{Login, LoginError, Patience},
 };
 
@@ -338,6 +338,12 @@ pub struct File {
     pub path: String,
     /// What it holds.
     pub bytes: Vec<u8>,
+}
+
+impl From<&File> for SourceFile {
+    fn from(File { path, bytes }: &File) -> Self {
+        Self { path: path.clone(), text: std::str::from_utf8(bytes).ok().map(str::to_owned) }
+    }
 }
 
 /// What rendering a path of a commit reads, by Git's own ids: where two are equal, so is what is rendered.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crds::git_sync::InventoryEntry;
+use crate::git_sync::InventoryEntry;
 
 /// An object's identity. The API version is no part of it: a new version is the same object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +36,20 @@ impl ObjectId {
             group: group.to_owned(),
             kind: kind.to_owned(),
         })
+    }
+
+    /// Whether it is never pruned, whatever Git says: the loss would take Signet or the cluster with it.
+    pub fn is_vital(&self, own_namespace: &str) -> bool {
+        match (self.group.as_str(), self.kind.as_str()) {
+            ("", "Namespace") => {
+                let kept = ["default", "kube-system", "kube-public", "kube-node-lease", own_namespace];
+                kept.contains(&self.name.as_str())
+            }
+            ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+                ["gitsyncs.signet.dev", "sealedsecrets.bitnami.com"].contains(&self.name.as_str())
+            }
+            _ => false,
+        }
     }
 
     /// The entry of the inventory.

@@ -4,11 +4,7 @@
 use std::{collections::HashMap, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use crds::{
-    git_sync::{GitSyncSpec, NAME_LABEL, NAMESPACE_LABEL},
-    yaml,
-};
-use kube::discovery::Scope;
+use kube::core::discovery::Scope;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -17,7 +13,10 @@ use super::{
     marks::{Marks, marks},
     object::ObjectId,
     order,
-    source::File,
+};
+use crate::{
+    git_sync::{GitSyncSpec, NAME_LABEL, NAMESPACE_LABEL},
+    yaml,
 };
 
 /// A file of the repository.
@@ -27,12 +26,6 @@ pub struct SourceFile {
     pub path: String,
     /// What it says; `None` for one that is not UTF-8.
     pub text: Option<String>,
-}
-
-impl From<&File> for SourceFile {
-    fn from(File { path, bytes }: &File) -> Self {
-        Self { path: path.clone(), text: std::str::from_utf8(bytes).ok().map(str::to_owned) }
-    }
 }
 
 /// Where in the repository something stands.

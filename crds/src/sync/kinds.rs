@@ -1,13 +1,9 @@
 //! Which kinds there are, and whether they live in a namespace: those the API server serves, and those that the
-//! definitions in the same commit will add. Pure once discovery has been asked.
+//! definitions in the same commit will add.
 
 use std::collections::{BTreeSet, HashMap};
 
-use kube::{
-    Discovery,
-    core::ApiResource,
-    discovery::{ApiCapabilities, Scope},
-};
+use kube::core::{ApiResource, discovery::Scope};
 use serde_json::Value;
 
 /// One kind in one version.
@@ -24,19 +20,6 @@ pub struct Kind {
 pub struct Kinds(HashMap<(String, String, String), Kind>);
 
 impl Kinds {
-    /// What the API server serves.
-    pub fn served(discovery: &Discovery) -> Self {
-        let mut kinds = Self::default();
-        for group in discovery.groups() {
-            for version in group.versions() {
-                for (resource, ApiCapabilities { scope, .. }) in group.versioned_resources(version) {
-                    kinds.add(Kind { resource, scope });
-                }
-            }
-        }
-        kinds
-    }
-
     /// Adds what definitions among the objects will serve once they are established.
     #[must_use]
     pub fn with_definitions<'a>(mut self, objects: impl Iterator<Item = &'a Value>) -> Self {
@@ -76,5 +59,13 @@ impl Kinds {
     fn add(&mut self, kind: Kind) {
         let ApiResource { group, version, kind: name, .. } = &kind.resource;
         self.0.entry((group.clone(), version.clone(), name.clone())).or_insert(kind);
+    }
+}
+
+impl FromIterator<Kind> for Kinds {
+    fn from_iter<I: IntoIterator<Item = Kind>>(kinds: I) -> Self {
+        let mut all = Self::default();
+        kinds.into_iter().for_each(|kind| all.add(kind));
+        all
     }
 }

@@ -1,0 +1,11 @@
+//! From the files of a repository to the objects that a `GitSync` applies: what the controller does, and what `seal sync`
+//! shows beforehand. Pure; what is done with the objects is the controller's alone.
+
+pub mod kinds;
+pub mod marks;
+pub mod object;
+pub mod order;
+pub mod render;
+
+/// Name under which the objects are applied: its fields are told from everyone else's.
+pub const FIELD_MANAGER: &str = "signet-gitsync";
