@@ -2,7 +2,8 @@
 //! carries the plan out; while nothing moved it makes no call at all. It writes with the rights of the sync's own
 //! ServiceAccount, and never with the controller's.
 //!
-//! Here is the wiring: what triggers a pass, and what is kept between passes. The pass itself is in [`pass`].
+//! Here is the wiring: what triggers a pass, and what is kept between passes. The pass itself is in [`pass`], and what it
+//! is made of in [`prepare`], [`look`], [`rollout`] and [`tell`].
 
 pub mod builder;
 pub mod depends;
@@ -11,14 +12,18 @@ pub mod fetch;
 pub mod health;
 pub mod inputs;
 pub mod live;
+mod look;
 pub mod output;
 mod pass;
 pub mod plan;
+mod prepare;
+mod rollout;
 pub mod sandbox;
 pub mod sealed;
 pub mod source;
 mod ssh;
 pub mod status;
+mod tell;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 

@@ -1,0 +1,168 @@
+//! From the newest commit to the objects that it asks for; where that fails the last good ones stay. Touches the world
+//! through the modules it calls.
+
+use std::{collections::HashSet, sync::Arc};
+
+use crds::{
+    GitSync,
+    git_sync::{GitSyncStatus, Renderer},
+};
+use kube::runtime::reflector::ObjectRef;
+
+use super::{
+    Error, Good, Origin, Read, State, Syncer,
+    builder::{Build, Capabilities, Release},
+    fetch, key,
+    kinds::Kinds,
+    render::{self, Desired, Documents, Owner, Problem, SourceFile},
+    sealed,
+    source::{SourceError, Survey},
+    status::{self, Cause},
+};
+use crate::{calls::bounded, context::chain, metrics};
+
+impl Syncer {
+    /// Makes objects of the newest commit. Answers why that is not possible; then the last good commit stays.
+    pub(super) async fn render(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        status: &mut GitSyncStatus,
+    ) -> Result<Option<Cause>, Error> {
+        let Some(commit) = state.fetching.commit.clone() else { return Ok(None) };
+        let revision = format!("{}@sha1:{commit}", sync.spec.source.reference.branch);
+        let origin = Origin::new(commit, &sync.spec);
+        status.last_attempted_revision = Some(revision.clone());
+        if state.good.as_ref().is_some_and(|good| good.origin == origin) {
+            return Ok(None);
+        }
+        let read = match state.read.take().filter(|read| read.origin == origin) {
+            Some(read) => read,
+            None => match self.read(sync, &origin, state.good.as_mut()).await? {
+                Ok(Some(read)) => read,
+                Ok(None) => {
+                    if let Some(good) = &mut state.good {
+                        (good.origin, good.revision) = (origin, revision);
+                    }
+                    return Ok(None);
+                }
+                Err(cause) => return Ok(Some(cause)),
+            },
+        };
+        let (namespace, name) = key(sync);
+        let owner = Owner { namespace: &namespace, name: &name, spec: &origin.spec };
+        let attempt = |served: &Kinds| {
+            let kinds = served.clone().with_definitions(read.documents.objects.iter().map(|(_, object)| object));
+            render::objects(&read.documents, &kinds, owner)
+        };
+        let mut rendered = attempt(self.served(&HashSet::new()).await?.as_ref());
+        if rendered.is_err() {
+            // A kind may have come since the API server was last asked.
+            rendered = attempt(self.discover().await?.as_ref());
+        }
+        let cause = match rendered {
+            Ok(desired) => {
+                let desired = Arc::new(desired);
+                let closed = self.closed(&desired).await;
+                if closed.is_empty() {
+                    state.good = Some(Good { origin, recipe: read.recipe, revision, desired });
+                    return Ok(None);
+                }
+                Cause { reason: "SealedSecretFailed", message: status::list(closed.iter()) }
+            }
+            Err(problems) => Cause { reason: "BuildFailed", message: status::list(problems.iter()) },
+        };
+        state.read = Some(read);
+        Ok(Some(cause))
+    }
+
+    /// Documents of a commit; none when it holds what the last good rendering was made of.
+    async fn read(
+        &self,
+        sync: &GitSync,
+        origin: &Origin,
+        good: Option<&mut Good>,
+    ) -> Result<Result<Option<Read>, Cause>, Error> {
+        let mirrors = &self.git.mirrors;
+        let spec = &origin.spec;
+        let unfetched = |error: SourceError| fetch::FetchError::from(error).cause();
+        let source = match fetch::source(&self.context.client, sync).await {
+            Ok(source) => source,
+            Err(error) => return Ok(Err(error.cause())),
+        };
+        let survey = match mirrors.survey(&source, &origin.commit, spec).await {
+            Ok(survey) => survey,
+            Err(error) => return Ok(Err(unfetched(error))),
+        };
+        let capabilities = match survey.renderer {
+            Renderer::Helm => self.capabilities().await?,
+            Renderer::Plain | Renderer::Kustomize => Capabilities::default(),
+        };
+        let recipe = format!("{} {capabilities:?}", survey.digest());
+        if good.is_some_and(|good| good.recipe == recipe && good.origin.spec == *spec) {
+            return Ok(Ok(None));
+        }
+        let made = |documents: Documents| {
+            let outcome = if documents.problems.is_empty() { "success" } else { "failure" };
+            self.context.metrics.renders.get_or_create(&metrics::Outcome { outcome }).inc();
+            Ok(Ok(Some(Read { origin: origin.clone(), recipe, documents: Arc::new(documents) })))
+        };
+        if !survey.problems.is_empty() {
+            return made(Documents { objects: Vec::new(), problems: survey.problems });
+        }
+        if survey.renderer == Renderer::Plain {
+            let files = mirrors.read(&source, &origin.commit, &spec.path, is_manifest).await;
+            return match files {
+                Ok(files) => made(render::documents(&files.iter().map(SourceFile::from).collect::<Vec<_>>())),
+                Err(error) => Ok(Err(unfetched(error))),
+            };
+        }
+        let files = match mirrors.load(&source, &origin.commit, &survey).await {
+            Ok(files) => files,
+            Err(error) => return Ok(Err(unfetched(error))),
+        };
+        let (own, name) = key(sync);
+        let namespace = spec.target_namespace.as_deref().unwrap_or(&own);
+        let helm = spec.helm.clone().unwrap_or_default();
+        let release = Release { name: &name, namespace, helm: &helm, capabilities: &capabilities };
+        let Survey { renderer, path, folders, .. } = &survey;
+        let build = Build { renderer: *renderer, path, files, folders, release };
+        match self.git.builder.build(build).await {
+            Ok(documents) => made(documents),
+            Err(error) => Ok(Err(Cause { reason: "BuildFailed", message: chain(&error) })),
+        }
+    }
+
+    /// What charts are told of the cluster.
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        let version = bounded(self.context.client.apiserver_version()).await.map_err(Error::Discovery)?.git_version;
+        Ok(Capabilities { version, apis: self.served(&HashSet::new()).await?.apis() })
+    }
+
+    /// The SealedSecrets that could not be opened where they would stand.
+    async fn closed(&self, desired: &Arc<Vec<Desired>>) -> Vec<Problem> {
+        let ring = self.context.ring.borrow().clone();
+        let (desired, live) = (desired.clone(), self.context.sealed.clone());
+        let check = move || {
+            let (mut closed, mut operations) = (Vec::new(), 0);
+            for object in desired.iter().filter(|object| sealed::is_sealed(&object.id)) {
+                let at = ObjectRef::new(&object.id.name).within(&object.id.namespace);
+                let live = live.get(&at);
+                let live = live.as_deref().and_then(|guarded| guarded.0.as_ref().ok());
+                let verdict = sealed::check(object, live, &ring);
+                operations += verdict.operations;
+                let problem = |why| Problem { place: object.place.clone(), what: format!("{}: {why}", object.id) };
+                closed.extend(verdict.problem.map(problem));
+            }
+            (closed, operations)
+        };
+        // What panics has decided nothing: it is found again when the SealedSecret itself is opened.
+        let (closed, operations) = tokio::task::spawn_blocking(check).await.unwrap_or_default();
+        self.context.metrics.rsa_operations.inc_by(operations.into());
+        closed
+    }
+}
+
+fn is_manifest(path: &str) -> bool {
+    [".yaml", ".yml", ".json"].iter().any(|ending| path.ends_with(ending))
+}

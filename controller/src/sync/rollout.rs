@@ -1,0 +1,182 @@
+//! Brings the cluster to what a good rendering says: wave after wave, with the inventory written before and after. What
+//! is done is the plan's to say.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use crds::{
+    GitSync,
+    git_sync::{APPROVE, Drift, GitSyncStatus, HistoryEntry, SyncPolicy},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
+
+use super::{
+    Error, Good, State, Syncer,
+    execute::{Done, execute},
+    guarded_key,
+    health::Health,
+    key,
+    look::{ids, kinds_of},
+    object::ObjectId,
+    plan::{self, Held, Known, Plan, Policy, plan},
+    render::Problem,
+    status::{self, Cause, Verdict},
+};
+
+/// Revisions that are remembered.
+const HISTORY: usize = 10;
+
+/// What came of all waves: the last plan, and what it did not do.
+struct Outcome<'a> {
+    planned: Plan<'a>,
+    unhealthy: Vec<(ObjectId, Health)>,
+    failed: Vec<Problem>,
+    unpruned: Vec<String>,
+}
+
+impl Syncer {
+    /// Makes the cluster as a good rendering says, and says how that went.
+    pub(super) async fn apply(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        status: &mut GitSyncStatus,
+        good: &Good,
+        timeout: Duration,
+    ) -> Result<Verdict, Error> {
+        let revision = &good.revision;
+        let since = match state.since.take() {
+            Some((under_way, since)) if under_way == *revision => since,
+            _ => Instant::now(),
+        };
+        state.since = Some((revision.clone(), since));
+        let outcome = self.bring_about(sync, state, status, good).await?;
+        Ok(self.conclude(sync, state, status, good, outcome, since.elapsed() >= timeout))
+    }
+
+    /// Wave after wave: each round ends with nothing new, or with less to do. The inventory is written before anything
+    /// is, and made smaller after.
+    async fn bring_about<'a>(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        status: &mut GitSyncStatus,
+        Good { revision, desired, .. }: &'a Good,
+    ) -> Result<Outcome<'a>, Error> {
+        let me = key(sync);
+        let others: HashSet<_> =
+            self.store.state().iter().map(|other| guarded_key(other)).filter(|other| *other != me).collect();
+        let approved = sync.annotations().get(APPROVE).cloned();
+        let before = status.history.first().map(|entry| entry.digest.clone());
+        let allowed: Vec<String> = approved.into_iter().chain(state.allowed.clone()).chain(before).collect();
+        let policy = Policy {
+            me: (&me.0, &me.1),
+            prune: sync.spec.prune,
+            others: &others,
+            ask: sync.spec.sync_policy == SyncPolicy::Manual,
+            leave_drift: sync.spec.drift == Drift::Report,
+            allowed: &allowed,
+        };
+        loop {
+            let inventory = status.inventory.clone().unwrap_or_default();
+            let kinds = kinds_of(desired, &inventory);
+            let served = self.served(&kinds).await?;
+            self.watch(&served, &kinds).await?;
+            let ids: HashSet<ObjectId> =
+                desired.iter().map(|object| object.id.clone()).chain(ids(&inventory)).collect();
+            let known = self.live.find(ids.iter());
+            let kinds = served.as_ref().clone().with_definitions(desired.iter().map(|object| &object.body));
+            let health = self.assess(sync, desired, &known, &kinds, state).await;
+            let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
+            let mut planned = plan(desired, seen, &policy);
+            if allowed.contains(&planned.digest) {
+                state.allowed = Some(planned.digest.clone());
+            }
+            if planned.stages.is_empty() {
+                let health = health.into_iter().filter(|(_, health)| *health != Health::Healthy);
+                let mut unhealthy: Vec<_> = health.collect();
+                unhealthy.sort_by(|(one, _), (other, _)| one.cmp(other));
+                if planned.inventory != inventory {
+                    status.inventory = Some(planned.inventory.clone());
+                }
+                return Ok(Outcome { planned, unhealthy, failed: Vec::new(), unpruned: Vec::new() });
+            }
+            if planned.inventory != inventory {
+                status.inventory = Some(planned.inventory.clone());
+                let verdict = Verdict::Progressing(format!("applying {revision}"));
+                self.report(sync, state, status.clone(), verdict).await?;
+            }
+            let stages = std::mem::take(&mut planned.stages);
+            let done = execute(&self.git.hands, &self.live, &known, &kinds, stages).await;
+            if done.defined {
+                self.discover().await?;
+            }
+            self.tell(sync, revision, &done).await;
+            let uids = done.applied.iter().filter(|(_, applied)| !applied.uid.is_empty());
+            let seen = uids.map(|(id, applied)| (id.clone(), applied.uid.clone())).collect();
+            status.inventory = Some(plan::settle(&planned.inventory, &seen, &done.gone));
+            state.applied.retain(|id, _| !done.gone.contains(id));
+            state.health.retain(|id, _| !done.gone.contains(id));
+            state.applied.extend(done.applied);
+            let Done { failed, unpruned, .. } = done;
+            if !failed.is_empty() || !unpruned.is_empty() {
+                return Ok(Outcome { planned, unhealthy: Vec::new(), failed, unpruned });
+            }
+        }
+    }
+
+    /// What all of that means.
+    fn conclude(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        status: &mut GitSyncStatus,
+        Good { revision, desired, .. }: &Good,
+        Outcome { planned, unhealthy, failed, unpruned }: Outcome<'_>,
+        is_late: bool,
+    ) -> Verdict {
+        status.plan = planned.pending;
+        if failed.is_empty() && unpruned.is_empty() {
+            state.facts = vec![status::healthy(&unhealthy), status::drifted(&planned.drifted)];
+        }
+        let failed: Vec<&Problem> = planned.refused.iter().chain(&failed).collect();
+        let cause = |reason, message| Cause { reason, message };
+        if !failed.is_empty() {
+            return Verdict::Failed(cause("ReconciliationFailed", status::list(failed.into_iter())));
+        }
+        if !unpruned.is_empty() {
+            return Verdict::Failed(cause("PruneFailed", status::list(unpruned.iter())));
+        }
+        if let Some(pending) = &status.plan {
+            let me = key(sync);
+            let how = plan::command((&me.0, &me.1), &pending.digest);
+            let message = format!("{revision}: its plan, see status.plan, waits to be allowed: {how}");
+            return Verdict::Waiting(cause("ApprovalRequired", message));
+        }
+        if let Some(Held { wave, by }) = &planned.held {
+            let what = format!("{revision}: wave {wave}: ");
+            return status::awaited(&what, by, is_late).unwrap_or(Verdict::Progressing(what));
+        }
+        if let Some(refused) = planned.refused_prune {
+            return Verdict::Waiting(cause("PruneRefused", refused));
+        }
+        let opened = status::judge_sealed(self.sealed(desired).into_iter());
+        let unhealthy = if sync.spec.wait { unhealthy } else { Vec::new() };
+        if opened.is_none() && unhealthy.is_empty() {
+            state.since = None;
+        }
+        status.last_applied_revision = Some(revision.clone());
+        let digest = planned.digest;
+        if status.history.first().is_none_or(|last| last.revision != *revision || last.digest != digest) {
+            let applied_at = Time(Timestamp::now());
+            status.history.insert(0, HistoryEntry { revision: revision.clone(), digest, applied_at });
+            status.history.truncate(HISTORY);
+        }
+        let waits = || status::awaited("", &unhealthy, is_late);
+        opened.or_else(waits).unwrap_or_else(|| Verdict::Ready(format!("Applied revision: {revision}")))
+    }
+}
