@@ -10,7 +10,6 @@ const PURE: &[&str] = &[
     "lead/lease.rs",
     "observed.rs",
     "sync/depends.rs",
-    "sync/health.rs",
     "sync/inputs.rs",
     "sync/output.rs",
     "sync/plan.rs",

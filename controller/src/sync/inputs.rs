@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{
     git_sync::{GitSyncSpec, Renderer},
+    sync::choice::{self, KUSTOMIZATIONS},
     yaml,
 };
 use serde_json::Value;
 
 use super::render::{Place, Problem};
 
-/// A kustomization is called one of these.
-pub const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
 /// Folders that one kustomization may lead to.
 const MAX_FOLDERS: usize = 1000;
 
@@ -69,11 +68,7 @@ pub fn inputs<T: Tree>(tree: &T, path: &str, spec: &GitSyncSpec) -> Result<Input
 }
 
 fn choose<T: Tree>(tree: &T, path: &str) -> Result<Renderer, T::Error> {
-    if kustomization(tree, path)?.is_some() {
-        return Ok(Renderer::Kustomize);
-    }
-    let chart = tree.entry(&join(path, "Chart.yaml"))? == Some(Entry::File);
-    Ok(if chart { Renderer::Helm } else { Renderer::Plain })
+    choice::choose(|name| Ok(tree.entry(&join(path, name))? == Some(Entry::File)))
 }
 
 /// The kustomization of a folder.

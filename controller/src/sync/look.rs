@@ -19,7 +19,6 @@ use super::{
     object::ObjectId,
     plan::LiveObject,
     render::{Desired, Problem},
-    sealed,
     status::{self, Opened},
 };
 use crate::{calls::bounded, context::chain};
@@ -87,7 +86,7 @@ impl Syncer {
 
     /// Of those that were applied.
     pub(super) fn sealed_in<'a>(&self, desired: &'a [Desired]) -> Vec<(&'a Desired, Opened)> {
-        let is_sealed = |object: &&Desired| sealed::is_sealed(&object.id) && !object.marks.ignored;
+        let is_sealed = |object: &&Desired| object.id.is_sealed() && !object.marks.ignored;
         let live = self.live.find(desired.iter().filter(is_sealed).map(|object| &object.id));
         let fare = |object: &'a Desired| {
             let at = ObjectRef::new(&object.id.name).within(&object.id.namespace);

@@ -9,7 +9,6 @@ pub mod builder;
 pub mod depends;
 pub mod execute;
 pub mod fetch;
-pub mod health;
 pub mod inputs;
 pub mod live;
 mod look;
@@ -30,7 +29,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use crds::{
     GitSync, SealedSecret,
     git_sync::{FINALIZER, GitSource, GitSyncSpec, GitSyncStatus, NAME_LABEL, NAMESPACE_LABEL},
-    sync::{FIELD_MANAGER as SYNC_MANAGER, kinds, marks, object, order, render},
+    sync::{FIELD_MANAGER as SYNC_MANAGER, health, kinds, marks, object, order, render},
 };
 use futures::{Stream, StreamExt as _, stream};
 use kube::{

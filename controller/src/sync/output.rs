@@ -1,11 +1,11 @@
 //! What Kustomize and Helm wrote, as documents with the places in the repository that they come from; and what they
 //! said when they failed, as problems. Pure. It shows one line of what they said: the rest may quote manifests.
 
-use crds::yaml;
+use crds::{sync::choice::KUSTOMIZATIONS, yaml};
 use serde_json::Value;
 
 use super::{
-    inputs::{KUSTOMIZATIONS, join, resolve},
+    inputs::{join, resolve},
     render::{Documents, Place, Problem, SourceFile, flatten},
 };
 

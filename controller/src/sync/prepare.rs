@@ -145,7 +145,7 @@ impl Syncer {
         let (desired, live) = (desired.clone(), self.context.sealed.clone());
         let check = move || {
             let (mut closed, mut operations) = (Vec::new(), 0);
-            for object in desired.iter().filter(|object| sealed::is_sealed(&object.id)) {
+            for object in desired.iter().filter(|object| object.id.is_sealed()) {
                 let at = ObjectRef::new(&object.id.name).within(&object.id.namespace);
                 let live = live.get(&at);
                 let live = live.as_deref().and_then(|guarded| guarded.0.as_ref().ok());

@@ -7,9 +7,9 @@ use crds::{
     explain::explain,
     unseal::{self, UnsealError},
 };
-use kube::{Resource as _, ResourceExt as _};
+use kube::ResourceExt as _;
 
-use super::{object::ObjectId, render::Desired};
+use super::render::Desired;
 
 /// What is known of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,11 +18,6 @@ pub struct Verdict {
     pub problem: Option<String>,
     /// RSA operations spent.
     pub operations: u32,
-}
-
-/// Whether an object is a SealedSecret.
-pub fn is_sealed(id: &ObjectId) -> bool {
-    id.group == SealedSecret::group(&()) && id.kind == SealedSecret::kind(&())
 }
 
 /// Tries to open it. `live` is what stands in the cluster now: what has opened there is not opened again.
@@ -69,7 +64,7 @@ mod tests {
     use crds::{Certificate, PrivateKey, base64, key_ring::RingKey};
     use serde_json::json;
 
-    use super::super::{marks::Marks, render::Place};
+    use super::super::{marks::Marks, object::ObjectId, render::Place};
     use super::*;
 
     fn ring() -> KeyRing {

@@ -1,6 +1,8 @@
 //! From the files of a repository to the objects that a `GitSync` applies: what the controller does, and what `seal sync`
 //! shows beforehand. Pure; what is done with the objects is the controller's alone.
 
+pub mod choice;
+pub mod health;
 pub mod kinds;
 pub mod marks;
 pub mod object;

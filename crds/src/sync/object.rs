@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::git_sync::InventoryEntry;
+use kube::Resource as _;
+
+use crate::{SealedSecret, git_sync::InventoryEntry};
 
 /// An object's identity. The API version is no part of it: a new version is the same object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +38,11 @@ impl ObjectId {
             group: group.to_owned(),
             kind: kind.to_owned(),
         })
+    }
+
+    /// Whether it is a SealedSecret.
+    pub fn is_sealed(&self) -> bool {
+        self.group == SealedSecret::group(&()) && self.kind == SealedSecret::kind(&())
     }
 
     /// Whether it is never pruned, whatever Git says: the loss would take Signet or the cluster with it.

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{object::ObjectId, render::Desired, sealed::is_sealed};
+use super::{object::ObjectId, render::Desired};
 
 /// How an object fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,16 +42,22 @@ const BUILT_IN: [&str; 20] = [
 
 /// Whether an object is anything but healthy at times: of others the status need not be read.
 pub fn is_judged(desired: &Desired) -> bool {
-    let ObjectId { group, kind, .. } = &desired.id;
-    if desired.marks.any_health || is_sealed(&desired.id) {
-        // How SealedSecrets fare is known without asking.
+    // How SealedSecrets fare is known without asking.
+    if desired.marks.any_health || desired.id.is_sealed() {
         return false;
     }
-    match (group.as_str(), kind.as_str()) {
+    match (desired.id.group.as_str(), desired.id.kind.as_str()) {
+        ("", "Service") => desired.body["spec"]["type"] == "LoadBalancer",
+        _ => has_health(&desired.id),
+    }
+}
+
+/// Whether objects of a kind can be anything but healthy.
+pub fn has_health(id: &ObjectId) -> bool {
+    match (id.group.as_str(), id.kind.as_str()) {
         ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
         | ("batch", "Job")
-        | ("", "Pod" | "PersistentVolumeClaim" | "ReplicationController") => true,
-        ("", "Service") => desired.body["spec"]["type"] == "LoadBalancer",
+        | ("", "Pod" | "PersistentVolumeClaim" | "ReplicationController" | "Service") => true,
         (group, _) => !BUILT_IN.contains(&group),
     }
 }
@@ -83,10 +89,15 @@ pub fn health(group: &str, object: &Value) -> Health {
             Some("Bound") => Health::Healthy,
             phase => Health::Progressing(format!("is {}", phase.unwrap_or("not bound"))),
         },
-        ("", "Service") => {
+        ("", "Service") if object["spec"]["type"] == "LoadBalancer" => {
             let address = status["loadBalancer"]["ingress"].as_array().is_some_and(|all| !all.is_empty());
             if address { Health::Healthy } else { progressing("has no address yet") }
         }
+        ("bitnami.com", "SealedSecret") => match condition(object, "Synced", "False") {
+            Some(why) => Health::Degraded(why),
+            None if condition(object, "Synced", "True").is_some() => Health::Healthy,
+            None => progressing("is not opened yet"),
+        },
         _ => match ["False", "Unknown"].iter().find_map(|status| condition(object, "Ready", status)) {
             Some(why) => Health::Progressing(why),
             None => Health::Healthy,
@@ -307,9 +318,13 @@ mod tests {
             ("example.com", "Widget", condition_of("Reconciling", "True"), "progressing"),
             ("example.com", "Widget", condition_of("Stalled", "True"), "degraded"),
             ("example.com", "Widget", json!({"observedGeneration": 1}), "progressing"),
+            ("bitnami.com", "SealedSecret", condition_of("Synced", "True"), "healthy"),
+            ("bitnami.com", "SealedSecret", condition_of("Synced", "False"), "degraded"),
+            ("bitnami.com", "SealedSecret", json!({}), "progressing"),
         ] {
-            assert_eq!(state(group, kind, &json!({}), &status), expected, "{kind} {status}");
+            assert_eq!(state(group, kind, &json!({"type": "LoadBalancer"}), &status), expected, "{kind} {status}");
         }
+        assert_eq!(state("", "Service", &json!({"type": "ClusterIP"}), &json!({"loadBalancer": {}})), "healthy");
         let going = json!({"kind": "Pod", "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
         assert_eq!(health("", &going), progressing("is being deleted"));
     }

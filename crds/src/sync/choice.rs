@@ -1,0 +1,16 @@
+//! What makes manifests of what stands at a path. Pure: the files are an argument.
+
+use crate::git_sync::Renderer;
+
+/// A kustomization is called one of these.
+pub const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
+
+/// Chooses by the files directly at the path.
+pub fn choose<E>(mut is_file: impl FnMut(&str) -> Result<bool, E>) -> Result<Renderer, E> {
+    for name in KUSTOMIZATIONS {
+        if is_file(name)? {
+            return Ok(Renderer::Kustomize);
+        }
+    }
+    Ok(if is_file("Chart.yaml")? { Renderer::Helm } else { Renderer::Plain })
+}
