@@ -40,7 +40,7 @@ async fn deployed(options: ControllerOptions) -> Result<World> {
 
 #[tokio::test]
 async fn only_who_may_has_something_verified_or_re_encrypted() -> Result<()> {
-    let flags = ["--authenticate", "--rate-limit=1000", "--rate-limit-burst=1000"].map(str::to_owned).to_vec();
+    let flags = ["--rate-limit=1000", "--rate-limit-burst=1000"].map(str::to_owned).to_vec();
     let options = ControllerOptions { args: flags, ..ControllerOptions::default() };
     let world = deployed(options).await?;
     let (place, other) = (world.place("access").await?, world.place("other").await?);

@@ -65,7 +65,7 @@ async fn service_proxy_reaches_loopback() -> Result<()> {
 #[tokio::test]
 async fn service_proxy_lives_beside_the_controller_manager() -> Result<()> {
     let since = Instant::now();
-    let cluster = Cluster::start_with(ClusterOptions { controller_manager: true }).await?;
+    let cluster = Cluster::start_with(ClusterOptions { controller_manager: true, ..ClusterOptions::default() }).await?;
     console::Term::stderr().write_line(&format!("cluster with controller-manager up in {:?}", since.elapsed()))?;
     let namespace = cluster.namespace("proxy").await?;
     let service = "

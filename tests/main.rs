@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail by panic")]
 
 mod access;
+mod chart;
 mod choices;
 mod controllers_run;
 mod crash;
@@ -19,6 +20,7 @@ mod recipients;
 mod render;
 mod replicas;
 mod reseal;
+mod rights;
 mod rollout;
 mod runbook;
 mod sealing;

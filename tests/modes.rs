@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use harness::{Cluster, ClusterOptions, ControllerOptions, eventually};
+use harness::{Cluster, ClusterOptions, Controller, ControllerOptions, eventually};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api,
@@ -40,8 +40,13 @@ async fn named<'a>(world: &'a World, name: &str, labels: &[(&str, &str)]) -> Res
 /// Under exactly the rights of `deploy/namespaced`: its own namespace and those that are listed, made later or not.
 #[tokio::test]
 async fn only_listed_namespaces_are_watched() -> Result<()> {
-    let listed = flags(&["--all-namespaces=false", "--additional-namespaces=early,late"]);
-    let world = World::deployed_from("deploy/namespaced", ClusterOptions::default(), listed).await?;
+    let cluster = Cluster::start().await?;
+    cluster.deploy_from("deploy/namespaced").await?;
+    let list = r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/args/1", "value": "--additional-namespaces=early,late"}]"#;
+    let deployment = ["patch", "deployment", "sealed-secrets-controller", "--type=json", "--patch", list];
+    cluster.kubectl(&[&["-n", "kube-system"], &deployment[..]].concat()).await?;
+    let controller = Controller::start(&cluster).await?;
+    let world = World { cluster, controller };
     let (early, other) = (named(&world, "early", &[]).await?, named(&world, "other", &[]).await?);
     other.apply_sealed("db", &[("a", "1")]).await?;
     early.apply_sealed("db", &[("a", "1")]).await?;
@@ -77,15 +82,10 @@ async fn only_listed_namespaces_are_watched() -> Result<()> {
 /// Namespaces come and go by their labels, and what was opened in one that went stays.
 #[tokio::test]
 async fn namespaces_are_watched_while_they_carry_the_label() -> Result<()> {
-    let selected = flags(&["--namespace-selector=team=blue"]);
-    let cluster = Cluster::start().await?;
-    cluster.deploy_from("deploy/namespaced").await?;
-    let selector = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/namespaced/selector.yaml");
-    cluster.kubectl(&["apply", "--server-side", "--filename", selector]).await?;
-    let controller = harness::Controller::start_with(&cluster, selected).await?;
-    let world = World { cluster, controller };
+    let world =
+        World::deployed_from("deploy/selected", ClusterOptions::default(), ControllerOptions::default()).await?;
     let (blue, red) =
-        (named(&world, "blue", &[("team", "blue")]).await?, named(&world, "red", &[("team", "red")]).await?);
+        (named(&world, "blue", &[("signet.dev/unseal", "true")]).await?, named(&world, "red", &[]).await?);
     grant(&world.cluster, "blue").await?;
     grant(&world.cluster, "red").await?;
     red.apply_sealed("db", &[("a", "1")]).await?;
@@ -93,9 +93,9 @@ async fn namespaces_are_watched_while_they_carry_the_label() -> Result<()> {
     eventually("the blue one to be opened", PATIENCE, || async { Ok(blue.secrets().get_opt("db").await?) }).await?;
     assert!(red.secrets().get_opt("db").await?.is_none());
 
-    world.cluster.kubectl(&["label", "namespace", "red", "team=blue", "--overwrite"]).await?;
+    world.cluster.kubectl(&["label", "namespace", "red", "signet.dev/unseal=true"]).await?;
     red.holds("db", &[("a", "1")]).await?;
-    world.cluster.kubectl(&["label", "namespace", "blue", "team=red", "--overwrite"]).await?;
+    world.cluster.kubectl(&["label", "namespace", "blue", "signet.dev/unseal-"]).await?;
     // The log says when it is over, and what was opened is left.
     eventually("blue to be left", SOON, || async {
         Ok(world.controller.logs().await?.contains("no longer watching").then_some(()))

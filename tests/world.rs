@@ -57,7 +57,7 @@ impl World {
     /// One for all tests that leave the controller in peace; with garbage collection.
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<World> = OnceCell::const_new();
-        let collecting = ClusterOptions { controller_manager: true };
+        let collecting = ClusterOptions { controller_manager: true, ..ClusterOptions::default() };
         SHARED.get_or_try_init(|| Self::with(collecting, ControllerOptions::default())).await
     }
 

@@ -307,7 +307,7 @@ where
             anyhow::bail!("cannot list {}: {}; see --label-selector", K::plural(&()), status.message)
         }
         answer => answer.map(drop).with_context(|| {
-            format!("cannot list {}; apply crds/crds.yaml and deploy/rbac.yaml first", K::plural(&()))
+            format!("cannot list {}; apply crds/crds.yaml and deploy/install.yaml first", K::plural(&()))
         }),
     }
 }

@@ -43,6 +43,8 @@ const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 pub struct ClusterOptions {
     /// Garbage collection, namespace deletion, ServiceAccounts, aggregated roles and the controllers of workloads.
     pub controller_manager: bool,
+    /// A log of what the accounts of kube-system ask for: see [`Cluster::audited`].
+    pub audit: bool,
 }
 
 /// A running cluster; stopped and removed when dropped, or when this process is gone.
@@ -62,7 +64,11 @@ pub async fn shared() -> Result<&'static Cluster> {
 /// The same with kube-controller-manager: for what needs garbage collection or namespaces that go away.
 pub async fn shared_with_controllers() -> Result<&'static Cluster> {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
-    SHARED.get_or_try_init(|| Cluster::start_with(ClusterOptions { controller_manager: true })).await
+    SHARED
+        .get_or_try_init(|| {
+            Cluster::start_with(ClusterOptions { controller_manager: true, ..ClusterOptions::default() })
+        })
+        .await
 }
 
 impl Cluster {
@@ -85,7 +91,7 @@ impl Cluster {
         let scratch = Arc::new(Scratch::new("signet-cluster-")?);
         let egress = scratch.path().join("egress.sock");
         let proxy = Proxy::start(&egress)?;
-        let control_plane = ControlPlane::start(&scratch, &egress, options.controller_manager).await?;
+        let control_plane = ControlPlane::start(&scratch, &egress, options).await?;
         let cluster = Self { control_plane, proxy, pods: AtomicU16::new(1), scratch };
         cluster.ready().await?;
         Ok(cluster)
@@ -176,6 +182,15 @@ impl Cluster {
     /// The log of `etcd`, `kube-apiserver` or `kube-controller-manager`.
     pub fn log(&self, program: &str) -> Result<String> {
         control_plane::log(&self.scratch, program)
+    }
+
+    /// Every request of an account of kube-system, as the API server's audit log tells it.
+    pub fn audited(&self) -> Result<Vec<serde_json::Value>> {
+        let path = self.scratch.path().join(control_plane::AUDIT_LOG);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+        // The last line may be half written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        Ok(whole.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
     }
 
     /// The folder that is removed with the cluster, for what belongs to it.

@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use crate::{
+    ClusterOptions,
     background::free_port,
     certificates::Certificates,
     kubeconfig::{Credentials, render},
@@ -26,6 +27,9 @@ use crate::{
 /// The range of Service addresses, and the API server's own in it.
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+
+/// In the scratch folder.
+pub const AUDIT_LOG: &str = "audit.log";
 
 /// GOGC for the API server: start-up is its most busy time, and collecting half as often saves most of a second.
 const EASY_GC: &str = "400";
@@ -48,7 +52,7 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts them all at once; none is ready on return. `egress` is the Unix socket that leads to the pods.
-    pub async fn start(scratch: &Arc<Scratch>, egress: &Path, controller_manager: bool) -> Result<Self> {
+    pub async fn start(scratch: &Arc<Scratch>, egress: &Path, options: ClusterOptions) -> Result<Self> {
         let etcd_program = Tool::Etcd.path().await?;
         let api_server_program = Tool::ApiServer.path().await?;
         let (etcd_port, port) = (free_port()?, free_port()?);
@@ -59,9 +63,9 @@ impl ControlPlane {
         let kubeconfig = scratch.file("kubeconfig", admin)?;
 
         let etcd = etcd(scratch, &etcd_program, etcd_port)?;
-        let api_server_args = api_server_args(scratch, egress, etcd_port, port, controller_manager)?;
+        let api_server_args = api_server_args(scratch, egress, etcd_port, port, options)?;
         let api_server = Self::run_api_server(scratch, &api_server_program, &api_server_args)?;
-        let controller_manager = if controller_manager {
+        let controller_manager = if options.controller_manager {
             let program = Tool::ControllerManager.path().await?;
             Some(run_controller_manager(scratch, &program, &kubeconfig)?)
         } else {
@@ -133,7 +137,7 @@ fn api_server_args(
     egress: &Path,
     etcd_port: u16,
     port: u16,
-    controller_manager: bool,
+    options: ClusterOptions,
 ) -> Result<Vec<String>> {
     let egress = json!({
         "apiVersion": "apiserver.k8s.io/v1beta1",
@@ -167,9 +171,23 @@ fn api_server_args(
         ]
         .map(str::to_owned),
     );
-    if !controller_manager {
+    if !options.controller_manager {
         // It demands the ServiceAccount `default` for every Pod, and nobody makes one.
         args.push("--disable-admission-plugins=ServiceAccount".to_owned());
+    }
+    if options.audit {
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [
+                { "level": "Metadata", "userGroups": ["system:serviceaccounts:kube-system"] },
+                { "level": "None" },
+            ],
+        });
+        scratch.file("audit-policy.json", policy.to_string())?;
+        args.push("--audit-policy-file=audit-policy.json".to_owned());
+        args.push(format!("--audit-log-path={AUDIT_LOG}"));
     }
     Ok(args)
 }

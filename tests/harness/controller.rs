@@ -12,6 +12,8 @@ use std::{
 };
 
 use anyhow::Result;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::Api;
 use tokio::sync::Mutex;
 
 pub use crate::process::Signal;
@@ -37,9 +39,9 @@ pub struct ControllerOptions {
     pub service: Option<String>,
     /// Another program with the same flags, such as another release; none for the workspace's own.
     pub program: Option<PathBuf>,
-    /// More flags.
+    /// More flags than the Deployment has.
     pub args: Vec<String>,
-    /// More of the environment.
+    /// More of the environment than the Deployment has.
     pub env: Vec<(String, String)>,
     /// Whether `start` and `restart` wait for /readyz.
     pub wait_until_ready: bool,
@@ -78,7 +80,7 @@ impl Controller {
     }
 
     /// In another way.
-    pub async fn start_with(cluster: &Cluster, options: ControllerOptions) -> Result<Self> {
+    pub async fn start_with(cluster: &Cluster, mut options: ControllerOptions) -> Result<Self> {
         static STARTED: AtomicUsize = AtomicUsize::new(1);
         let name = format!("controller-{}", STARTED.fetch_add(1, Ordering::Relaxed));
         let program = match &options.program {
@@ -94,6 +96,11 @@ impl Controller {
             format!("--listen-metrics-addr=127.0.0.1:{metrics_port}"),
             format!("--git-cache={}", scratch.folder(&format!("{name}-git"))?.display()),
         ];
+        if options.program.is_none() {
+            let (flags, variables) = deployed(cluster, &options).await?;
+            args.extend(flags);
+            options.env.splice(0..0, variables);
+        }
         args.extend(options.args.iter().cloned());
         let process = Mutex::new(run(&scratch, &name, &program, &args, &options)?);
         let controller = Self { name, options, program, args, port, metrics_port, process, scratch };
@@ -184,6 +191,16 @@ impl Controller {
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
+}
+
+/// The flags and the environment that the Deployment gives it, if there is one; not what comes from the Pod.
+async fn deployed(cluster: &Cluster, options: &ControllerOptions) -> Result<(Vec<String>, Vec<(String, String)>)> {
+    let deployments = Api::<Deployment>::namespaced(cluster.admin().await?, &options.namespace);
+    let deployment = deployments.get_opt(&options.service_account).await?;
+    let pod = deployment.and_then(|deployment| deployment.spec?.template.spec);
+    let container = pod.and_then(|pod| pod.containers.into_iter().next()).unwrap_or_default();
+    let variables = container.env.into_iter().flatten().filter_map(|variable| Some((variable.name, variable.value?)));
+    Ok((container.args.unwrap_or_default(), variables.collect()))
 }
 
 fn run(

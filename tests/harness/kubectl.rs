@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Cluster,
+    Cluster, chart,
     command::{self, Output},
     tools::Tool,
 };
@@ -31,6 +31,12 @@ impl Cluster {
             .success()
     }
 
+    /// Runs the real helm as administrator; its stdout.
+    pub async fn helm(&self, args: &[&str]) -> Result<String> {
+        let kubeconfig = format!("--kubeconfig={}", self.kubeconfig().display());
+        chart::helm(&[args, &[&kubeconfig]].concat()).await?.success()
+    }
+
     /// Applies `deploy/` as a user would, and waits until the custom resources are served.
     pub async fn deploy(&self) -> Result<()> {
         self.deploy_from("deploy").await
@@ -41,6 +47,16 @@ impl Cluster {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(folder);
         let folder = folder.to_str().context("the workspace's path is not UTF-8")?;
         self.kubectl(&["apply", "--server-side", "--kustomize", folder]).await?;
+        self.established().await
+    }
+
+    /// Applies our chart, rendered with these flags of helm, and waits likewise.
+    pub async fn deploy_chart(&self, args: &[&str]) -> Result<()> {
+        self.apply(&chart::template(args).await?.success()?).await?;
+        self.established().await
+    }
+
+    async fn established(&self) -> Result<()> {
         self.kubectl(&["wait", "--for=condition=established", "--all", "--timeout=30s", "customresourcedefinitions"])
             .await?;
         Ok(())

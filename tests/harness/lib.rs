@@ -9,6 +9,7 @@
 pub mod background;
 pub mod binaries;
 pub mod certificates;
+pub mod chart;
 pub mod cluster;
 pub mod command;
 pub mod control_plane;

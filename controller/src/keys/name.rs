@@ -31,7 +31,7 @@ impl Names {
         match self.agreed(prefix).await {
             Err(kube::Error::Api(status)) if status.is_forbidden() => {
                 let why = status.message;
-                tracing::warn!(why, "cannot agree with other replicas on a new key: see deploy/base/rbac.yaml");
+                tracing::warn!(why, "cannot agree with other replicas on a new key: see deploy/install.yaml");
                 Ok(Agreed { name: random(prefix), lease: None })
             }
             agreed => agreed,

@@ -75,7 +75,7 @@ impl Candidate {
                     let error = chain(&error);
                     tracing::warn!(
                         error,
-                        "cannot hold or look at the Lease; see deploy/base/rbac.yaml if this is a matter of rights"
+                        "cannot hold or look at the Lease; see deploy/install.yaml if this is a matter of rights"
                     );
                     if leads && renewed.elapsed() >= GIVE_UP {
                         take_on(Role::Following);
