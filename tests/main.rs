@@ -13,6 +13,7 @@ mod endpoints;
 mod git_hosts_work;
 mod guard;
 mod harness_works;
+mod hooks;
 mod keys;
 mod kubeseal_parity;
 mod modes;

@@ -11,9 +11,10 @@ use kube::runtime::watcher::Event;
 /// One kind's objects by key. Versions are etcd revisions, which order all objects of a kind.
 #[derive(Debug)]
 pub struct Observed<K, V> {
-    objects: HashMap<K, V>,
+    /// With the version of each.
+    objects: HashMap<K, (u64, V)>,
     /// While a list is under way: what it has brought so far.
-    listing: Option<HashMap<K, V>>,
+    listing: Option<HashMap<K, (u64, V)>>,
     /// Newest version that the watch has shown.
     newest: u64,
 }
@@ -30,12 +31,12 @@ pub type Sighting<K, V> = (K, u64, V);
 impl<K: Eq + Hash + Clone, V: Clone> Observed<K, V> {
     /// What is known of an object.
     pub fn get(&self, key: &K) -> Option<&V> {
-        self.objects.get(key)
+        self.objects.get(key).map(|(_, value)| value)
     }
 
     /// All that is known.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.objects.iter()
+        self.objects.iter().map(|(key, (_, value))| (key, value))
     }
 
     /// Takes in what the watch shows. True when a list just ended, so that everything is known.
@@ -44,7 +45,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Observed<K, V> {
             Event::Init => self.listing = Some(HashMap::new()),
             Event::InitApply((key, version, value)) => {
                 self.newest = self.newest.max(version);
-                self.listing.get_or_insert_default().insert(key, value);
+                self.listing.get_or_insert_default().insert(key, (version, value));
             }
             Event::InitDone => {
                 self.objects = self.listing.take().unwrap_or_default();
@@ -52,14 +53,24 @@ impl<K: Eq + Hash + Clone, V: Clone> Observed<K, V> {
             }
             Event::Apply((key, version, value)) => {
                 self.newest = self.newest.max(version);
-                self.objects.insert(key, value);
+                if !self.is_past(&key, version) {
+                    self.objects.insert(key, (version, value));
+                }
             }
             Event::Delete((key, version, _)) => {
                 self.newest = self.newest.max(version);
-                self.objects.remove(&key);
+                if !self.is_past(&key, version) {
+                    self.objects.remove(&key);
+                }
             }
         }
         false
+    }
+
+    /// Whether a write of ours is newer: what is told of the object before it, such as that the one before it was
+    /// deleted, is no news.
+    fn is_past(&self, key: &K, version: u64) -> bool {
+        self.objects.get(key).is_some_and(|(known, _)| *known > version)
     }
 
     /// Takes in what a write of ours returned.
@@ -68,9 +79,9 @@ impl<K: Eq + Hash + Clone, V: Clone> Observed<K, V> {
             return;
         }
         if let Some(listing) = &mut self.listing {
-            listing.insert(key.clone(), value.clone());
+            listing.insert(key.clone(), (version, value.clone()));
         }
-        self.objects.insert(key, value);
+        self.objects.insert(key, (version, value));
     }
 }
 
@@ -116,6 +127,17 @@ mod tests {
     fn what_was_deleted_stays_deleted() {
         let mut observed = seen([Event::Init, Event::InitDone, Event::Apply(('a', 5, 5)), Event::Delete(('a', 7, 5))]);
         observed.wrote(('a', 6, 6));
+        assert_eq!(observed.get(&'a'), None);
+    }
+
+    #[test]
+    fn what_was_made_anew_does_not_go_with_what_was_deleted() {
+        let mut observed = seen([Event::Init, Event::InitDone, Event::Apply(('a', 5, 5))]);
+        observed.wrote(('a', 8, 8));
+        observed.on_event(Event::Apply(('a', 6, 6)));
+        observed.on_event(Event::Delete(('a', 7, 6)));
+        assert_eq!(observed.get(&'a'), Some(&8));
+        observed.on_event(Event::Delete(('a', 9, 8)));
         assert_eq!(observed.get(&'a'), None);
     }
 

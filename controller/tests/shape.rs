@@ -10,6 +10,7 @@ const PURE: &[&str] = &[
     "lead/lease.rs",
     "observed.rs",
     "sync/depends.rs",
+    "sync/hooks.rs",
     "sync/inputs.rs",
     "sync/output.rs",
     "sync/plan.rs",

@@ -11,6 +11,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::sync::hook::HookRun;
+
 /// Labels that mark what a `GitSync` applied. They make its objects easy to list and to watch; what is pruned is
 /// decided by the inventory.
 pub const NAME_LABEL: &str = "gitsync.signet.dev/name";
@@ -214,6 +216,9 @@ pub struct GitSyncStatus {
     /// What would be done, and waits to be allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PendingPlan>,
+    /// How far the hooks of a revision that is being applied have come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookRun>,
     /// The last revisions that were applied whole, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use crds::sync::hook::RUN;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
@@ -150,6 +151,19 @@ async fn run(
                 Err(why) => failed(desired, &why),
             }
         }
+        Step::Run { desired, mark } => {
+            let Some(kind) = kinds.get(&desired.id.group, &desired.version, &desired.id.kind) else {
+                return failed(desired, "its kind is not served any more");
+            };
+            match make(client, kind, desired, &mark).await {
+                Ok(made) => {
+                    let now = live.wrote(kind, &made);
+                    let applied = Applied { digest: desired.digest.clone(), uid: now.uid, fields: now.fields };
+                    Outcome::Applied(desired.id.clone(), applied, Some(Why::Run))
+                }
+                Err(why) => failed(desired, &why),
+            }
+        }
         Step::Prune { id, version, uid } => match kinds.get(&id.group, &version, &id.kind) {
             Some(kind) => match delete(client, kind, &id, uid).await {
                 Ok(()) => Outcome::Pruned(id),
@@ -211,17 +225,41 @@ async fn recreate(
     trial["metadata"]["name"] = format!("{}-trial", name.trim_end_matches(['-', '.'])).into();
     let tried = async { bounded(call.create(&creation(true), &object(trial)?)).await };
     tried.await.map_err(|error| format!("cannot be changed, and the new one would be refused: {}", chain(&error)))?;
+    clear(client, kind, desired, uid).await?;
+    apply(client, kind, desired).await.map_err(|error| chain(&error))
+}
+
+/// Deletes it, and waits until it is gone.
+async fn clear(client: &Client, kind: &Kind, desired: &Desired, uid: &str) -> Result<(), String> {
     match delete(client, kind, &desired.id, uid.to_owned()).await {
         Err(error) if !error.is_not_found() => {
             return Err(format!("cannot delete it to make it anew: {}", chain(&error)));
         }
         _ => {}
     }
-    let gone = await_condition(call, &desired.id.name, conditions::is_deleted(uid));
-    if !matches!(tokio::time::timeout(RECREATE, gone).await, Ok(Ok(_))) {
-        return Err("is being deleted to be made anew, which takes long: see its finalizers".to_owned());
+    let gone = await_condition(api(client, kind, &desired.id), &desired.id.name, conditions::is_deleted(uid));
+    match tokio::time::timeout(RECREATE, gone).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err("is being deleted to be made anew, which takes long: see its finalizers".to_owned()),
     }
-    apply(client, kind, desired).await.map_err(|error| chain(&error))
+}
+
+/// Makes a hook, in place of what an earlier run left. Created and not applied: what runs is new, or it is an error.
+async fn make(
+    client: &Client,
+    kind: &Kind,
+    desired: &Desired,
+    mark: &str,
+) -> Result<PartialObjectMeta<DynamicObject>, String> {
+    let call = api(client, kind, &desired.id);
+    let there = bounded(call.get_metadata_opt(&desired.id.name)).await.map_err(|error| chain(&error))?;
+    if let Some(uid) = there.and_then(|there| there.metadata.uid) {
+        clear(client, kind, desired, &uid).await?;
+    }
+    let mut body = desired.body.clone();
+    body["metadata"]["annotations"][RUN] = mark.into();
+    let made = async { bounded(call.create(&creation(false), &object(body)?)).await };
+    made.await.map(|made| made.metadata.into_response_partial()).map_err(|error| chain(&error))
 }
 
 /// What a GET says of an object.

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use crds::git_sync::{NAME_LABEL, NAMESPACE_LABEL};
+use crds::{
+    git_sync::{NAME_LABEL, NAMESPACE_LABEL},
+    sync::hook::RUN,
+};
 use futures::StreamExt as _;
 use kube::{
     Api, Client, ResourceExt as _,
@@ -189,6 +192,7 @@ fn sighting(kind: &Kind, object: &PartialObjectMeta<DynamicObject>) -> Sighting<
         owner: owner(object),
         fields: our_fields(object),
         generation: object.metadata.generation,
+        run: object.annotations().get(RUN).cloned(),
         // What nobody can read says nothing.
         marks: marks(object.labels(), object.annotations()).unwrap_or_default(),
     };

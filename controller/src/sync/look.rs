@@ -53,11 +53,16 @@ impl Syncer {
             .collect();
         let looks = looks.into_iter().map(|(object, kind, live)| {
             async move {
-                let health = match execute::read(&self.git.hands, kind, &object.id).await {
-                    Ok(read) => health::health(&object.id.group, &read),
-                    Err(error) => Health::Progressing(format!("cannot be read: {}", chain(&error))),
+                let read = execute::read(&self.git.hands, kind, &object.id).await;
+                let seen = match (read, object.marks.hook) {
+                    (Ok(read), None) => (live.resource_version.clone(), health::health(&object.id.group, &read)),
+                    (Ok(read), Some(_)) => (live.resource_version.clone(), health::ended(&object.id.group, &read)),
+                    // The next pass tries again.
+                    (Err(error), _) => {
+                        (String::new(), Health::Progressing(format!("cannot be read: {}", chain(&error))))
+                    }
                 };
-                (object.id.clone(), (live.resource_version.clone(), health))
+                (object.id.clone(), seen)
             }
             .boxed()
         });

@@ -9,6 +9,7 @@ pub mod builder;
 pub mod depends;
 pub mod execute;
 pub mod fetch;
+pub mod hooks;
 pub mod inputs;
 pub mod live;
 mod look;

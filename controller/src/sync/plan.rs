@@ -1,15 +1,22 @@
 //! Decides what a sync changes. Knows no cluster and no clock: given the same desired, live and recorded state it
 //! answers the same plan, and planning again after that plan ran plans nothing. Pure.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crds::git_sync::{APPROVE, Inventory, InventoryEntry, PendingPlan};
+use crds::{
+    git_sync::{APPROVE, Inventory, InventoryEntry, PendingPlan},
+    sync::hook::{Hook, HookRun, Phase},
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     health::Health,
+    hooks::{self, Course, Hooks, Turn, Unwell},
     marks::Marks,
     object::ObjectId,
     order,
@@ -34,6 +41,8 @@ pub struct LiveObject {
     pub fields: u64,
     /// Its generation, where the kind has one.
     pub generation: Option<i64>,
+    /// The run of hooks that it was made in.
+    pub run: Option<String>,
     /// What it says about how it is synced.
     pub marks: Marks,
 }
@@ -57,6 +66,8 @@ pub enum Why {
     Apply,
     /// Git asks for the same, but somebody changed or deleted it.
     Heal,
+    /// It is a hook, and it is its turn.
+    Run,
 }
 
 /// One change.
@@ -68,6 +79,13 @@ pub enum Step<'a> {
         desired: &'a Desired,
         /// For the record.
         why: Why,
+    },
+    /// Make it anew; what is left of an earlier run goes first.
+    Run {
+        /// The hook.
+        desired: &'a Desired,
+        /// Value of its annotation [`crds::sync::hook::RUN`].
+        mark: String,
     },
     /// Delete it.
     Prune {
@@ -108,6 +126,8 @@ pub struct Policy<'a> {
     pub leave_drift: bool,
     /// Digests of plans that are allowed.
     pub allowed: &'a [String],
+    /// What is known of the hooks.
+    pub hooks: Hooks<'a>,
 }
 
 /// The plan.
@@ -129,13 +149,15 @@ pub struct Plan<'a> {
     pub pending: Option<PendingPlan>,
     /// Of what would then be there, and what would not.
     pub digest: String,
+    /// How far the hooks have come. To be written before the first step, too.
+    pub hooks: Option<HookRun>,
 }
 
 /// See [`Plan::held`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// The wave.
-    pub wave: i32,
+    pub turn: Turn,
     /// Its objects that are not healthy, and why.
     pub by: Vec<(ObjectId, Health)>,
 }
@@ -143,7 +165,8 @@ pub struct Held {
 /// Decides.
 pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -> Plan<'a> {
     let mut applies: Waves<'a> = BTreeMap::new();
-    let mut refused = Vec::new();
+    let mut hooks = Vec::new();
+    let (mut refused, mut taken) = (Vec::new(), Vec::new());
     let mut drifted = Vec::new();
     let mut inventory: BTreeMap<String, InventoryEntry> = BTreeMap::new();
     let recorded: HashMap<&str, &InventoryEntry> =
@@ -155,6 +178,7 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
             let what =
                 format!("{} belongs to the GitSync {}/{}; take it out of one of the two", object.id, owner.0, owner.1);
             refused.push(Problem { place: object.place.clone(), what });
+            taken.push(object);
             continue;
         }
         let entry_id = object.id.inventory_id();
@@ -163,12 +187,19 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
             continue;
         }
         let uid = live.map(|live| live.uid.clone()).or_else(|| before?.uid.clone());
+        if object.marks.hook.is_some() {
+            if live.is_some() && before.is_some() {
+                inventory.insert(entry_id, object.id.entry(&object.version, uid));
+            }
+            hooks.push(object);
+            continue;
+        }
         inventory.insert(entry_id, object.id.entry(&object.version, uid));
         match wanted(object, live, known.applied.get(&object.id)) {
             Some(Why::Heal) if policy.leave_drift => drifted.push(object.id.clone()),
             Some(why) => {
-                let stages = applies.entry(object.marks.wave).or_default();
-                stages.entry(order::stage(&object.id)).or_default().push(Step::Apply { desired: object, why });
+                let turn = Turn { phase: Phase::Sync, wave: object.marks.wave };
+                add(&mut applies, turn, object, Step::Apply { desired: object, why });
             }
             None => {}
         }
@@ -177,36 +208,84 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
     let wanted_ids: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
     let (leaving, mut prunes) =
         if policy.prune { prunes(known, policy.me, |id| !wanted_ids.contains(id)) } else { (Vec::new(), Vec::new()) };
+    let whole = digest(desired, &[]);
     let digest = digest(desired, &leaving);
     let allowed = policy.allowed.contains(&digest);
     let refused_prune = guard(&prunes, desired, known.inventory).filter(|_| !allowed).map(|why| {
         prunes.clear();
         format!("{why}; to allow it: {}", command(policy.me, &digest))
     });
+    let is_changing = !prunes.is_empty() || applies.values().any(has_new);
+    let mut course = hooks::course(&hooks, known, policy.hooks, &whole, is_changing);
+    for (turn, object, step) in course.steps.drain(..) {
+        add(&mut applies, turn, object, step);
+    }
+    for object in taken {
+        for phase in object.marks.hook.iter().flat_map(Hook::phases) {
+            let why = Health::Degraded("belongs to another GitSync".to_owned());
+            let turn = Turn { phase, wave: object.marks.wave };
+            course.waits.entry(turn).or_default().push((object.id.clone(), why));
+        }
+    }
     let mut pending = None;
-    if policy.ask && !allowed {
+    // What was begun with leave goes on.
+    if policy.ask && !allowed && !policy.hooks.are_under_way(&whole) {
         let steps = changes(&applies, &prunes);
         if !steps.is_empty() {
             prunes.clear();
-            let unhealed = |step: &Step<'_>| matches!(step, Step::Apply { why: Why::Heal, .. });
-            applies.values_mut().flat_map(BTreeMap::values_mut).for_each(|steps| steps.retain(unhealed));
+            applies.values_mut().flat_map(BTreeMap::values_mut).for_each(|steps| steps.retain(|step| !is_new(step)));
             pending = Some(PendingPlan { digest: digest.clone(), steps });
+            course = Course { record: policy.hooks.record.cloned(), ..Course::default() };
         }
     }
-    let held = hold(&mut applies, desired, known.health);
+    if refused_prune.is_some() || !prunes.is_empty() {
+        applies.retain(|turn, _| turn.phase < Phase::PostSync);
+    }
+    let held = hold(&mut applies, unhealthy(desired, known.health), course.waits);
     let mut stages: Vec<Vec<Step<'a>>> = applies.into_values().flat_map(BTreeMap::into_values).collect();
     if held.is_none() {
         stages.extend(prunes);
     }
+    stages.extend(course.after.into_iter().map(|step| vec![step]));
     stages.retain(|steps| !steps.is_empty());
+    for step in stages.iter().flatten() {
+        if let Step::Run { desired: Desired { id, version, .. }, .. } = step {
+            inventory.entry(id.inventory_id()).or_insert_with(|| id.entry(version, None));
+        }
+    }
     // What goes later is there until then.
     inventory.extend(leaving.into_iter().map(|entry| (entry.id.clone(), entry)));
     let inventory = Inventory { entries: inventory.into_values().collect() };
-    Plan { inventory, stages, refused, refused_prune, held, drifted, pending, digest }
+    Plan { inventory, stages, refused, refused_prune, held, drifted, pending, digest, hooks: course.record }
 }
 
 /// Steps by wave and stage.
-type Waves<'a> = BTreeMap<i32, BTreeMap<u8, Vec<Step<'a>>>>;
+type Waves<'a> = BTreeMap<Turn, BTreeMap<u8, Vec<Step<'a>>>>;
+
+fn add<'a>(waves: &mut Waves<'a>, turn: Turn, object: &Desired, step: Step<'a>) {
+    waves.entry(turn).or_default().entry(order::stage(&object.id)).or_default().push(step);
+}
+
+/// Whether it is more than healing.
+fn is_new(step: &Step<'_>) -> bool {
+    !matches!(step, Step::Apply { why: Why::Heal, .. })
+}
+
+fn has_new(stages: &BTreeMap<u8, Vec<Step<'_>>>) -> bool {
+    stages.values().flatten().any(is_new)
+}
+
+/// What is applied and not healthy, by turn.
+fn unhealthy(desired: &[Desired], health: &HashMap<ObjectId, Health>) -> Unwell {
+    let mut unwell = Unwell::new();
+    for object in desired.iter().filter(|object| object.marks.hook.is_none()) {
+        if let Some(health) = health.get(&object.id).filter(|health| **health != Health::Healthy) {
+            let turn = Turn { phase: Phase::Sync, wave: object.marks.wave };
+            unwell.entry(turn).or_default().push((object.id.clone(), health.clone()));
+        }
+    }
+    unwell
+}
 
 /// How to allow a plan.
 pub fn command(me: (&str, &str), digest: &str) -> String {
@@ -242,7 +321,8 @@ fn changes(applies: &Waves<'_>, prunes: &[Vec<Step<'_>>]) -> Vec<String> {
     let applies = applies.values().flat_map(BTreeMap::values).flatten();
     let line = |step: &Step<'_>| match step {
         Step::Apply { why: Why::Heal, .. } => None,
-        Step::Apply { desired, why: Why::Apply } => Some(format!("apply {}", desired.id)),
+        Step::Apply { desired, .. } => Some(format!("apply {}", desired.id)),
+        Step::Run { desired, .. } => Some(format!("run {}", desired.id)),
         Step::Prune { id, .. } => Some(format!("delete {id}")),
     };
     let mut lines: Vec<String> = applies.chain(prunes.iter().flatten()).filter_map(line).collect();
@@ -253,27 +333,25 @@ fn changes(applies: &Waves<'_>, prunes: &[Vec<Step<'_>>]) -> Vec<String> {
     lines
 }
 
-/// Leaves out of later waves what is new until the earlier ones are done and healthy. Drift is healed all the same.
-fn hold(applies: &mut Waves<'_>, desired: &[Desired], health: &HashMap<ObjectId, Health>) -> Option<Held> {
-    let is_new = |step: &Step<'_>| matches!(step, Step::Apply { why: Why::Apply, .. });
-    let has_new = |stages: &BTreeMap<u8, Vec<Step<'_>>>| stages.values().flatten().any(is_new);
-    let last = applies.iter().rev().find(|(_, stages)| has_new(stages)).map(|(wave, _)| *wave)?;
-    let mut waves: Vec<i32> = desired.iter().map(|object| object.marks.wave).filter(|wave| *wave < last).collect();
-    waves.sort_unstable();
-    waves.dedup();
-    for wave in waves {
-        let of_wave = desired.iter().filter(|object| object.marks.wave == wave);
-        let by: Vec<_> = of_wave
-            .filter_map(|object| Some((object.id.clone(), health.get(&object.id)?.clone())))
-            .filter(|(_, health)| *health != Health::Healthy)
-            .collect();
-        if !by.is_empty() || applies.get(&wave).is_some_and(has_new) {
-            let later = applies.range_mut(wave + 1..).flat_map(|(_, stages)| stages.values_mut());
+/// Leaves out of later waves what is new until the earlier ones are done and healthy. Drift is healed all the same. Hooks
+/// are waited for though nothing comes after them.
+fn hold(applies: &mut Waves<'_>, mut unwell: Unwell, hooks: Unwell) -> Option<Held> {
+    let last = applies.iter().rev().find(|(_, stages)| has_new(stages)).map(|(turn, _)| *turn);
+    let waited_for = hooks.keys().next().copied();
+    for (turn, by) in hooks {
+        unwell.entry(turn).or_default().extend(by);
+    }
+    let turns: BTreeSet<Turn> = unwell.keys().chain(applies.keys()).copied().collect();
+    for turn in turns.into_iter().filter(|turn| Some(*turn) < last) {
+        let by = unwell.remove(&turn).unwrap_or_default();
+        if !by.is_empty() || applies.get(&turn).is_some_and(has_new) {
+            let later = applies.range_mut((Bound::Excluded(turn), Bound::Unbounded));
+            let later = later.flat_map(|(_, stages)| stages.values_mut());
             later.for_each(|steps| steps.retain(|step| !is_new(step)));
-            return Some(Held { wave, by });
+            return Some(Held { turn, by });
         }
     }
-    None
+    waited_for.map(|turn| Held { turn, by: unwell.remove(&turn).unwrap_or_default() })
 }
 
 /// Deletes everything that is there because of a GitSync that goes.

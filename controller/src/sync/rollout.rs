@@ -9,6 +9,7 @@ use std::{
 use crds::{
     GitSync,
     git_sync::{APPROVE, Drift, GitSyncStatus, HistoryEntry, SyncPolicy},
+    sync::hook::Progress,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -19,6 +20,7 @@ use super::{
     execute::{Done, execute},
     guarded_key,
     health::Health,
+    hooks::Hooks,
     key,
     look::{ids, kinds_of},
     object::ObjectId,
@@ -55,7 +57,11 @@ impl Syncer {
         };
         state.since = Some((revision.clone(), since));
         let outcome = self.bring_about(sync, state, status, good).await?;
-        Ok(self.conclude(sync, state, status, good, outcome, since.elapsed() >= timeout))
+        let verdict = self.conclude(sync, state, status, good, outcome, since.elapsed() >= timeout);
+        if let (Some(run), Verdict::Failed(_)) = (&mut status.hooks, &verdict) {
+            run.failed = true;
+        }
+        Ok(verdict)
     }
 
     /// Wave after wave: each round ends with nothing new, or with less to do. The inventory is written before anything
@@ -70,9 +76,11 @@ impl Syncer {
         let me = key(sync);
         let others: HashSet<_> =
             self.store.state().iter().map(|other| guarded_key(other)).filter(|other| *other != me).collect();
+        let applied_at = status.history.first().map(|entry| entry.applied_at.0.as_second());
+        let seed = format!("{:?} {applied_at:?}", state.fetching.handled());
         let approved = sync.annotations().get(APPROVE).cloned();
-        let before = status.history.first().map(|entry| entry.digest.clone());
-        let allowed: Vec<String> = approved.into_iter().chain(state.allowed.clone()).chain(before).collect();
+        let last = status.history.first().map(|entry| entry.digest.clone());
+        let allowed: Vec<String> = approved.into_iter().chain(state.allowed.clone()).chain(last.clone()).collect();
         let policy = Policy {
             me: (&me.0, &me.1),
             prune: sync.spec.prune,
@@ -80,6 +88,7 @@ impl Syncer {
             ask: sync.spec.sync_policy == SyncPolicy::Manual,
             leave_drift: sync.spec.drift == Drift::Report,
             allowed: &allowed,
+            hooks: Hooks::default(),
         };
         loop {
             let inventory = status.inventory.clone().unwrap_or_default();
@@ -92,21 +101,25 @@ impl Syncer {
             let kinds = served.as_ref().clone().with_definitions(desired.iter().map(|object| &object.body));
             let health = self.assess(sync, desired, &known, &kinds, state).await;
             let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
-            let mut planned = plan(desired, seen, &policy);
+            let hooks = Hooks { record: status.hooks.as_ref(), last: last.as_deref(), seed: &seed };
+            let mut planned = plan(desired, seen, &Policy { hooks, ..policy.clone() });
             if allowed.contains(&planned.digest) {
                 state.allowed = Some(planned.digest.clone());
             }
             if planned.stages.is_empty() {
-                let health = health.into_iter().filter(|(_, health)| *health != Health::Healthy);
-                let mut unhealthy: Vec<_> = health.collect();
+                let kept = desired.iter().filter(|object| object.marks.hook.is_none());
+                let health = kept.filter_map(|object| Some((object.id.clone(), health.get(&object.id)?.clone())));
+                let mut unhealthy: Vec<_> = health.filter(|(_, health)| *health != Health::Healthy).collect();
                 unhealthy.sort_by(|(one, _), (other, _)| one.cmp(other));
                 if planned.inventory != inventory {
                     status.inventory = Some(planned.inventory.clone());
                 }
+                status.hooks.clone_from(&planned.hooks);
                 return Ok(Outcome { planned, unhealthy, failed: Vec::new(), unpruned: Vec::new() });
             }
-            if planned.inventory != inventory {
+            if planned.inventory != inventory || planned.hooks != status.hooks {
                 status.inventory = Some(planned.inventory.clone());
+                status.hooks.clone_from(&planned.hooks);
                 let verdict = Verdict::Progressing(format!("applying {revision}"));
                 self.report(sync, state, status.clone(), verdict).await?;
             }
@@ -157,9 +170,16 @@ impl Syncer {
             let message = format!("{revision}: its plan, see status.plan, waits to be allowed: {how}");
             return Verdict::Waiting(cause("ApprovalRequired", message));
         }
-        if let Some(Held { wave, by }) = &planned.held {
-            let what = format!("{revision}: wave {wave}: ");
-            return status::awaited(&what, by, is_late).unwrap_or(Verdict::Progressing(what));
+        if let Some(Held { turn, by }) = &planned.held {
+            let what = format!("{revision}: {turn}: ");
+            let failed = status.hooks.iter().flat_map(|run| &run.hooks).any(|hook| hook.state == Progress::Failed);
+            return match status::awaited(&what, by, is_late) {
+                Some(Verdict::Failed(Cause { message, .. })) if failed => {
+                    let again = "; it is run again with the next change, or when a sync is requested";
+                    Verdict::Failed(cause("HookFailed", format!("{message}{again}")))
+                }
+                awaited => awaited.unwrap_or(Verdict::Progressing(what)),
+            };
         }
         if let Some(refused) = planned.refused_prune {
             return Verdict::Waiting(cause("PruneRefused", refused));
@@ -170,6 +190,7 @@ impl Syncer {
             state.since = None;
         }
         status.last_applied_revision = Some(revision.clone());
+        status.hooks = None;
         let digest = planned.digest;
         if status.history.first().is_none_or(|last| last.revision != *revision || last.digest != digest) {
             let applied_at = Time(Timestamp::now());

@@ -19,7 +19,7 @@ impl Syncer {
         let (namespace, name) = key(sync);
         let count = |step| self.context.metrics.sync_steps.get_or_create(&metrics::Step { step }).inc();
         for (object, why) in &done.changed {
-            tracing::info!(namespace, name, revision, %object, "{}", match why { Why::Apply => "applied", Why::Heal => "healed" });
+            tracing::info!(namespace, name, revision, %object, "{}", match why { Why::Apply => "applied", Why::Heal => "healed", Why::Run => "ran" });
             count((*why).into());
         }
         for object in &done.pruned {

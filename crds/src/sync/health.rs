@@ -62,6 +62,15 @@ pub fn has_health(id: &ObjectId) -> bool {
     }
 }
 
+/// Whether what is run has ended: a Pod that runs has not, however well it does.
+pub fn ended(group: &str, object: &Value) -> Health {
+    let is_pod = group.is_empty() && object["kind"] == "Pod";
+    match health(group, object) {
+        Health::Healthy if is_pod && object["status"]["phase"] != "Succeeded" => progressing("has not completed"),
+        other => other,
+    }
+}
+
 /// Reads it.
 pub fn health(group: &str, object: &Value) -> Health {
     let (metadata, status) = (&object["metadata"], &object["status"]);

@@ -2,25 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::hook::{self, Hook, Said};
+
 /// Flux's keys, as labels or annotations.
 const FLUX: &str = "kustomize.toolkit.fluxcd.io/";
 /// Argo CD's, as annotations.
 const ARGO: &str = "argocd.argoproj.io/";
-
-/// Hooks of Helm and Argo CD that are for another time than a sync.
-const NOT_NOW: [&str; 11] = [
-    "pre-delete",
-    "post-delete",
-    "pre-rollback",
-    "post-rollback",
-    "test",
-    "test-success",
-    "test-failure",
-    "PreDelete",
-    "PostDelete",
-    "SyncFail",
-    "Skip",
-];
+/// Ours, for what Argo CD says under the same name.
+const WAVE: &str = "gitsync.signet.dev/sync-wave";
 
 /// How an object is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +27,8 @@ pub struct Marks {
     pub forced: bool,
     /// Nothing waits for its health.
     pub any_health: bool,
+    /// It is run at its turn instead of being kept.
+    pub hook: Option<Hook>,
 }
 
 /// Reads them. The text of an error says what is wrong with which.
@@ -50,20 +41,24 @@ pub fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, S
     let argo = |key: &str| annotations.get(&format!("{ARGO}{key}")).map(|said| said.trim());
     let options = argo("sync-options").unwrap_or_default();
     let option = |wanted: &str| options.split(',').any(|option| option.trim() == wanted);
-    let hooks = argo("hook").or_else(|| annotations.get("helm.sh/hook").map(String::as_str)).unwrap_or_default();
-    let not_now = !hooks.is_empty() && hooks.split(',').all(|hook| NOT_NOW.contains(&hook.trim()));
+    let (not_now, hook) = match hook::said(annotations)? {
+        Said::Nothing => (false, None),
+        Said::NotNow => (true, None),
+        Said::Hook(hook) => (false, Some(hook)),
+    };
     let frozen = flux("reconcile", "disabled");
     let helm_keeps = annotations.get("helm.sh/resource-policy").is_some_and(|policy| policy == "keep");
-    let wave = argo("sync-wave").unwrap_or("0");
+    let mut waves = [WAVE, "argocd.argoproj.io/sync-wave"].into_iter();
+    let wave = waves.find_map(|key| Some((key, annotations.get(key)?.trim())));
+    let (key, wave) = wave.or_else(|| hook.and(hook::weight(annotations))).unwrap_or((WAVE, "0"));
     Ok(Marks {
-        wave: wave
-            .parse()
-            .map_err(|_| format!("the annotation {ARGO}sync-wave is {wave:?}, which is no whole number"))?,
+        wave: wave.parse().map_err(|_| format!("the annotation {key} is {wave:?}, which is no whole number"))?,
         kept: frozen || flux("prune", "disabled") || option("Prune=false") || helm_keeps,
         ignored: frozen || not_now || flux("ssa", "Ignore"),
         once: flux("ssa", "IfNotPresent"),
         forced: flux("force", "enabled") || option("Force=true") || option("Replace=true"),
         any_health: argo("ignore-healthcheck") == Some("true"),
+        hook,
     })
 }
 
@@ -90,14 +85,17 @@ mod tests {
             ("kustomize.toolkit.fluxcd.io/force", "Enabled", Marks { forced: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/reconcile", "disabled", Marks { ignored: true, kept: true, ..none }),
             ("helm.sh/hook", "pre-delete, test", Marks { ignored: true, ..none }),
-            ("helm.sh/hook", "pre-install,pre-delete", none),
-            ("argocd.argoproj.io/hook", "SyncFail", Marks { ignored: true, ..none }),
-            ("argocd.argoproj.io/hook", "PreSync", none),
+            ("argocd.argoproj.io/hook", "Skip", Marks { ignored: true, ..none }),
+            ("gitsync.signet.dev/sync-wave", "7", Marks { wave: 7, ..none }),
+            ("helm.sh/hook-weight", "5", none),
             ("helm.sh/resource-policy", "keep", Marks { kept: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/prune", "enabled", none),
         ] {
             assert_eq!(of(key, value), Ok(expected), "{key}: {value}");
         }
+        let hook = [("helm.sh/hook", "pre-install"), ("helm.sh/hook-weight", "-3")];
+        let hook = hook.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        assert!(marks(&BTreeMap::new(), &hook).is_ok_and(|marks| marks.hook.is_some() && marks.wave == -3));
         let label = [("kustomize.toolkit.fluxcd.io/prune".to_owned(), "disabled".to_owned())].into();
         assert!(marks(&label, &BTreeMap::new()).is_ok_and(|marks| marks.kept));
         assert!(of("argocd.argoproj.io/sync-wave", "first").is_err_and(|why| why.contains("\"first\"")));

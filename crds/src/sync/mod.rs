@@ -3,6 +3,7 @@
 
 pub mod choice;
 pub mod health;
+pub mod hook;
 pub mod kinds;
 pub mod marks;
 pub mod object;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    hook,
     kinds::Kinds,
     marks::{Marks, marks},
     object::ObjectId,
@@ -150,7 +151,8 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>) -> Resu
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let api_version = text(&value["apiVersion"]).ok_or("apiVersion is missing")?;
     let kind = text(&value["kind"]).ok_or("kind is missing")?;
-    let name = text(&value["metadata"]["name"]).ok_or_else(|| format!("{kind}: metadata.name is missing"))?;
+    let name = text(&value["metadata"]["name"]).or_else(|| generated(value));
+    let name = name.ok_or_else(|| format!("{kind}: metadata.name is missing"))?;
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
     if group == "kustomize.config.k8s.io" {
         return Err("a kustomization among plain files is not built: set spec.path to its folder".to_owned());
@@ -175,6 +177,7 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>) -> Resu
     }
     let mut body = value.clone();
     let metadata = &mut body["metadata"];
+    metadata["name"] = json!(id.name);
     if known.scope == Scope::Namespaced {
         metadata["namespace"] = json!(id.namespace);
     }
@@ -199,6 +202,16 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>) -> Resu
     Ok(Desired { version: version.to_owned(), digest, marks, place: place.clone(), id, body })
 }
 
+/// A hook may leave the end of its name open. It is the same while the manifest is, so that the next run finds it.
+fn generated(value: &Value) -> Option<String> {
+    let metadata = &value["metadata"];
+    let annotations = metadata["annotations"].as_object()?;
+    let is_hook = [hook::HOOK, "argocd.argoproj.io/hook"].iter().any(|key| annotations.contains_key(*key));
+    let prefix = metadata["generateName"].as_str().filter(|_| is_hook)?;
+    let digest = Sha256::digest(value.to_string());
+    Some(digest.iter().take(4).fold(prefix.to_owned(), |name, byte| format!("{name}{byte:02x}")))
+}
+
 fn add(metadata: &mut Value, field: &str, added: Vec<(String, String)>) -> Result<(), String> {
     let metadata = metadata.as_object_mut().ok_or("metadata is not an object")?;
     let entries = metadata.entry(field).or_insert(Value::Null);
@@ -216,7 +229,9 @@ fn strip(body: &mut Value) {
         object.remove("status");
     }
     if let Some(metadata) = body["metadata"].as_object_mut() {
-        for field in ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"] {
+        for field in
+            ["generateName", "managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"]
+        {
             metadata.remove(field);
         }
     }
@@ -316,6 +331,24 @@ mod tests {
         let found = render(&[("l.yaml", list)]).unwrap();
         let metadata = found[0].body["metadata"].as_object().unwrap();
         assert_eq!(metadata.keys().collect::<Vec<_>>(), ["labels", "name", "namespace"]);
+    }
+
+    #[test]
+    fn a_hook_may_leave_the_end_of_its_name_open() {
+        let map = |annotation: &str, value: u8| {
+            let text = format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  generateName: run-\n  annotations: {{{annotation}}}\ndata: {{k: '{value}'}}\n"
+            );
+            render(&[("a.yaml", &text)]).map(|mut found| found.remove(0))
+        };
+        let hook = "argocd.argoproj.io/hook: PreSync";
+        let one = map(hook, 1).unwrap();
+        assert!(one.id.name.starts_with("run-") && one.id.name.len() == 12, "{}", one.id.name);
+        assert_eq!(one.body["metadata"]["name"], one.id.name);
+        assert!(one.body["metadata"].get("generateName").is_none());
+        assert_eq!(map(hook, 1).unwrap().id, one.id);
+        assert_ne!(map(hook, 2).unwrap().id, one.id);
+        assert!(map("example.com/hook: x", 1).unwrap_err()[0].contains("metadata.name is missing"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A plan is run on a cluster in memory, as the executor runs it on a real one.
 
+mod hooks;
+
 use super::super::render::Place;
 use super::*;
 
@@ -14,6 +16,10 @@ struct World {
     ask: bool,
     leave_drift: bool,
     allowed: Vec<String>,
+    record: Option<HookRun>,
+    seed: String,
+    /// Digest of what was applied whole last.
+    last: Option<String>,
     born: u32,
 }
 
@@ -24,7 +30,7 @@ fn id(kind: &str, name: &str) -> ObjectId {
 
 fn live_object(uid: &str, owner: (String, String)) -> LiveObject {
     let (resource_version, marks) = (String::new(), Marks::default());
-    LiveObject { uid: uid.into(), resource_version, owner, fields: 1, generation: None, marks }
+    LiveObject { uid: uid.into(), resource_version, owner, fields: 1, generation: None, run: None, marks }
 }
 
 fn desired(kind: &str, name: &str, digest: &str) -> Desired {
@@ -47,6 +53,7 @@ impl World {
             ask: self.ask,
             leave_drift: self.leave_drift,
             allowed: &self.allowed,
+            hooks: Hooks { record: self.record.as_ref(), last: self.last.as_deref(), seed: &self.seed },
         };
         plan(desired, self.known(), &policy)
     }
@@ -57,9 +64,10 @@ impl World {
     }
 
     fn run(&mut self, desired: &[Desired]) -> Vec<String> {
-        let plan = self.plan(desired);
+        let mut plan = self.plan(desired);
+        let stages = std::mem::take(&mut plan.stages);
         let (mut seen, mut gone, mut done) = (HashMap::new(), HashSet::new(), Vec::new());
-        for step in plan.stages.iter().flatten() {
+        for step in stages.iter().flatten() {
             match step {
                 Step::Apply { desired, why } => {
                     self.born += 1;
@@ -73,6 +81,15 @@ impl World {
                     seen.insert(desired.id.clone(), uid);
                     done.push(format!("{why:?} {}", desired.id));
                 }
+                Step::Run { desired, mark } => {
+                    self.born += 1;
+                    let uid = format!("uid-{}", self.born);
+                    let live = live_object(&uid, ("ns".to_owned(), "app".to_owned()));
+                    self.live.insert(desired.id.clone(), LiveObject { run: Some(mark.clone()), ..live });
+                    self.health.insert(desired.id.clone(), Health::Progressing("runs".into()));
+                    seen.insert(desired.id.clone(), uid);
+                    done.push(format!("Run {}", desired.id));
+                }
                 Step::Prune { id, uid, .. } => {
                     assert_eq!(&self.live[id].uid, uid);
                     self.live.remove(id);
@@ -83,6 +100,7 @@ impl World {
             }
         }
         self.inventory = settle(&plan.inventory, &seen, &gone);
+        self.record = plan.hooks;
         done
     }
 }
@@ -199,7 +217,7 @@ fn a_wave_begins_when_the_one_before_is_healthy() {
     assert_eq!(world.run(&first), ["Apply Job ns/first"]);
     assert!(world.run(&first).is_empty());
     let held = world.plan(&first).held.unwrap();
-    assert_eq!((held.wave, held.by.len()), (-1, 1));
+    assert_eq!((held.turn.wave, held.by.len()), (-1, 1));
     world.health.insert(id("Job", "first"), Health::Healthy);
     assert_eq!(world.run(&first), ["Apply Pod ns/second"]);
     assert_eq!(world.plan(&first).held, None);
