@@ -60,8 +60,8 @@ impl FetchError {
 /// What is known of a source between passes.
 #[derive(Default)]
 pub struct Fetching {
-    /// What the last fetch was for: the source, and the request that was served.
-    asked: Option<(GitSource, Option<String>)>,
+    /// What the last fetch was for.
+    asked: Option<Asked>,
     next: Option<Instant>,
     failures: u32,
     /// Why the last fetch failed.
@@ -83,7 +83,7 @@ impl Fetching {
 
     /// The request that was served last.
     pub fn handled(&self) -> Option<&str> {
-        self.asked.as_ref()?.1.as_deref()
+        self.asked.as_ref()?.request.as_deref()
     }
 
     /// Takes in what a fetch brought: a commit, or why not and what is left of an earlier one.
@@ -95,7 +95,7 @@ impl Fetching {
         now: Instant,
     ) {
         let asked = asked(sync);
-        if self.asked.as_ref().is_some_and(|(source, _)| *source != asked.0) {
+        if self.asked.as_ref().is_some_and(|before| before.source != asked.source) {
             self.commit = None;
         }
         self.asked = Some(asked);
@@ -116,8 +116,17 @@ impl Fetching {
     }
 }
 
-fn asked(sync: &GitSync) -> (GitSource, Option<String>) {
-    (sync.spec.source.clone(), sync.annotations().get(RECONCILE_REQUESTED).cloned())
+/// What a fetch is for: once one of these is another, the next does not wait.
+#[derive(PartialEq)]
+struct Asked {
+    source: GitSource,
+    interval: String,
+    request: Option<String>,
+}
+
+fn asked(sync: &GitSync) -> Asked {
+    let (source, interval) = (sync.spec.source.clone(), sync.spec.interval.clone());
+    Asked { source, interval, request: sync.annotations().get(RECONCILE_REQUESTED).cloned() }
 }
 
 /// Fetches. On failure also tells what the mirror on disk still has: after a restart drift is healed though Git is away.
@@ -182,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_or_another_source_does_not_wait() {
+    fn a_request_or_another_source_or_interval_does_not_wait() {
         let now = Instant::now();
         let mut fetching = Fetching::default();
         fetching.done(&sync(), failed(), MINUTE, now);
@@ -192,5 +201,8 @@ mod tests {
         let mut moved = sync();
         moved.spec.source.url = "https://example.com/other.git".to_owned();
         assert!(fetching.is_due(&moved, now));
+        let mut hurried = sync();
+        hurried.spec.interval = "1s".to_owned();
+        assert!(fetching.is_due(&hurried, now));
     }
 }
