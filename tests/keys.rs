@@ -91,7 +91,7 @@ impl Operated {
 }
 
 /// Makes a ServiceAccount; its kubeconfig.
-async fn account(cluster: &Cluster, name: &str) -> Result<PathBuf> {
+pub async fn account(cluster: &Cluster, name: &str) -> Result<PathBuf> {
     let accounts: Api<ServiceAccount> = Api::namespaced(cluster.admin().await?, "kube-system");
     let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
     accounts.create(&PostParams::default(), &ServiceAccount { metadata, ..ServiceAccount::default() }).await?;

@@ -26,6 +26,8 @@ mod rollout;
 mod runbook;
 mod sealing;
 mod sync;
+mod sync_cli;
+mod sync_screens;
 mod templates;
 mod tools_are_found;
 mod world;

@@ -2,6 +2,7 @@
 //! the API server's service proxy, as kubeseal does, so whoever may do that needs no other way in.
 
 mod keys;
+mod sync;
 
 use std::{
     env, fmt, io,
@@ -139,6 +140,22 @@ pub enum ClusterError {
     Origin(#[source] Answer),
     #[error("cannot list the SealedSecrets of the cluster")]
     SealedSecrets(#[source] Answer),
+    #[error("there is no GitSync {namespace}/{name}")]
+    NoGitSync { namespace: String, name: String },
+    #[error("cannot read the GitSync {namespace}/{name}")]
+    GitSync { namespace: String, name: String, source: Answer },
+    #[error("cannot list the GitSyncs")]
+    GitSyncs(#[source] Answer),
+    #[error("cannot change the GitSync {namespace}/{name}")]
+    ChangeGitSync { namespace: String, name: String, source: Answer },
+    #[error("cannot list the Events of the namespace {namespace}")]
+    Events { namespace: String, source: Answer },
+    #[error("cannot ask the API server what it serves")]
+    Kinds(#[source] Answer),
+    #[error("cannot read {object}")]
+    Object { object: String, source: Answer },
+    #[error("the API server would not take {object}")]
+    Try { object: String, source: Answer },
     #[error("{0:?} is not the name of a Service")]
     Name(String),
 }
@@ -147,6 +164,17 @@ impl ClusterError {
     /// Whether the name of what was to be made is another's.
     pub fn is_taken(&self) -> bool {
         matches!(self, Self::MakeKey { source, .. } if source.status() == Some(StatusCode::CONFLICT))
+    }
+
+    /// Whether what was asked about is not for whoever asked, or there is no such thing.
+    pub fn is_hidden(&self) -> bool {
+        let hidden = [Some(StatusCode::FORBIDDEN), Some(StatusCode::NOT_FOUND)];
+        matches!(self, Self::Object { source, .. } if hidden.contains(&source.status()))
+    }
+
+    /// Whether the namespace that something was to go to is not there.
+    pub fn is_nowhere(&self) -> bool {
+        matches!(self, Self::Try { source, .. } if source.status() == Some(StatusCode::NOT_FOUND))
     }
 
     /// Whether the cluster knows of no SealedSecrets at all.

@@ -66,6 +66,12 @@ pub enum Error {
     Edit(#[from] commands::edit::EditError),
     #[error(transparent)]
     Keys(#[from] commands::keys::KeysError),
+    #[error(transparent)]
+    Render(#[from] commands::sync::render::RenderError),
+    #[error(transparent)]
+    SyncDiff(#[from] commands::sync::diff::DiffError),
+    #[error(transparent)]
+    Sync(#[from] commands::sync::SyncError),
     #[error("cannot start")]
     Start(#[source] io::Error),
 }
@@ -76,6 +82,9 @@ impl Error {
         let cluster = match self {
             Self::Cluster(error) | Self::Certificate(CertificateError::Cluster(error)) => error,
             Self::Keys(error) => return error.remedy(),
+            Self::Sync(error) => return error.remedy(),
+            Self::Render(error) => return error.remedy(),
+            Self::SyncDiff(error) => return error.remedy(),
             Self::NoKeys(_) => return Some("Name the private keys with --recovery-private-key"),
             Self::Certificate(CertificateError::Expired(_)) => {
                 return Some("Fetch the controller's newest one with --fetch-cert");
@@ -103,7 +112,19 @@ impl Error {
             | ClusterError::SealedSecrets(source) => {
                 source.is_forbidden().then_some("deploy/keys-operator holds the rights that `seal keys` needs")
             }
+            ClusterError::NoGitSync { .. } => Some("seal sync list -A shows those there are"),
+            ClusterError::GitSync { source, .. }
+            | ClusterError::GitSyncs(source)
+            | ClusterError::ChangeGitSync { source, .. }
+            | ClusterError::Events { source, .. } => {
+                source.is_forbidden().then_some("deploy/sync-operator holds the rights that `seal sync` needs")
+            }
+            ClusterError::Try { source, .. } => source.is_forbidden().then_some(
+                "It is only tried, but the API server wants the right to do it: patch, and create for what is new",
+            ),
             ClusterError::Connect(_)
+            | ClusterError::Kinds(_)
+            | ClusterError::Object { .. }
             | ClusterError::Certificate(_)
             | ClusterError::SealedSecret(_)
             | ClusterError::Secret(_)
@@ -137,6 +158,7 @@ pub fn failure(error: &Error, io: &mut Io<'_>) -> Exit {
     }
     match error {
         Error::Keys(error) => error.exit(),
+        Error::Sync(error) => error.exit(),
         _ => Exit::Failed,
     }
 }

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{self, IsTerminal as _, Read, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use console::Term;
@@ -99,6 +100,26 @@ impl Io<'_> {
         }
     }
 
+    /// Asks a question that [`Self::answer`] reads the answer to.
+    pub fn ask_line(&mut self, text: &str) {
+        if self.stdin_is_terminal {
+            // Where it cannot be asked there is no answer either.
+            let _ = write!(self.stderr, "{text}").and_then(|()| self.stderr.flush());
+        }
+    }
+
+    /// A line that somebody types; `None` where there is nobody.
+    pub fn answer(&mut self) -> io::Result<Option<String>> {
+        if !self.stdin_is_terminal {
+            return Ok(None);
+        }
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while self.stdin.read(&mut byte)? > 0 && byte != *b"\n" {
+            line.extend(byte);
+        }
+        Ok(Some(String::from_utf8_lossy(&line).into_owned()))
+    }
+
     /// Warns of what was done nevertheless.
     pub fn warning(&mut self, text: &str) {
         self.complain(&format!("warning: {text}"));
@@ -129,6 +150,17 @@ impl Io<'_> {
         let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} files, {eta} left");
         bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    }
+
+    /// What happens while one waits, on a terminal only.
+    pub fn spinner(&self) -> ProgressBar {
+        if !self.stderr_is_read {
+            return ProgressBar::hidden();
+        }
+        let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
+        spinner.enable_steady_tick(Duration::from_millis(100));
+        spinner.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
     }
 
     /// A line on stderr. If even that fails there is nobody left to tell.

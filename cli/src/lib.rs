@@ -15,6 +15,8 @@
 //! - [`describe`], [`difference`], [`lint`] (pure): what SealedSecrets show, and what is wrong with them. [`sight`] and
 //!   [`view`] (pure): which present values may be seen, and the text in which somebody edits them.
 //! - [`renewal`] (pure): a file whose values are sealed anew, by whomever. [`table`] (pure): columns.
+//! - [`verdict`] (pure): what a GitSync's status means; [`delta`] (pure): two forms of an object beside each other, and
+//!   nothing of a Secret.
 //! - [`certificate`]: the certificate to seal with; [`cluster`]: the only module that talks to an API server.
 //! - [`io`], [`output`]: reading, writing, atomically; [`exit`]: errors to words and exit codes.
 //!
@@ -26,6 +28,7 @@ pub mod certificate;
 pub mod cluster;
 pub mod command;
 pub mod commands;
+pub mod delta;
 pub mod describe;
 pub mod difference;
 pub mod exit;
@@ -41,6 +44,7 @@ pub mod surgery;
 pub mod table;
 pub mod text;
 pub mod verbs;
+pub mod verdict;
 pub mod view;
 
 use std::ffi::OsString;

@@ -1,6 +1,14 @@
 //! Columns of text for a person. Pure.
 
-const RESET: &str = "\u{1b}[0m";
+use jiff::SignedDuration;
+
+/// Colours of a terminal.
+pub const GREEN: &str = "\u{1b}[32m";
+pub const YELLOW: &str = "\u{1b}[33m";
+pub const RED: &str = "\u{1b}[31m";
+pub const CYAN: &str = "\u{1b}[36m";
+pub const DIM: &str = "\u{1b}[2m";
+pub const RESET: &str = "\u{1b}[0m";
 
 /// The rows with every column as wide as its widest cell. `colour` answers how a cell is coloured: an escape sequence,
 /// which takes no place.
@@ -24,6 +32,15 @@ pub fn render(rows: &[Vec<String>], colour: impl Fn(usize, usize) -> Option<&'st
     rows.iter().enumerate().map(line).collect()
 }
 
+/// As kubectl tells ages: one number, and its unit.
+pub fn span(time: SignedDuration) -> String {
+    let seconds = time.as_secs().max(0);
+    let units = [(365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "m")];
+    // Two of a unit at least, or much would be lost by rounding down.
+    let unit = units.into_iter().find(|(unit, _)| seconds >= 2 * unit);
+    unit.map_or_else(|| format!("{seconds}s"), |(unit, name)| format!("{}{name}", seconds / unit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +51,12 @@ mod tests {
         assert_eq!(render(&rows, |_, _| None), "A     B   C\nlong  x\né     yy  z\n");
         let coloured = render(&rows, |row, column| ((row, column) == (2, 0)).then_some("\u{1b}[31m"));
         assert_eq!(coloured, "A     B   C\nlong  x\n\u{1b}[31mé\u{1b}[0m     yy  z\n");
+    }
+
+    #[test]
+    fn spans_are_told_in_the_largest_unit_that_says_enough() {
+        let told = |seconds| span(SignedDuration::from_secs(seconds));
+        assert_eq!([-5, 0, 119, 120].map(told), ["0s", "0s", "119s", "2m"]);
+        assert_eq!([7199, 7200, 172_800, 86400 * 729, 86400 * 730].map(told), ["119m", "2h", "2d", "729d", "2y"]);
     }
 }

@@ -2,6 +2,7 @@
 //! positional arguments. Decides nothing.
 
 pub mod keys;
+pub mod sync;
 
 use std::path::PathBuf;
 
@@ -44,6 +45,9 @@ pub enum Verb {
     /// See, renew and set aside the keys of a cluster
     #[command(subcommand, after_help = keys::GROUP, disable_help_subcommand = true)]
     Keys(keys::Keys),
+    /// See, allow, hold and roll back what follows Git
+    #[command(subcommand, after_help = sync::GROUP, disable_help_subcommand = true)]
+    Sync(sync::Sync),
     /// Open the SealedSecrets of files and folders with the keys at hand, without a cluster
     #[command(after_help = UNSEAL)]
     Unseal(Unseal),

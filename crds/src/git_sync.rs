@@ -24,6 +24,8 @@ pub const FINALIZER: &str = "gitsync.signet.dev/prune";
 pub const RECONCILE_REQUESTED: &str = "reconcile.fluxcd.io/requestedAt";
 /// Allows the plan with this digest, where a plan waits to be allowed.
 pub const APPROVE: &str = "gitsync.signet.dev/approve";
+/// Goes back to this revision of the history, until there is a newer commit.
+pub const ROLLBACK: &str = "gitsync.signet.dev/rollback";
 
 /// As Go writes durations.
 const DURATION: &str = "^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$";

@@ -17,6 +17,7 @@ pub mod seal;
 pub mod sealed_file;
 pub mod set;
 pub mod shell;
+pub mod sync;
 pub mod tree;
 pub mod unseal;
 pub mod validate;
@@ -31,6 +32,7 @@ use crate::{
     verbs::{
         self, Verb,
         keys::{Backup, Keys},
+        sync::Sync,
     },
 };
 
@@ -54,7 +56,7 @@ pub fn run(command: Command, io: &mut Io<'_>) -> Result<(), Error> {
 /// Does what a verb says.
 pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
     let trouble = match verb {
-        Verb::Diff(_) => Exit::Usage,
+        Verb::Diff(_) | Verb::Sync(Sync::Diff(_)) => Exit::Usage,
         Verb::Reseal(_) | Verb::Keys(Keys::Backup(Backup { verify: true, .. })) => Exit::Unreadable,
         _ => Exit::Failed,
     };
@@ -77,6 +79,7 @@ pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
                 Verb::Unseal(command) => unseal::files(command, io),
                 Verb::Reseal(command) => reseal::run(command, io).await,
                 Verb::Keys(command) => keys::run(command, io).await,
+                Verb::Sync(command) => sync::run(command, io).await,
                 Verb::Completion(command) => done(shell::completion(&command, io)),
                 Verb::Man(command) => done(shell::man(&command)),
             }

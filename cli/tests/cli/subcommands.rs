@@ -336,12 +336,38 @@ fn one_file_is_sealed_for_several_clusters() {
 fn the_manual_has_a_page_for_each_verb() {
     let folder = Folder::new();
     assert_eq!(folder.run(&["man", "pages"], "", "").code, Some(0));
-    for verb in VERBS.into_iter().chain(["keys", "keys-list", "keys-rotate", "keys-retire"]) {
+    for verb in
+        VERBS.into_iter().chain(["keys", "keys-list", "keys-rotate", "keys-retire", "sync", "sync-list", "sync-diff"])
+    {
         assert!(folder.read(&format!("pages/seal-{verb}.1")).contains("Exit codes"), "{verb}");
     }
     assert!(folder.read("pages/seal.1").contains("encrypt") || folder.read("pages/seal.1").contains("Seals"));
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let done = folder.run(&["completion", shell], "", "");
         assert!(done.code == Some(0) && done.stdout.contains("verify"), "{shell}");
+    }
+}
+
+/// They need a cluster: here it is shown that what the help says can be typed. `tests/sync_screens.rs` runs them.
+#[test]
+fn every_example_of_the_help_of_sync_can_be_typed() {
+    let folder = Folder::new();
+    let group = folder.run(&["sync", "--help"], "", "").stdout;
+    let verbs: Vec<&str> =
+        group.split("Commands:\n").nth(1).unwrap().lines().map_while(|line| line.split_whitespace().next()).collect();
+    assert_eq!(verbs.len(), 14, "{verbs:?}");
+    for verb in verbs {
+        let help = folder.run(&["sync", verb, "--help"], "", "").stdout;
+        let example = help.split("Example:\n").nth(1).unwrap().lines().next().unwrap().trim().to_owned();
+        assert!(example.starts_with(&format!("seal sync {verb} ")) && help.contains("\nExit codes"), "{help}");
+        let mut seal = Command::new("sh");
+        seal.args(["-c", &example]).env("HOME", "/nonexistent").env("KUBECONFIG", "/dev/null");
+        let done = folder.program(&mut seal, "", "");
+        let expected = if verb == "render" {
+            "open deploy/production: no such file"
+        } else {
+            "no configuration has been provided"
+        };
+        assert!(done.stderr.contains(expected), "{example}: {}", done.stderr);
     }
 }

@@ -5,21 +5,16 @@ use crds::{
     key_life::{Key, State, Validity},
     key_needs::{Dependent, Needs, Unknown},
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Found, write};
 use crate::{
     exit::{self, Error, Exit},
     io::Io,
-    table,
+    table::{self, DIM, GREEN, RED, YELLOW, span},
     verbs::keys::List,
 };
-
-const GREEN: &str = "\u{1b}[32m";
-const YELLOW: &str = "\u{1b}[33m";
-const RED: &str = "\u{1b}[31m";
-const DIM: &str = "\u{1b}[2m";
 
 /// All of it, for a program.
 #[derive(Debug, Serialize)]
@@ -131,25 +126,4 @@ fn text(report: &Report<'_>, now: Timestamp, colour: bool) -> String {
         "{table}\nNot known of {} more SealedSecrets, which -o json names: they may need any of these.\n",
         unknown.len()
     )
-}
-
-/// As kubectl tells ages: one number, and its unit.
-fn span(time: SignedDuration) -> String {
-    let seconds = time.as_secs().max(0);
-    let units = [(365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "m")];
-    // Two of a unit at least, or much would be lost by rounding down.
-    let unit = units.into_iter().find(|(unit, _)| seconds >= 2 * unit);
-    unit.map_or_else(|| format!("{seconds}s"), |(unit, name)| format!("{}{name}", seconds / unit))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_are_told_in_the_largest_unit_that_says_enough() {
-        let told = |seconds| span(SignedDuration::from_secs(seconds));
-        assert_eq!([-5, 0, 119, 120].map(told), ["0s", "0s", "119s", "2m"]);
-        assert_eq!([7199, 7200, 172_800, 86400 * 729, 86400 * 730].map(told), ["119m", "2h", "2d", "729d", "2y"]);
-    }
 }

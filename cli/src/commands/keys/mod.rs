@@ -82,7 +82,12 @@ impl Found {
 }
 
 /// Writes a report for a program, or the table for a person.
-fn write(report: &impl Serialize, table: impl FnOnce() -> String, how: Output, io: &mut Io<'_>) -> Result<(), Error> {
+pub(in crate::commands) fn write(
+    report: &impl Serialize,
+    table: impl FnOnce() -> String,
+    how: Output,
+    io: &mut Io<'_>,
+) -> Result<(), Error> {
     let text = match how {
         Output::Table => table(),
         Output::Json => serde_json::to_string_pretty(report).map_err(OutputError::Json)? + "\n",
