@@ -8,7 +8,8 @@ use clap::ValueEnum;
 use harness::tools::Tool;
 
 use crate::{
-    load::{Keys, SealedWith, Stage},
+    follow,
+    load::{Keys, SealedWith, Stage, requests},
     offline, say,
     subject::{Kind, Limits, Subject},
     table::Row,
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// Clients at once, of which the floor takes the quickest.
-const CONCURRENCY: [usize; 4] = [4, 8, 16, 32];
+pub const CONCURRENCY: [usize; 4] = [4, 8, 16, 32];
 /// Keys of a ring after months.
 const KEYS: usize = 10;
 const FOREIGN_MEBIBYTES: usize = 100;
@@ -40,7 +41,16 @@ pub enum Figure {
     Memory,
     /// What the time of a refusal tells
     Timing,
+    /// A repository of 1,010 objects: first, again, after a commit, after an edit
+    Sync,
+    /// 200 GitSyncs of one large repository
+    Monorepo,
+    /// 1,000 GitSyncs that Kustomize renders
+    Many,
 }
+
+/// Those that seal nothing.
+const FOLLOWING: [Figure; 3] = [Figure::Sync, Figure::Monorepo, Figure::Many];
 
 impl Figure {
     pub fn all() -> Vec<Self> {
@@ -64,8 +74,11 @@ impl Plan {
 
 /// Measures all that the plan wants.
 pub async fn measure(plan: &Plan) -> Result<Vec<Row>> {
-    say("making keys");
-    let keys = Keys::mint(KEYS).await?;
+    let sealing = plan.figures.iter().any(|figure| !FOLLOWING.contains(figure));
+    if sealing {
+        say("making keys");
+    }
+    let keys = Keys::mint(if sealing { KEYS } else { 0 }).await?;
     let kinds = if plan.upstream && upstream_is_there().await {
         vec![Kind::Signet, Kind::Upstream]
     } else {
@@ -86,6 +99,15 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Row>> {
     }
     if plan.wants(&[Figure::Timing]) {
         rows.extend(timing::measure(&keys).await?);
+    }
+    if plan.wants(&[Figure::Sync]) {
+        rows.extend(follow::one_sync().await?);
+    }
+    if plan.wants(&[Figure::Monorepo]) {
+        rows.push(follow::monorepo().await?);
+    }
+    if plan.wants(&[Figure::Many]) {
+        rows.push(follow::many().await?);
     }
     Ok(rows)
 }
@@ -112,12 +134,12 @@ struct Opened {
 
 async fn open(stage: &Stage, count: usize, kind: Kind, limits: Limits) -> Result<(Subject, Opened)> {
     say(format!("{kind:?} opens {count}"));
-    let before = stage.requests().await?;
+    let before = requests(&stage.client, &["secrets", "sealedsecrets", "events"]).await?;
     let synced = stage.synced(stage.count());
     let subject = Subject::start(kind, &stage.cluster, limits).await?;
     let took = synced.await?? - subject.since;
     subject.idle().await?;
-    let requests = (stage.requests().await? - before) / number(count);
+    let requests = (requests(&stage.client, &["secrets", "sealedsecrets", "events"]).await? - before) / number(count);
     let opened = Opened { took, cpu: subject.cpu()?, requests, peak: subject.peak()? };
     Ok((subject, opened))
 }
@@ -370,7 +392,7 @@ pub fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", number(bytes) / MEBIBYTE)
 }
 
-fn times(this: Duration, that: Duration, name: &str) -> String {
+pub fn times(this: Duration, that: Duration, name: &str) -> String {
     ratio(this.as_secs_f64(), that.as_secs_f64(), name)
 }
 

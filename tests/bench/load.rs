@@ -20,7 +20,7 @@ use harness::Cluster;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
-    Api, Client, Resource as _, ResourceExt as _,
+    Api, Client, Resource, ResourceExt as _,
     api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
     runtime::{
         WatchStreamExt as _,
@@ -28,6 +28,7 @@ use kube::{
     },
 };
 use rand::RngExt as _;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
@@ -155,36 +156,7 @@ impl Stage {
 
     /// Waits, from now on, until so many SealedSecrets are synced; the answer is when.
     pub fn synced(&self, count: usize) -> JoinHandle<Result<Instant>> {
-        let events = watcher(self.sealed(), watcher::Config::default()).default_backoff().applied_objects();
-        tokio::spawn(async move {
-            let mut done = HashSet::new();
-            let mut events = pin!(events);
-            let counting = async {
-                while let Some(sealed) = events.try_next().await? {
-                    let synced = sealed.synced().is_some_and(|condition| condition.status == "True");
-                    if synced && done.insert(sealed.name_any()) && done.len() == count {
-                        return Ok(Instant::now());
-                    }
-                }
-                bail!("the watch ended")
-            };
-            match tokio::time::timeout(PATIENCE, counting).await {
-                Ok(ended) => ended,
-                Err(_) => bail!("{} of {count} SealedSecrets are synced after {PATIENCE:?}", done.len()),
-            }
-        })
-    }
-
-    /// How many requests about Secrets, SealedSecrets and Events the API server has answered, watches aside.
-    pub async fn requests(&self) -> Result<f64> {
-        let text = self.client.request_text(Request::get("/metrics").body(Vec::new())?).await?;
-        let about = |line: &&str| {
-            line.starts_with("apiserver_request_total{")
-                && ["secrets", "sealedsecrets", "events"].iter().any(|it| line.contains(&format!("resource=\"{it}\"")))
-                && !line.contains("verb=\"WATCH\"")
-        };
-        let counts = text.lines().filter(about).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        Ok(counts.sum())
+        when(self.sealed(), count, |sealed| sealed.synced().is_some_and(|condition| condition.status == "True"))
     }
 
     /// The floor: for every SealedSecret its Secret and a status, by so many clients at once that do nothing else.
@@ -211,6 +183,46 @@ impl Stage {
         stream::iter(writing).buffer_unordered(concurrency).try_collect::<Vec<_>>().await?;
         Ok(since.elapsed())
     }
+}
+
+/// How many requests about these resources the API server has answered, watches aside.
+pub async fn requests(client: &Client, resources: &[&str]) -> Result<f64> {
+    let text = client.request_text(Request::get("/metrics").body(Vec::new())?).await?;
+    let about = |line: &&str| {
+        line.starts_with("apiserver_request_total{")
+            && resources.iter().any(|it| line.contains(&format!("resource=\"{it}\"")))
+            && !line.contains("verb=\"WATCH\"")
+    };
+    let counts = text.lines().filter(about).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    Ok(counts.sum())
+}
+
+/// Watches, from now on, until so many objects have been as wanted; the answer is when.
+pub fn when<K>(
+    api: Api<K>,
+    count: usize,
+    mut wanted: impl FnMut(&K) -> bool + Send + 'static,
+) -> JoinHandle<Result<Instant>>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let events = watcher(api, watcher::Config::default()).default_backoff().applied_objects();
+    tokio::spawn(async move {
+        let mut done = HashSet::new();
+        let mut events = pin!(events);
+        let counting = async {
+            while let Some(object) = events.try_next().await? {
+                if wanted(&object) && done.insert(object.name_any()) && done.len() == count {
+                    return Ok(Instant::now());
+                }
+            }
+            bail!("the watch ended")
+        };
+        match tokio::time::timeout(PATIENCE, counting).await {
+            Ok(ended) => ended,
+            Err(_) => bail!("{} of {count} are as wanted after {PATIENCE:?}", done.len()),
+        }
+    })
 }
 
 fn sealed_secret(namespace: &str, name: &str, certificate: &Certificate) -> Result<SealedSecret> {

@@ -2,9 +2,10 @@
 //! beside them upstream's controller and CLI doing the same work on the same machine. Nothing here fails for being
 //! slow: it measures, a person judges.
 //!
-//! Start reading at [`figures`]; [`load`] is the work, [`subject`] who does it, [`usage`] what it costs.
+//! Start reading at [`figures`]; [`load`] and [`follow`] are the work, [`subject`] who does it, [`usage`] what it costs.
 
 mod figures;
+mod follow;
 mod load;
 mod offline;
 mod subject;

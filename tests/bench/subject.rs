@@ -65,6 +65,11 @@ impl Subject {
         usage::cpu(self.process.id())
     }
 
+    /// Processor time since it had used so much.
+    pub fn cpu_since(&self, before: Duration) -> Result<Duration> {
+        Ok(self.cpu()?.saturating_sub(before))
+    }
+
     /// The most memory so far, in bytes.
     pub fn peak(&self) -> Result<u64> {
         usage::peak(self.process.id())
@@ -72,7 +77,12 @@ impl Subject {
 
     /// RSA operations so far; only ours counts them.
     pub async fn rsa_operations(&self) -> Result<f64> {
-        metrics::sum(&get(self.metrics_port, "/metrics").await?, "sealed_secrets_controller_rsa_operations_total")
+        self.metric("sealed_secrets_controller_rsa_operations_total").await
+    }
+
+    /// The sum over the series of one metric.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        metrics::sum(&get(self.metrics_port, "/metrics").await?, name)
     }
 
     /// Waits until it is ready and has nothing to do any more.
@@ -115,7 +125,8 @@ async fn signet(cluster: &Cluster) -> Result<Command> {
     command
         .env_clear()
         .arg(format!("--kubeconfig={}", kubeconfig.display()))
-        .arg(format!("--git-cache={}", cluster.scratch().folder("git")?.display()));
+        .arg(format!("--git-cache={}", cluster.scratch().folder("git")?.display()))
+        .arg(format!("--kustomize={}", Tool::Kustomize.path().await?.display()));
     Ok(command)
 }
 
