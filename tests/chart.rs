@@ -13,7 +13,7 @@ const NOT_VALUES: [&str; 4] = ["namespace", "identity", "version", "help"];
 
 /// One value for each flag, none of them the default.
 fn every_flag() -> Value {
-    json!({
+    let mut every = json!({
         "kubeconfig": "/nowhere/at/all", "leaderElect": false, "kubeclientQps": 0.5, "kubeclientBurst": 1_000_000,
         "keyPrefix": "key", "keySize": 2048, "keyTtl": "1h30m", "keyRenewPeriod": 0, "waitForKeys": true,
         "keyCutoffTime": "Mon, 02 Jan 2006 15:04:05 -0700", "keyOrderPriority": "SecretCreationTimestamp",
@@ -25,7 +25,9 @@ fn every_flag() -> Value {
         "metricsOmitSecretLabels": true, "gitSync": false, "gitCache": "/cache", "gitFileRoot": "/files",
         "gitTimeout": "5s", "kustomize": "/bin/kustomize", "helm": "/bin/helm", "syncServiceAccount": "sync",
         "logLevel": "DEBUG", "logFormat": "json", "logInfoStdout": false,
-    })
+    });
+    every["defaultServiceAccount"] = "tenant".into(); // more than json! can take at once
+    every
 }
 
 /// Renders with these values and no others.

@@ -28,6 +28,8 @@ mod sealing;
 mod sync;
 mod sync_cli;
 mod sync_screens;
+mod teardown;
 mod templates;
+mod tenancy;
 mod tools_are_found;
 mod world;

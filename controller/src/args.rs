@@ -175,6 +175,10 @@ pub struct SyncArgs {
     /// ServiceAccount, in the controller's namespace, whose rights the sync has.
     #[arg(long, env = "SIGNET_SYNC_SERVICE_ACCOUNT", default_value = "signet-sync", value_name = "NAME")]
     pub sync_service_account: String,
+    /// ServiceAccount, in the GitSync's namespace, whose rights a GitSync has that names none. Without it that of
+    /// --sync-service-account.
+    #[arg(long, env = "SIGNET_DEFAULT_SERVICE_ACCOUNT", value_name = "NAME")]
+    pub default_service_account: Option<String>,
 }
 
 /// What is said.

@@ -28,7 +28,7 @@ use crate::{
     lead::{Candidate, Role, Roles},
     metrics::Metrics,
     pace::Pace,
-    sync::{self, Builder, Git, Mirrors},
+    sync::{self, Builder, Git, Hands, Mirrors},
     unseal,
 };
 
@@ -94,7 +94,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let builder = Builder::new(&args.sync.git_cache, &args.sync.kustomize, &args.sync.helm, search.as_deref());
             let mirrors = Mirrors::new(args.sync.git_cache, args.sync.git_file_root, timeout);
             Some(Git {
-                hands: pace.of(impersonate(config, &account)?),
+                hands: Hands::new(
+                    pace.of(impersonate(config, &account)?),
+                    client.clone(),
+                    args.sync.default_service_account,
+                ),
                 mirrors: mirrors.into(),
                 builder: builder.into(),
             })

@@ -95,6 +95,14 @@ pub struct GitSyncSpec {
     /// While true nothing is fetched, applied, healed or pruned; deleting the GitSync then leaves its objects.
     #[serde(default)]
     pub suspend: bool,
+    /// ServiceAccount of this namespace with whose rights everything is read, applied and deleted. Without it the account
+    /// that the controller was given for all GitSyncs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub service_account_name: Option<String>,
+    /// What becomes of the objects when the GitSync is deleted. Of one that is suspended they stay.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
     /// Lets a plain Secret with data through. Whoever can read the repository can read it.
     #[serde(default)]
     pub allow_plain_secrets: bool,
@@ -125,6 +133,20 @@ pub enum Drift {
     Correct,
     /// They are left, and told in the condition Drifted.
     Report,
+}
+
+/// See [`GitSyncSpec::deletion_policy`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// As spec.prune says.
+    #[default]
+    MirrorPrune,
+    /// They are deleted.
+    Delete,
+    /// They are deleted, and the GitSync is there until the last of them is gone.
+    WaitForTermination,
+    /// They stay.
+    Orphan,
 }
 
 /// What makes manifests of files.
@@ -312,6 +334,8 @@ impl Default for GitSyncSpec {
             timeout: default_timeout(),
             prune: default_prune(),
             suspend: false,
+            service_account_name: None,
+            deletion_policy: DeletionPolicy::default(),
             allow_plain_secrets: false,
         }
     }

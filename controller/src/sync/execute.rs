@@ -136,9 +136,9 @@ async fn run(
                 }
                 Err(error) if desired.marks.forced && is_immutable(&error) => match before {
                     Some(live) => recreate(client, kind, desired, &live.uid).await,
-                    None => Err(chain(&error)),
+                    None => Err(said(&error)),
                 },
-                written => written.map_err(|error| chain(&error)),
+                written => written.map_err(|error| said(&error)),
             };
             match written {
                 Ok(written) => {
@@ -169,11 +169,19 @@ async fn run(
                 Ok(()) => Outcome::Pruned(id),
                 // Gone already, or another object of the same name: not ours to delete.
                 Err(error) if error.is_not_found() || error.is_conflict() => Outcome::Gone(id),
-                Err(error) => Outcome::Unpruned(format!("cannot delete {id}: {}", chain(&error))),
+                Err(error) => Outcome::Unpruned(format!("cannot delete {id}: {}", said(&error))),
             },
             // With its definition went the object.
             None => Outcome::Gone(id),
         },
+    }
+}
+
+/// What the API server said, once: of a refusal it names the account, the verb and the object.
+fn said(error: &CallError) -> String {
+    match error {
+        CallError::Api(kube::Error::Api(status)) if !status.message.is_empty() => status.message.clone(),
+        other => chain(other),
     }
 }
 
@@ -224,16 +232,16 @@ async fn recreate(
     let name: String = desired.id.name.chars().take(50).collect();
     trial["metadata"]["name"] = format!("{}-trial", name.trim_end_matches(['-', '.'])).into();
     let tried = async { bounded(call.create(&creation(true), &object(trial)?)).await };
-    tried.await.map_err(|error| format!("cannot be changed, and the new one would be refused: {}", chain(&error)))?;
+    tried.await.map_err(|error| format!("cannot be changed, and the new one would be refused: {}", said(&error)))?;
     clear(client, kind, desired, uid).await?;
-    apply(client, kind, desired).await.map_err(|error| chain(&error))
+    apply(client, kind, desired).await.map_err(|error| said(&error))
 }
 
 /// Deletes it, and waits until it is gone.
 async fn clear(client: &Client, kind: &Kind, desired: &Desired, uid: &str) -> Result<(), String> {
     match delete(client, kind, &desired.id, uid.to_owned()).await {
         Err(error) if !error.is_not_found() => {
-            return Err(format!("cannot delete it to make it anew: {}", chain(&error)));
+            return Err(format!("cannot delete it to make it anew: {}", said(&error)));
         }
         _ => {}
     }
@@ -252,14 +260,14 @@ async fn make(
     mark: &str,
 ) -> Result<PartialObjectMeta<DynamicObject>, String> {
     let call = api(client, kind, &desired.id);
-    let there = bounded(call.get_metadata_opt(&desired.id.name)).await.map_err(|error| chain(&error))?;
+    let there = bounded(call.get_metadata_opt(&desired.id.name)).await.map_err(|error| said(&error))?;
     if let Some(uid) = there.and_then(|there| there.metadata.uid) {
         clear(client, kind, desired, &uid).await?;
     }
     let mut body = desired.body.clone();
     body["metadata"]["annotations"][RUN] = mark.into();
     let made = async { bounded(call.create(&creation(false), &object(body)?)).await };
-    made.await.map(|made| made.metadata.into_response_partial()).map_err(|error| chain(&error))
+    made.await.map(|made| made.metadata.into_response_partial()).map_err(|error| said(&error))
 }
 
 /// What a GET says of an object.

@@ -51,9 +51,10 @@ impl Syncer {
                 known.is_none().then_some((object, kind, live))
             })
             .collect();
+        let client = &self.git.hands.of(sync);
         let looks = looks.into_iter().map(|(object, kind, live)| {
             async move {
-                let read = execute::read(&self.git.hands, kind, &object.id).await;
+                let read = execute::read(client, kind, &object.id).await;
                 let seen = match (read, object.marks.hook) {
                     (Ok(read), None) => (live.resource_version.clone(), health::health(&object.id.group, &read)),
                     (Ok(read), Some(_)) => (live.resource_version.clone(), health::ended(&object.id.group, &read)),

@@ -1,6 +1,6 @@
 //! Keeps the cluster as Git says. A pass fetches when it is time to, renders what is new, plans by metadata alone, and
-//! carries the plan out; while nothing moved it makes no call at all. It writes with the rights of the sync's own
-//! ServiceAccount, and never with the controller's.
+//! carries the plan out; while nothing moved it makes no call at all. It writes with the rights of a
+//! ServiceAccount that is made for it, and never with the controller's.
 //!
 //! Here is the wiring: what triggers a pass, and what is kept between passes. The pass itself is in [`pass`], and what it
 //! is made of in [`prepare`], [`look`], [`rollout`] and [`tell`].
@@ -9,6 +9,7 @@ pub mod builder;
 pub mod depends;
 pub mod execute;
 pub mod fetch;
+pub mod hands;
 pub mod hooks;
 pub mod inputs;
 pub mod live;
@@ -34,7 +35,7 @@ use crds::{
 };
 use futures::{Stream, StreamExt as _, stream};
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, ResourceExt as _,
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt as _,
@@ -48,9 +49,10 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{builder::Builder, source::Mirrors};
+pub use self::{builder::Builder, hands::Hands, source::Mirrors};
 use self::{
     fetch::Fetching,
+    hands::AccountError,
     health::Health,
     kinds::Kinds,
     live::{Live, WatchError},
@@ -88,6 +90,9 @@ pub enum Error {
     /// A kind cannot be seen.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// Nothing can be done in its name.
+    #[error(transparent)]
+    Account(#[from] AccountError),
     /// Objects of a GitSync that goes are still there.
     #[error("cannot delete what was applied: {0}")]
     Teardown(String),
@@ -99,8 +104,8 @@ pub enum Error {
 /// What Git is reached, rendered and written with.
 #[derive(Clone)]
 pub struct Git {
-    /// A client with the rights of the sync's ServiceAccount.
-    pub hands: Client,
+    /// Clients with the rights of ServiceAccounts.
+    pub hands: Hands,
     /// Copies of the repositories.
     pub mirrors: Arc<Mirrors>,
     /// Kustomize and Helm.
@@ -185,7 +190,7 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
     let (store, writer) = reflector::store();
     let (moved, drift) = mpsc::unbounded_channel();
     let syncer = Arc::new(Syncer {
-        live: Live::new(git.hands.clone(), moved, stop.clone()),
+        live: Live::new(git.hands.own().clone(), moved, stop.clone()),
         events: Events::new(context.client.clone(), "signet"),
         served: tokio::sync::Mutex::default(),
         states: Mutex::default(),

@@ -6,15 +6,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::{GitSync, git_sync::GitSyncStatus};
+use crds::{
+    GitSync,
+    git_sync::{DeletionPolicy, GitSyncStatus, Inventory},
+};
 use kube::{ResourceExt as _, runtime::controller::Action};
 
 use super::{
     Error, State, Syncer, depends,
     execute::execute,
-    fetch, guarded_key, key,
+    fetch, guarded_key,
+    hands::AccountError,
+    key,
     look::{ids, kinds_of},
-    plan::{self, Known},
+    object::ObjectId,
+    plan::{self, Known, Step},
     status::{self, Cause, Verdict},
     tell::current_status,
 };
@@ -50,6 +56,7 @@ impl Syncer {
             Err(error @ (Error::Discovery(_) | Error::Watch(_))) => {
                 Verdict::Failed(Cause { reason: "ReconciliationFailed", message: chain(&error) })
             }
+            Err(Error::Account(error)) => Verdict::Failed(Cause { reason: "AccessDenied", message: chain(&error) }),
             verdict => verdict?,
         };
         state.failures = if verdict.is_failure() { state.failures.saturating_add(1) } else { 0 };
@@ -102,9 +109,25 @@ impl Syncer {
     /// Deletes what was applied, before the GitSync itself may go.
     pub(super) async fn cleanup(&self, sync: &GitSync, state: &mut State) -> Result<Action, Error> {
         let inventory = current_status(sync, state).inventory.unwrap_or_default();
-        if !sync.spec.prune || sync.spec.suspend {
+        let policy = sync.spec.deletion_policy;
+        let prunes = match policy {
+            DeletionPolicy::MirrorPrune => sync.spec.prune,
+            DeletionPolicy::Delete | DeletionPolicy::WaitForTermination => true,
+            DeletionPolicy::Orphan => false,
+        };
+        if !prunes || sync.spec.suspend {
             tracing::info!(namespace = sync.namespace(), name = sync.name_any(), "GitSync goes; its objects stay");
             return Ok(Action::await_change());
+        }
+        match self.git.hands.check(sync).await {
+            // Nobody has the right to delete them any more, and the GitSync shall not be stuck for that.
+            Err(error @ AccountError::Missing(_)) => {
+                let (namespace, name) = key(sync);
+                tracing::warn!(namespace, name, error = chain(&error), "GitSync goes; its objects stay");
+                return Ok(Action::await_change());
+            }
+            Err(error) => return self.stays(sync, state, inventory, chain(&error)).await,
+            Ok(()) => {}
         }
         let kinds = kinds_of(&[], &inventory);
         let served = self.served(&kinds).await?;
@@ -115,15 +138,36 @@ impl Syncer {
             Known { live: &known, applied: &state.applied, inventory: &inventory, health: &HashMap::new() },
             (&me.0, &me.1),
         );
-        let done = execute(&self.git.hands, &self.live, &known, &served, stages).await;
-        if done.unpruned.is_empty() {
-            let pruned = done.pruned.len();
-            tracing::info!(namespace = me.0, name = me.1, pruned, "GitSync goes, and its objects with it");
-            return Ok(Action::await_change());
+        let going: Vec<ObjectId> = stages.iter().flatten().filter_map(Step::pruned).cloned().collect();
+        let done = execute(&self.git.hands.of(sync), &self.live, &known, &served, stages).await;
+        if !done.unpruned.is_empty() {
+            let waits = policy == DeletionPolicy::WaitForTermination;
+            let inventory = if waits { inventory } else { plan::settle(&inventory, &[].into(), &done.gone) };
+            return self.stays(sync, state, inventory, status::list(done.unpruned.iter())).await;
         }
-        let why = status::list(done.unpruned.iter());
+        if policy == DeletionPolicy::WaitForTermination {
+            let mut there: Vec<ObjectId> = self.live.find(going.iter()).into_keys().collect();
+            there.sort();
+            if !there.is_empty() {
+                let why = format!("waiting until they are gone: {}; see their finalizers", status::list(there.iter()));
+                return self.stays(sync, state, inventory, why).await;
+            }
+        }
+        let pruned = done.pruned.len();
+        tracing::info!(namespace = me.0, name = me.1, pruned, "GitSync goes, and its objects with it");
+        Ok(Action::await_change())
+    }
+
+    /// The GitSync cannot go yet; says why, and tries again.
+    async fn stays(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        inventory: Inventory,
+        why: String,
+    ) -> Result<Action, Error> {
         let mut status = current_status(sync, state);
-        status.inventory = Some(plan::settle(&inventory, &[].into(), &done.gone));
+        status.inventory = Some(inventory);
         let cause = Cause { reason: "PruneFailed", message: why.clone() };
         self.report(sync, state, status, Verdict::Failed(cause)).await?;
         Err(Error::Teardown(why))

@@ -98,6 +98,16 @@ pub enum Step<'a> {
     },
 }
 
+impl Step<'_> {
+    /// What it deletes.
+    pub fn pruned(&self) -> Option<&ObjectId> {
+        match self {
+            Self::Prune { id, .. } => Some(id),
+            Self::Apply { .. } | Self::Run { .. } => None,
+        }
+    }
+}
+
 /// What is known of the cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {

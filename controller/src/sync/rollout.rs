@@ -90,6 +90,7 @@ impl Syncer {
             allowed: &allowed,
             hooks: Hooks::default(),
         };
+        let hands = self.git.hands.of(sync);
         loop {
             let inventory = status.inventory.clone().unwrap_or_default();
             let kinds = kinds_of(desired, &inventory);
@@ -117,6 +118,7 @@ impl Syncer {
                 status.hooks.clone_from(&planned.hooks);
                 return Ok(Outcome { planned, unhealthy, failed: Vec::new(), unpruned: Vec::new() });
             }
+            self.git.hands.check(sync).await?;
             if planned.inventory != inventory || planned.hooks != status.hooks {
                 status.inventory = Some(planned.inventory.clone());
                 status.hooks.clone_from(&planned.hooks);
@@ -124,7 +126,7 @@ impl Syncer {
                 self.report(sync, state, status.clone(), verdict).await?;
             }
             let stages = std::mem::take(&mut planned.stages);
-            let done = execute(&self.git.hands, &self.live, &known, &kinds, stages).await;
+            let done = execute(&hands, &self.live, &known, &kinds, stages).await;
             if done.defined {
                 self.discover().await?;
             }
