@@ -10,6 +10,7 @@ mod crash;
 mod deploy;
 mod disaster;
 mod endpoints;
+mod from_cluster;
 mod git_hosts_work;
 mod guard;
 mod harness_works;

@@ -236,7 +236,7 @@ Example:
   seal set --cert cert.pem password sealed.yaml < password.txt
 
 A value on the command line is seen by others on this machine, and kept in the shell's history: leave it out, and it \
-is read from standard input. With --recovery-private-key or --from-cluster a value that is sealed already is not \
+is read from standard input, or typed without being shown. With --recovery-private-key or --from-cluster a value that is sealed already is not \
 sealed again, so that the file stays as it is; without either nobody can know.
 
 Exit codes: 0 the file says it, 1 it does not and is as it was.";

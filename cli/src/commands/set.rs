@@ -1,6 +1,7 @@
 //! `seal set` and `seal unset`: one item of a file, sealed for where the file says it goes.
 
 use crds::recipients;
+use secrecy::ExposeSecret as _;
 
 use crate::{
     certificate::{self, Certificates},
@@ -9,7 +10,7 @@ use crate::{
         sealed_file::{self, SealedFile},
     },
     exit::Error,
-    io::Io,
+    io::{self, Io},
     verbs::{Set, Unset},
 };
 
@@ -20,6 +21,8 @@ pub enum ItemError {
     TwoValues,
     #[error("a Secret takes letters, digits, '-', '_' and '.' for a key, but not {0:?}")]
     Key(String),
+    #[error("cannot ask for the value: pipe it in, or name a file with --from-file")]
+    Ask(#[source] std::io::Error),
     #[error("{0:?} is not among the items: {1}")]
     Missing(String, String),
 }
@@ -42,12 +45,12 @@ pub async fn set(command: Set, io: &mut Io<'_>) -> Result<(), Error> {
             io.warning("a value on the command line is seen by others and kept in the shell's history; leave it out to type or pipe it");
             value
         }
-        (None, from_file) => {
-            if from_file.is_none() {
-                io.prompt("(tty detected: expecting the value in stdin)");
-            }
-            io.read(from_file.as_deref()).map_err(RawError::Read)?
+        // Who types it is not shown what they type.
+        (None, None) if io.stdin_is_terminal => {
+            let typed = io::ask(&format!("Value of {item}: ")).map_err(ItemError::Ask)?;
+            zeroize::Zeroizing::new(typed.expose_secret().as_bytes().to_vec())
         }
+        (None, from_file) => io.read(from_file.as_deref()).map_err(RawError::Read)?,
     };
     let present = file.sight(sight, &access, io).await?.value(&file.sealed, &item);
     if present.is_some_and(|present| present.expose() == value.as_slice()) {

@@ -162,6 +162,31 @@ fn a_value_on_the_command_line_is_warned_of_and_never_repeated() {
     assert_eq!(folder.values("sealed.yaml")[0].1, "hunter=2");
 }
 
+/// What is typed at a terminal is asked for without echo; here is no terminal to do that on, so it is not read at all.
+#[test]
+fn a_value_is_never_typed_where_it_would_be_shown() {
+    let folder = Folder::new();
+    let (sealed, certificate) = (folder.path("sealed.yaml"), folder.path("cert.pem"));
+    let before = folder.read("sealed.yaml");
+    let args = ["seal", "set", "--cert", certificate.to_str().unwrap(), "password", sealed.to_str().unwrap()];
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut io = cli::Io {
+        stdin: Box::new(&b"hunter3\n"[..]),
+        stdout: Box::new(&mut stdout),
+        stderr: Box::new(&mut stderr),
+        stdin_is_terminal: true,
+        stderr_is_read: false,
+        colour: false,
+        colour_stdout: false,
+        now: jiff::Timestamp::UNIX_EPOCH,
+    };
+    assert_eq!(cli::run(args.map(Into::into), &mut io), cli::Exit::Failed);
+    drop(io);
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(stderr.contains("cannot ask for the value: pipe it in, or name a file with --from-file"), "{stderr}");
+    assert_eq!((folder.read("sealed.yaml"), stdout.is_empty()), (before, true));
+}
+
 #[test]
 fn what_cannot_be_set_leaves_the_file_alone() {
     let folder = Folder::new();
