@@ -9,8 +9,15 @@ use harness::{
     Cluster, ClusterOptions, Controller, ControllerOptions, GitServer, Repository, eventually, kubeseal,
     process::Signal, seal, tools::Tool,
 };
-use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Condition};
-use kube::{Api, Client, api::PostParams};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Event, Secret},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{
+    Api, Client,
+    api::{ListParams, PostParams},
+};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -98,6 +105,10 @@ impl Place<'_> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    pub fn maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
     pub fn syncs(&self) -> Api<GitSync> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
@@ -170,6 +181,38 @@ impl Place<'_> {
         })
         .await;
         ready.with_context(|| format!("last seen: {}", seen.lock().map(|seen| seen.clone()).unwrap_or_default()))
+    }
+
+    /// Waits until a ConfigMap holds exactly these values.
+    pub async fn says(&self, name: &str, values: &[(&str, &str)]) -> Result<ConfigMap> {
+        let expected: BTreeMap<String, String> =
+            values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let api = self.maps();
+        eventually(&format!("ConfigMap {name} to say {values:?}"), SOON, || async {
+            Ok(api.get_opt(name).await?.filter(|map| map.data.as_ref() == Some(&expected)))
+        })
+        .await
+    }
+
+    /// Waits for an Event with this reason that says this; its message.
+    pub async fn event(&self, reason: &str, part: &str) -> Result<String> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        eventually(&format!("an Event {reason} with {part:?}"), SOON, || async {
+            let all = api.list(&ListParams::default()).await?.items.into_iter();
+            let mut said = all.filter(|it| it.reason.as_deref() == Some(reason)).filter_map(|it| it.message);
+            Ok(said.find(|message| message.contains(part)))
+        })
+        .await
+    }
+
+    /// Waits until a condition of a GitSync has this status and says this.
+    pub async fn condition(&self, name: &str, kind: &str, status: &str, part: &str) -> Result<Condition> {
+        let api = self.syncs();
+        eventually(&format!("GitSync {name} to be {kind}={status} with {part:?}"), SOON, || async {
+            let conditions = api.get(name).await?.status.unwrap_or_default().conditions;
+            Ok(conditions.into_iter().find(|it| it.type_ == kind && it.status == status && it.message.contains(part)))
+        })
+        .await
     }
 
     /// Waits until a commit is applied whole.

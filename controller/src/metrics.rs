@@ -7,7 +7,7 @@
 mod exposition;
 mod process;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use crds::{KeyRing, SealedSecret, key_life::Keys};
 use jiff::Timestamp;
@@ -71,6 +71,38 @@ pub struct Step {
     pub step: &'static str,
 }
 
+/// Labels of `git_sync_drifts_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DriftBy {
+    /// See [`Managers`].
+    pub manager: Arc<str>,
+    /// corrected or left.
+    pub action: &'static str,
+}
+
+/// Names of field managers as labels. Whoever may write an object chooses one, so only the first few are told by name.
+#[derive(Clone, Debug, Default)]
+pub struct Managers(Arc<RwLock<BTreeSet<Arc<str>>>>);
+
+impl Managers {
+    /// So many by name; the rest is `other`.
+    const NAMED: usize = 50;
+
+    /// The label for a name.
+    pub fn of(&self, name: &str) -> Arc<str> {
+        let mut known = self.0.write();
+        if let Some(known) = known.get(name) {
+            return known.clone();
+        }
+        if known.len() >= Self::NAMED {
+            return "other".into();
+        }
+        let name: Arc<str> = name.into();
+        known.insert(name.clone());
+        name
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildInfo {
     revision: &'static str,
@@ -130,6 +162,12 @@ pub struct Metrics {
     pub syncs: Family<Outcome, Counter>,
     /// Objects changed in the cluster.
     pub sync_steps: Family<Step, Counter>,
+    /// Objects that others changed.
+    pub drifts: Family<DriftBy, Counter>,
+    /// Whose names those are told by.
+    pub managers: Managers,
+    /// Objects that others change back whenever they are healed.
+    pub fights: Counter,
     /// Fetches from Git.
     pub git_fetches: Family<Outcome, Counter>,
     /// Commits of which manifests were made anew.
@@ -168,6 +206,9 @@ impl Metrics {
             known_keys: Known::default(),
             syncs: Family::default(),
             sync_steps: Family::default(),
+            drifts: Family::default(),
+            managers: Managers::default(),
+            fights: Counter::default(),
             git_fetches: Family::default(),
             renders: Family::default(),
             started,
@@ -202,6 +243,8 @@ impl Metrics {
         let signet = registry.sub_registry_with_prefix("git_sync");
         signet.register("passes", "Passes over a GitSync that did something, by outcome", self.syncs.clone());
         signet.register("steps", "Objects applied, healed and pruned", self.sync_steps.clone());
+        signet.register("drifts", "Objects that others changed, by field manager", self.drifts.clone());
+        signet.register("fights", "Objects changed back whenever they were healed", self.fights.clone());
         signet.register("fetches", "Fetches from Git, by outcome", self.git_fetches.clone());
         signet.register("renders", "Renderings of what a commit changed, by outcome", self.renders.clone());
     }
@@ -363,6 +406,14 @@ mod tests {
         assert!(told.contains("sealed_secrets_controller_build_info{revision=\"v"));
         let told = text(&snapshot(&all[1..]));
         assert!(!told.contains("name=\"good\"") && !told.contains("Unsealed"), "gone with its object");
+    }
+
+    #[test]
+    fn the_names_of_managers_are_bounded() {
+        let managers = Managers::default();
+        let labels: Vec<_> = (0..100).map(|number| managers.of(&format!("m{number}"))).collect();
+        assert_eq!((labels[0].as_ref(), labels[49].as_ref(), labels[50].as_ref()), ("m0", "m49", "other"));
+        assert_eq!(managers.of("m0").as_ref(), "m0");
     }
 
     #[test]

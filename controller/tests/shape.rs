@@ -10,6 +10,8 @@ const PURE: &[&str] = &[
     "lead/lease.rs",
     "observed.rs",
     "sync/depends.rs",
+    "sync/drift.rs",
+    "sync/fight.rs",
     "sync/hooks.rs",
     "sync/inputs.rs",
     "sync/output.rs",

@@ -67,6 +67,13 @@ pub struct GitSyncSpec {
     /// Labels and annotations of everything that is applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub common_metadata: Option<CommonMetadata>,
+    /// Other names, tags or digests for container images, as kustomize has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageOverride>,
+    /// Variables such as ${name} or ${name:=default} in what is rendered. Nothing is replaced without it; with it every
+    /// variable needs a value. $${name} stands for ${name} itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_build: Option<PostBuild>,
     /// How often to look for a new commit, such as 30s or 5m.
     #[serde(default = "default_interval")]
     #[schemars(schema_with = "duration")]
@@ -82,6 +89,9 @@ pub struct GitSyncSpec {
     /// What is done about objects that others changed.
     #[serde(default)]
     pub drift: Drift,
+    /// Fields that are not kept as Git says once their object is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<IgnoreRule>,
     /// Whether Ready waits until everything that was applied is healthy.
     #[serde(default)]
     pub wait: bool,
@@ -149,6 +159,37 @@ pub enum DeletionPolicy {
     Orphan,
 }
 
+/// See [`GitSyncSpec::ignore`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct IgnoreRule {
+    /// JSON pointers, such as /spec/replicas.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// Field managers, such as kube-controller-manager: whatever fields they have are theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub managers: Vec<String>,
+    /// Which objects; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<IgnoreTarget>,
+}
+
+/// Objects by what they are called.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct IgnoreTarget {
+    /// API group; empty for the core group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Regular expression for the whole name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Regular expression for the whole namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
 /// What makes manifests of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Renderer {
@@ -185,6 +226,57 @@ pub struct CommonMetadata {
     /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// See [`GitSyncSpec::images`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageOverride {
+    /// The image's name in the manifests, without tag.
+    pub name: String,
+    /// Its name instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_name: Option<String>,
+    /// Its tag instead; without digest then, if none is given here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_tag: Option<String>,
+    /// Its digest instead, such as sha256:24a0; without tag then, if none is given here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// See [`GitSyncSpec::post_build`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PostBuild {
+    /// Values by name. They go before all others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub substitute: BTreeMap<String, String>,
+    /// ConfigMaps and Secrets of this namespace with values by name, read again at each interval with the rights of the
+    /// account that applies. A later one goes before an earlier one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub substitute_from: Vec<ValuesReference>,
+}
+
+/// A ConfigMap or Secret with values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ValuesReference {
+    /// What it is.
+    pub kind: ValuesKind,
+    /// Its name.
+    pub name: String,
+    /// Whether it may be absent.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// See [`ValuesReference::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ValuesKind {
+    /// A ConfigMap.
+    ConfigMap,
+    /// A Secret. Its values are left out of all messages.
+    Secret,
 }
 
 /// A Git repository.
@@ -326,10 +418,13 @@ impl Default for GitSyncSpec {
             helm: None,
             target_namespace: None,
             common_metadata: None,
+            images: Vec::new(),
+            post_build: None,
             interval: default_interval(),
             depends_on: Vec::new(),
             sync_policy: SyncPolicy::default(),
             drift: Drift::default(),
+            ignore: Vec::new(),
             wait: false,
             timeout: default_timeout(),
             prune: default_prune(),

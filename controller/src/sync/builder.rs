@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use crds::git_sync::{Helm, Renderer};
+use crds::{
+    git_sync::{Helm, Renderer},
+    sync::substitute::Variables,
+};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
@@ -49,6 +52,8 @@ pub struct Build<'a> {
     pub folders: &'a BTreeSet<String>,
     /// For Helm: release and namespace, values, cluster.
     pub release: Release<'a>,
+    /// What is replaced in what it writes.
+    pub variables: Option<&'a Variables>,
 }
 
 /// What a chart is told.
@@ -122,9 +127,9 @@ impl Builder {
                     return Ok(failed(Problem { place, what: format!("{name} wrote what is not UTF-8 text") }));
                 };
                 Ok(if is_helm {
-                    output::templated(&written, path)
+                    output::templated(&written, path, build.variables)
                 } else {
-                    output::kustomized(&written, &texts(), path)
+                    output::kustomized(&written, &texts(), path, build.variables)
                 })
             }
             Err(SandboxError::Failed(said)) if is_helm => Ok(failed(output::helm_problem(&said, &home, path))),
@@ -204,8 +209,14 @@ mod tests {
             Builder::new(cache.path(), Path::new("kustomize"), Path::new("/no/helm"), Some(OsStr::new("/no")));
         let release =
             Release { name: "a", namespace: "b", helm: &Helm::default(), capabilities: &Capabilities::default() };
-        let build =
-            Build { renderer: Renderer::Kustomize, path: "", files: vec![], folders: &BTreeSet::new(), release };
+        let build = Build {
+            renderer: Renderer::Kustomize,
+            path: "",
+            files: vec![],
+            folders: &BTreeSet::new(),
+            release,
+            variables: None,
+        };
         let error = builder.build(build).await.map(|_| ()).unwrap_err().to_string();
         assert_eq!(error, "cannot render: there is no kustomize on PATH; install it, or name it with --kustomize");
         assert_eq!(find(Path::new("sh"), Some(OsStr::new("/no:/bin"))), Ok("/bin/sh".into()));

@@ -1,23 +1,29 @@
 //! Carries a plan out: stage after stage, concurrently within one. Makes no choices; says what came of each step.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     time::Duration,
 };
 
 use crds::sync::hook::RUN;
 use futures::{FutureExt as _, StreamExt as _, stream};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
+};
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     core::{DynamicObject, PartialObjectMeta, PartialObjectMetaExt as _},
     runtime::wait::{await_condition, conditions},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     SYNC_MANAGER,
+    drift::{self, Drift, What},
+    ignore,
     kinds::{Kind, Kinds},
     live::Live,
     object::ObjectId,
@@ -43,6 +49,8 @@ pub struct Done {
     pub applied: HashMap<ObjectId, Applied>,
     /// Those of them that the API server had to change, and why.
     pub changed: Vec<(ObjectId, Why)>,
+    /// What had become of those that were healed.
+    pub drifts: Vec<Drift>,
     /// Deleted objects.
     pub pruned: Vec<ObjectId>,
     /// Objects that are no longer there, or no longer ours.
@@ -56,7 +64,12 @@ pub struct Done {
 }
 
 enum Outcome {
-    Applied(ObjectId, Applied, Option<Why>),
+    Applied {
+        id: ObjectId,
+        applied: Applied,
+        changed: Option<Why>,
+        drift: Option<Drift>,
+    },
     /// It is there, and was to be made only if it were not.
     Left(ObjectId, Applied),
     Pruned(ObjectId),
@@ -96,8 +109,9 @@ pub async fn execute(
 impl Done {
     fn take(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Applied(id, applied, why) => {
-                self.changed.extend(why.map(|why| (id.clone(), why)));
+            Outcome::Applied { id, applied, changed, drift } => {
+                self.changed.extend(changed.map(|why| (id.clone(), why)));
+                self.drifts.extend(drift);
                 self.applied.insert(id, applied);
             }
             Outcome::Left(id, applied) => {
@@ -129,6 +143,15 @@ async fn run(
                 return failed(desired, "its kind is not served any more");
             };
             let before = known.get(&desired.id);
+            // Once it is applied nobody can tell any more.
+            let found = match why {
+                Why::Heal => fields(client, kind, &desired.id).await,
+                Why::Apply | Why::Run => Ok(None),
+            };
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => return failed(desired, &format!("cannot be read: {}", chain(&error))),
+            };
             let written = match apply(client, kind, desired).await {
                 Err(error) if desired.marks.once && error.is_conflict() => {
                     let (digest, uid) = (desired.digest.clone(), String::new());
@@ -146,7 +169,10 @@ async fn run(
                     let before = before.map(|live| live.resource_version.as_str());
                     let changed = before != Some(now.resource_version.as_str());
                     let applied = Applied { digest: desired.digest.clone(), uid: now.uid, fields: now.fields };
-                    Outcome::Applied(desired.id.clone(), applied, changed.then_some(why))
+                    let drift = (why == Why::Heal).then(|| told(desired, found.as_deref(), written.managed_fields()));
+                    let drift = drift.filter(|drift| !drift.is_none());
+                    let changed = changed.then_some(why);
+                    Outcome::Applied { id: desired.id.clone(), applied, changed, drift }
                 }
                 Err(why) => failed(desired, &why),
             }
@@ -159,7 +185,8 @@ async fn run(
                 Ok(made) => {
                     let now = live.wrote(kind, &made);
                     let applied = Applied { digest: desired.digest.clone(), uid: now.uid, fields: now.fields };
-                    Outcome::Applied(desired.id.clone(), applied, Some(Why::Run))
+                    let (id, changed) = (desired.id.clone(), Some(Why::Run));
+                    Outcome::Applied { id, applied, changed, drift: None }
                 }
                 Err(why) => failed(desired, &why),
             }
@@ -195,8 +222,56 @@ async fn apply(client: &Client, kind: &Kind, desired: &Desired) -> Result<Partia
         let made = bounded(call.create(&creation(false), &object(desired.body.clone())?)).await?;
         return Ok(made.metadata.into_response_partial());
     }
-    let params = PatchParams::apply(SYNC_MANAGER).force().validation_strict();
-    bounded(call.patch_metadata(&desired.id.name, &params, &Patch::Apply(&desired.body))).await
+    let written = patch(&call, desired, body(&call, desired).await?.as_ref(), false).await?;
+    if desired.marks.merged {
+        return Ok(written);
+    }
+    let Some(entries) = drift::taken_over(written.managed_fields()) else { return Ok(written) };
+    // With the version, so that nobody's edit in between is lost: if there was one, all of this is tried again.
+    let version = written.resource_version();
+    let taken = json!({"metadata": {"managedFields": entries, "resourceVersion": version}});
+    let params = PatchParams { field_manager: Some(SYNC_MANAGER.to_owned()), ..PatchParams::default() };
+    bounded(call.patch_metadata(&desired.id.name, &params, &Patch::Merge(&taken))).await?;
+    patch(&call, desired, body(&call, desired).await?.as_ref(), false).await
+}
+
+async fn patch(
+    call: &Api<DynamicObject>,
+    desired: &Desired,
+    body: &Value,
+    dry_run: bool,
+) -> Result<PartialObjectMeta<DynamicObject>, CallError> {
+    let params = PatchParams { dry_run, ..PatchParams::apply(SYNC_MANAGER).force().validation_strict() };
+    bounded(call.patch_metadata(&desired.id.name, &params, &Patch::Apply(body))).await
+}
+
+/// What is applied: what Git says, but for what is the cluster's to say.
+async fn body<'a>(call: &Api<DynamicObject>, desired: &'a Desired) -> Result<Cow<'a, Value>, CallError> {
+    if desired.ignored.is_none() {
+        return Ok(Cow::Borrowed(&desired.body));
+    }
+    let Some(live) = bounded(call.get_opt(&desired.id.name)).await? else { return Ok(Cow::Borrowed(&desired.body)) };
+    let live = serde_json::to_value(live).map_err(|error| CallError::Api(kube::Error::SerdeError(error)))?;
+    Ok(Cow::Owned(ignore::payload(&desired.body, &desired.ignored, &live)))
+}
+
+/// Who has which of its fields; `None` for what is not there.
+async fn fields(client: &Client, kind: &Kind, id: &ObjectId) -> Result<Option<Vec<ManagedFieldsEntry>>, CallError> {
+    let found = bounded(api(client, kind, id).get_metadata_opt(&id.name)).await?;
+    Ok(found.map(|found| found.metadata.managed_fields.unwrap_or_default()))
+}
+
+fn told(desired: &Desired, found: Option<&[ManagedFieldsEntry]>, applied: &[ManagedFieldsEntry]) -> Drift {
+    let changed = |found| What::Changed(drift::changes(found, applied, desired.marks.merged));
+    Drift { id: desired.id.clone(), what: found.map_or(What::Deleted, changed) }
+}
+
+/// What healing an object would tell of it. Changes nothing.
+pub async fn drift(client: &Client, kind: &Kind, desired: &Desired) -> Result<Drift, CallError> {
+    let Some(found) = fields(client, kind, &desired.id).await? else { return Ok(told(desired, None, &[])) };
+    let call = api(client, kind, &desired.id);
+    let applied = patch(&call, desired, body(&call, desired).await?.as_ref(), true).await?;
+    Ok(told(desired, Some(&found), applied.managed_fields()))
 }
 
 fn creation(dry_run: bool) -> PostParams {

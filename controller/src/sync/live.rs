@@ -3,7 +3,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Key, SYNC_MANAGER, kinds::Kind, marks::marks, object::ObjectId, plan::LiveObject};
+use super::{Key, drift, kinds::Kind, marks::marks, object::ObjectId, plan::LiveObject};
 use crate::{
     context::chain,
     observed::{Observed, Sighting, version},
@@ -186,27 +185,16 @@ fn sighting(kind: &Kind, object: &PartialObjectMeta<DynamicObject>) -> Sighting<
         group: kind.resource.group.clone(),
         kind: kind.resource.kind.clone(),
     };
+    // What nobody can read says nothing.
+    let marks = marks(object.labels(), object.annotations()).unwrap_or_default();
     let live = LiveObject {
         uid: object.uid().unwrap_or_default(),
         resource_version: object.resource_version().unwrap_or_default(),
         owner: owner(object),
-        fields: our_fields(object),
+        fields: drift::digest(object.managed_fields(), marks.merged),
         generation: object.metadata.generation,
         run: object.annotations().get(RUN).cloned(),
-        // What nobody can read says nothing.
-        marks: marks(object.labels(), object.annotations()).unwrap_or_default(),
+        marks,
     };
     (id, version(object.metadata.resource_version.as_deref()), live)
-}
-
-/// Server-side apply keeps a list of the fields that are ours; whoever changes one takes it off that list.
-fn our_fields(object: &PartialObjectMeta<DynamicObject>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for entry in object.managed_fields() {
-        let ours = entry.manager.as_deref() == Some(SYNC_MANAGER) && entry.operation.as_deref() == Some("Apply");
-        if ours && entry.subresource.as_deref().is_none_or(str::is_empty) {
-            entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).hash(&mut hasher);
-        }
-    }
-    hasher.finish()
 }

@@ -7,9 +7,12 @@
 
 pub mod builder;
 pub mod depends;
+pub mod drift;
 pub mod execute;
 pub mod fetch;
+pub mod fight;
 pub mod hands;
+mod heal;
 pub mod hooks;
 pub mod inputs;
 pub mod live;
@@ -25,13 +28,14 @@ pub mod source;
 mod ssh;
 pub mod status;
 mod tell;
+mod variables;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use crds::{
     GitSync, SealedSecret,
     git_sync::{FINALIZER, GitSource, GitSyncSpec, GitSyncStatus, NAME_LABEL, NAMESPACE_LABEL},
-    sync::{FIELD_MANAGER as SYNC_MANAGER, health, kinds, marks, object, order, render},
+    sync::{FIELD_MANAGER as SYNC_MANAGER, health, ignore, kinds, marks, object, order, render, substitute::Variables},
 };
 use futures::{Stream, StreamExt as _, stream};
 use kube::{
@@ -51,7 +55,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{builder::Builder, hands::Hands, source::Mirrors};
 use self::{
+    drift::Drift,
     fetch::Fetching,
+    fight::Fights,
     hands::AccountError,
     health::Health,
     kinds::Kinds,
@@ -116,15 +122,18 @@ pub struct Git {
 #[derive(Clone, PartialEq)]
 struct Origin {
     commit: Commit,
+    /// Of the variables.
+    variables: String,
     /// What of the spec has a say in it.
     spec: GitSyncSpec,
 }
 
 impl Origin {
-    fn new(commit: Commit, spec: &GitSyncSpec) -> Self {
+    fn new(commit: Commit, spec: &GitSyncSpec, variables: Option<&Variables>) -> Self {
         let none = GitSyncSpec { source: GitSource::default(), interval: String::new(), ..GitSyncSpec::default() };
         let GitSyncSpec { source, interval, prune, suspend, .. } = none;
-        Self { commit, spec: GitSyncSpec { source, interval, prune, suspend, ..spec.clone() } }
+        let variables = variables.map(Variables::digest).unwrap_or_default();
+        Self { commit, variables, spec: GitSyncSpec { source, interval, prune, suspend, ..spec.clone() } }
     }
 }
 
@@ -152,6 +161,8 @@ struct State {
     /// As last written: the watch's copy may be older than that, and an old inventory would lose objects.
     status: Option<GitSyncStatus>,
     fetching: Fetching,
+    /// As last read.
+    variables: Option<variables::Filled>,
     /// What was read last and does not render, so that it need not be read again when a kind comes that it lacks.
     read: Option<Read>,
     /// The newest that rendered: as it says the cluster is kept.
@@ -159,6 +170,10 @@ struct State {
     applied: HashMap<ObjectId, Applied>,
     /// How objects fare, by the version that was looked at.
     health: HashMap<ObjectId, (String, Health)>,
+    /// What others changed and is left so, by the version that was looked at.
+    drifts: HashMap<ObjectId, (String, Drift)>,
+    /// Who corrects us.
+    fights: Fights,
     /// As last found; conditions beside Ready.
     facts: Vec<Fact>,
     /// The revision under way, and since when.
@@ -166,6 +181,13 @@ struct State {
     /// The plan that somebody allowed: it is carried out to its end, though less of it is left.
     allowed: Option<String>,
     failures: u32,
+}
+
+impl State {
+    /// A message without the values of Secrets that went into what was rendered.
+    fn mask(&self, message: &str) -> String {
+        self.variables.as_ref().map_or_else(|| message.to_owned(), |(_, variables)| variables.mask(message))
+    }
 }
 
 struct Syncer {

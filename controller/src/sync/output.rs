@@ -1,7 +1,13 @@
 //! What Kustomize and Helm wrote, as documents with the places in the repository that they come from; and what they
 //! said when they failed, as problems. Pure. It shows one line of what they said: the rest may quote manifests.
 
-use crds::{sync::choice::KUSTOMIZATIONS, yaml};
+use crds::{
+    sync::{
+        choice::KUSTOMIZATIONS,
+        substitute::{self, Unknown, Variables},
+    },
+    yaml,
+};
 use serde_json::Value;
 
 use super::{
@@ -23,14 +29,21 @@ pub fn wrapper(path: &str) -> String {
 }
 
 /// Reads what `kustomize build` wrote.
-pub fn kustomized(output: &str, files: &[SourceFile], path: &str) -> Documents {
+pub fn kustomized(output: &str, files: &[SourceFile], path: &str, variables: Option<&Variables>) -> Documents {
     let mut read = Documents::default();
     for document in yaml::documents(output) {
         match document.value {
             Ok(mut value) => {
                 let place = origin(&mut value).and_then(|origin| traced(&value, &origin, files));
                 let place = place.unwrap_or_else(|| Place { file: kustomization(files, path), line: 0 });
-                flatten(place, value, &mut read.objects);
+                match substitute::document(output, &document.range, value, variables) {
+                    Ok(mut value) => {
+                        // It is there again where something was replaced.
+                        origin(&mut value);
+                        flatten(place, value, &mut read.objects);
+                    }
+                    Err(unknown) => read.problems.extend(unfilled(&place, unknown)),
+                }
             }
             Err(error) => {
                 let what = format!("kustomize wrote what is no manifest: {}", error.problem);
@@ -39,6 +52,11 @@ pub fn kustomized(output: &str, files: &[SourceFile], path: &str) -> Documents {
         }
     }
     read
+}
+
+/// Its lines are the output's, which nobody sees.
+fn unfilled(place: &Place, unknown: Vec<Unknown>) -> impl Iterator<Item = Problem> {
+    unknown.into_iter().map(|it| Problem { place: place.clone(), what: it.what })
 }
 
 /// Takes the note off an object.
@@ -78,13 +96,16 @@ fn kustomization(files: &[SourceFile], folder: &str) -> String {
 }
 
 /// Reads what `helm template` wrote.
-pub fn templated(output: &str, path: &str) -> Documents {
+pub fn templated(output: &str, path: &str, variables: Option<&Variables>) -> Documents {
     let mut read = Documents::default();
     for document in yaml::documents(output) {
         let text = output.get(document.range.clone()).unwrap_or_default();
         let place = Place { file: template(text, path), line: 0 };
         match document.value {
-            Ok(value) => flatten(place, value, &mut read.objects),
+            Ok(value) => match substitute::document(output, &document.range, value, variables) {
+                Ok(value) => flatten(place, value, &mut read.objects),
+                Err(unknown) => read.problems.extend(unfilled(&place, unknown)),
+            },
             Err(error) => {
                 let what = format!("renders to what is no manifest: {}", error.problem);
                 read.problems.push(Problem { place, what });
@@ -161,7 +182,7 @@ mod tests {
         let files =
             [file("base/all.yaml", "kind: A\nmetadata: {name: x}\n---\nkind: ConfigMap\nmetadata: {name: c}\n")];
         let output = "kind: ConfigMap\nmetadata:\n  annotations:\n    config.kubernetes.io/origin: |\n      path: repo/base/all.yaml\n  name: dev-c\n---\nkind: ConfigMap\nmetadata:\n  annotations:\n    mine: kept\n    config.kubernetes.io/origin: |\n      configuredIn: repo/dev/kustomization.yaml\n  name: made\n";
-        let read = kustomized(output, &files, "dev");
+        let read = kustomized(output, &files, "dev", None);
         assert_eq!(read.problems, []);
         let places: Vec<_> = read.objects.iter().map(|(place, _)| place.to_string()).collect();
         assert_eq!(places, ["base/all.yaml:4", "dev/kustomization.yaml"]);
@@ -172,7 +193,7 @@ mod tests {
     #[test]
     fn a_template_is_named_by_its_path_in_the_repository() {
         let output = "---\n# Source: podinfo/templates/a.yaml\nkind: A\n---\n# Source: podinfo/charts/sub/templates/b.yaml\nkind: [\n";
-        let read = templated(output, "charts/pi");
+        let read = templated(output, "charts/pi", None);
         assert_eq!(read.objects[0].0.to_string(), "charts/pi/templates/a.yaml");
         assert!(read.problems[0].to_string().starts_with("charts/pi/charts/sub/templates/b.yaml: renders to what"));
     }

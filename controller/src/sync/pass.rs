@@ -50,6 +50,8 @@ impl Syncer {
             let named = outcome.as_ref().map_or_else(|(error, _)| error.cause().reason, |_| "success");
             self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named }).inc();
             state.fetching.done(sync, outcome, interval, Instant::now());
+            // What they are read from is not watched.
+            state.variables = None;
         }
         let verdict = match self.bring(sync, state, &mut status, timeout).await {
             // The cluster cannot be seen: that too is for whoever looks at the GitSync.
@@ -72,6 +74,9 @@ impl Syncer {
         }
         if state.failures > 0 {
             wait = wait.min(backoff::after(state.failures));
+        }
+        if let Some(rest) = state.fights.wait(Instant::now()) {
+            wait = wait.min(rest);
         }
         Ok(Action::requeue(wait.max(BREATH)))
     }

@@ -134,6 +134,8 @@ pub struct Policy<'a> {
     pub ask: bool,
     /// `spec.drift` is Report.
     pub leave_drift: bool,
+    /// Objects that others change back whenever they are healed: they are left alone for a while.
+    pub resting: &'a HashSet<ObjectId>,
     /// Digests of plans that are allowed.
     pub allowed: &'a [String],
     /// What is known of the hooks.
@@ -206,7 +208,9 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
         }
         inventory.insert(entry_id, object.id.entry(&object.version, uid));
         match wanted(object, live, known.applied.get(&object.id)) {
-            Some(Why::Heal) if policy.leave_drift => drifted.push(object.id.clone()),
+            Some(Why::Heal) if policy.leave_drift || policy.resting.contains(&object.id) => {
+                drifted.push(object.id.clone());
+            }
             Some(why) => {
                 let turn = Turn { phase: Phase::Sync, wave: object.marks.wave };
                 add(&mut applies, turn, object, Step::Apply { desired: object, why });

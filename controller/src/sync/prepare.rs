@@ -6,6 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 use crds::{
     GitSync,
     git_sync::{GitSyncStatus, Renderer},
+    sync::substitute::Variables,
 };
 use kube::runtime::reflector::ObjectRef;
 
@@ -31,14 +32,19 @@ impl Syncer {
     ) -> Result<Option<Cause>, Error> {
         let Some(commit) = state.fetching.commit.clone() else { return Ok(None) };
         let revision = format!("{}@sha1:{commit}", sync.spec.source.reference.branch);
-        let origin = Origin::new(commit, &sync.spec);
+        let variables = match self.variables(sync, state).await {
+            Ok(variables) => variables,
+            Err(cause) => return Ok(Some(cause)),
+        };
+        let variables = variables.as_deref();
+        let origin = Origin::new(commit, &sync.spec, variables);
         status.last_attempted_revision = Some(revision.clone());
         if state.good.as_ref().is_some_and(|good| good.origin == origin) {
             return Ok(None);
         }
         let read = match state.read.take().filter(|read| read.origin == origin) {
             Some(read) => read,
-            None => match self.read(sync, &origin, state.good.as_mut()).await? {
+            None => match self.read(sync, &origin, variables, state.good.as_mut()).await? {
                 Ok(Some(read)) => read,
                 Ok(None) => {
                     if let Some(good) = &mut state.good {
@@ -81,6 +87,7 @@ impl Syncer {
         &self,
         sync: &GitSync,
         origin: &Origin,
+        variables: Option<&Variables>,
         good: Option<&mut Good>,
     ) -> Result<Result<Option<Read>, Cause>, Error> {
         let mirrors = &self.git.mirrors;
@@ -98,7 +105,7 @@ impl Syncer {
             Renderer::Helm => self.capabilities().await?,
             Renderer::Plain | Renderer::Kustomize => Capabilities::default(),
         };
-        let recipe = format!("{} {capabilities:?}", survey.digest());
+        let recipe = format!("{} {capabilities:?} {}", survey.digest(), origin.variables);
         if good.is_some_and(|good| good.recipe == recipe && good.origin.spec == *spec) {
             return Ok(Ok(None));
         }
@@ -113,7 +120,10 @@ impl Syncer {
         if survey.renderer == Renderer::Plain {
             let files = mirrors.read(&source, &origin.commit, &spec.path, is_manifest).await;
             return match files {
-                Ok(files) => made(render::documents(&files.iter().map(SourceFile::from).collect::<Vec<_>>())),
+                Ok(files) => {
+                    let files: Vec<_> = files.iter().map(SourceFile::from).collect();
+                    made(render::documents(&files, variables))
+                }
                 Err(error) => Ok(Err(unfetched(error))),
             };
         }
@@ -126,7 +136,7 @@ impl Syncer {
         let helm = spec.helm.clone().unwrap_or_default();
         let release = Release { name: &name, namespace, helm: &helm, capabilities: &capabilities };
         let Survey { renderer, path, folders, .. } = &survey;
-        let build = Build { renderer: *renderer, path, files, folders, release };
+        let build = Build { renderer: *renderer, path, files, folders, release, variables };
         match self.git.builder.build(build).await {
             Ok(documents) => made(documents),
             Err(error) => Ok(Err(Cause { reason: "BuildFailed", message: chain(&error) })),

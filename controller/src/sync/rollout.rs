@@ -17,6 +17,7 @@ use kube::ResourceExt as _;
 
 use super::{
     Error, Good, State, Syncer,
+    drift::Drift as Drifted,
     execute::{Done, execute},
     guarded_key,
     health::Health,
@@ -36,6 +37,7 @@ const HISTORY: usize = 10;
 struct Outcome<'a> {
     planned: Plan<'a>,
     unhealthy: Vec<(ObjectId, Health)>,
+    drifts: Vec<Drifted>,
     failed: Vec<Problem>,
     unpruned: Vec<String>,
 }
@@ -89,9 +91,11 @@ impl Syncer {
             leave_drift: sync.spec.drift == Drift::Report,
             allowed: &allowed,
             hooks: Hooks::default(),
+            resting: &HashSet::new(),
         };
         let hands = self.git.hands.of(sync);
         loop {
+            let resting = state.fights.resting(Instant::now());
             let inventory = status.inventory.clone().unwrap_or_default();
             let kinds = kinds_of(desired, &inventory);
             let served = self.served(&kinds).await?;
@@ -103,7 +107,7 @@ impl Syncer {
             let health = self.assess(sync, desired, &known, &kinds, state).await;
             let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
             let hooks = Hooks { record: status.hooks.as_ref(), last: last.as_deref(), seed: &seed };
-            let mut planned = plan(desired, seen, &Policy { hooks, ..policy.clone() });
+            let mut planned = plan(desired, seen, &Policy { hooks, resting: &resting, ..policy.clone() });
             if allowed.contains(&planned.digest) {
                 state.allowed = Some(planned.digest.clone());
             }
@@ -116,7 +120,8 @@ impl Syncer {
                     status.inventory = Some(planned.inventory.clone());
                 }
                 status.hooks.clone_from(&planned.hooks);
-                return Ok(Outcome { planned, unhealthy, failed: Vec::new(), unpruned: Vec::new() });
+                let drifts = self.differences(&hands, &planned.drifted, desired, &known, &kinds, state).await;
+                return Ok(Outcome { planned, unhealthy, drifts, failed: Vec::new(), unpruned: Vec::new() });
             }
             self.git.hands.check(sync).await?;
             if planned.inventory != inventory || planned.hooks != status.hooks {
@@ -131,6 +136,7 @@ impl Syncer {
                 self.discover().await?;
             }
             self.tell(sync, revision, &done).await;
+            self.healed(sync, state, revision, &done).await;
             let uids = done.applied.iter().filter(|(_, applied)| !applied.uid.is_empty());
             let seen = uids.map(|(id, applied)| (id.clone(), applied.uid.clone())).collect();
             status.inventory = Some(plan::settle(&planned.inventory, &seen, &done.gone));
@@ -139,7 +145,7 @@ impl Syncer {
             state.applied.extend(done.applied);
             let Done { failed, unpruned, .. } = done;
             if !failed.is_empty() || !unpruned.is_empty() {
-                return Ok(Outcome { planned, unhealthy: Vec::new(), failed, unpruned });
+                return Ok(Outcome { planned, unhealthy: Vec::new(), drifts: Vec::new(), failed, unpruned });
             }
         }
     }
@@ -151,12 +157,12 @@ impl Syncer {
         state: &mut State,
         status: &mut GitSyncStatus,
         Good { revision, desired, .. }: &Good,
-        Outcome { planned, unhealthy, failed, unpruned }: Outcome<'_>,
+        Outcome { planned, unhealthy, drifts, failed, unpruned }: Outcome<'_>,
         is_late: bool,
     ) -> Verdict {
         status.plan = planned.pending;
         if failed.is_empty() && unpruned.is_empty() {
-            state.facts = vec![status::healthy(&unhealthy), status::drifted(&planned.drifted)];
+            state.facts = vec![status::healthy(&unhealthy), status::drifted(&drifts, sync.spec.drift == Drift::Report)];
         }
         let failed: Vec<&Problem> = planned.refused.iter().chain(&failed).collect();
         let cause = |reason, message| Cause { reason, message };

@@ -64,7 +64,7 @@ mod tests {
     use crds::{Certificate, PrivateKey, base64, key_ring::RingKey};
     use serde_json::json;
 
-    use super::super::{marks::Marks, object::ObjectId, render::Place};
+    use super::super::{ignore::Ignored, marks::Marks, object::ObjectId, render::Place};
     use super::*;
 
     fn ring() -> KeyRing {
@@ -90,7 +90,15 @@ mod tests {
                 "template": {"metadata": {"name": "db", "namespace": "shop"}}},
         });
         let place = Place { file: "db.yaml".into(), line: 1 };
-        Desired { id, version: "v1alpha1".into(), body, digest: String::new(), marks: Marks::default(), place }
+        Desired {
+            id,
+            version: "v1alpha1".into(),
+            body,
+            digest: String::new(),
+            marks: Marks::default(),
+            ignored: Ignored::default(),
+            place,
+        }
     }
 
     #[test]

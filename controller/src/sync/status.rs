@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::core::error_boundary::InvalidObject;
 
-use super::{depends::CYCLE, health::Health, object::ObjectId, render::Problem};
+use super::{depends::CYCLE, drift::Drift, health::Health, object::ObjectId, render::Problem};
 
 /// Problems named in one message; the rest is counted.
 const NAMED: usize = 20;
@@ -39,6 +39,19 @@ impl Verdict {
     /// Whether to try again before the interval is over.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::Failed(_))
+    }
+
+    /// The same in other words.
+    #[must_use]
+    pub fn map(self, words: impl Fn(&str) -> String) -> Self {
+        let cause = |Cause { reason, message }: Cause| Cause { reason, message: words(&message) };
+        match self {
+            Self::Ready(message) => Self::Ready(words(&message)),
+            Self::Progressing(message) => Self::Progressing(words(&message)),
+            Self::Failed(said) => Self::Failed(cause(said)),
+            Self::Waiting(said) => Self::Waiting(cause(said)),
+            Self::Stalled(said) => Self::Stalled(cause(said)),
+        }
     }
 
     /// The reason of the condition `Ready`.
@@ -88,13 +101,26 @@ fn said(id: &ObjectId, health: &Health) -> String {
     }
 }
 
-/// Whether somebody changed what was applied, and it was left so.
-pub fn drifted(left: &[ObjectId]) -> Fact {
-    let kind = "Drifted";
+/// The condition that tells of drift.
+pub const DRIFTED: &str = "Drifted";
+/// Reason of what is changed back whenever it is healed.
+pub const FIGHTING: &str = "Fighting";
+
+/// Whether somebody changed what was applied, and it was left so: because that is asked for, or because healing is of no
+/// use.
+pub fn drifted(left: &[Drift], is_asked_for: bool) -> Fact {
+    let kind = DRIFTED;
     if left.is_empty() {
         return Fact { kind, status: "False", reason: "AsApplied", message: "nothing differs from Git".to_owned() };
     }
-    Fact { kind, status: "True", reason: "DriftReported", message: format!("changed by others: {}", list(left.iter())) }
+    let all = list(left.iter());
+    let (reason, message) = if is_asked_for {
+        ("DriftReported", format!("changed by others: {all}"))
+    } else {
+        let way = "take these fields out of Git, leave them to the other by spec.ignore, or make the other stop";
+        (FIGHTING, format!("changed back whenever it is healed, and now healed less and less often: {all}; {way}"))
+    };
+    Fact { kind, status: "True", reason, message }
 }
 
 /// What waiting for objects to become healthy comes to: at once if one cannot, else until there is no time left.

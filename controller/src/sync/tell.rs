@@ -2,6 +2,7 @@
 
 use crds::{GitSync, git_sync::GitSyncStatus};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
     execute::Done,
     key,
     plan::Why,
-    status::{self, Cause, Verdict},
+    status::{self, Cause, DRIFTED, Fact, Verdict},
 };
 use crate::{calls::write_status, events::Severity, metrics};
 
@@ -26,14 +27,8 @@ impl Syncer {
             tracing::info!(namespace, name, revision, %object, "pruned");
             count("prune");
         }
-        let of = |wanted: Why| done.changed.iter().filter(move |(_, why)| *why == wanted).map(|(id, _)| id);
-        let (applied, healed): (Vec<_>, Vec<_>) = (of(Why::Apply).collect(), of(Why::Heal).collect());
-        if !healed.is_empty() {
-            let message = format!("Drift corrected: {}", status::list(healed.into_iter()));
-            self.events.publish(sync, Severity::Normal, "DriftCorrected", &message).await;
-        }
-        if !applied.is_empty() || !done.pruned.is_empty() {
-            let (applied, pruned) = (applied.len(), done.pruned.len());
+        let (applied, pruned) = (done.changed.iter().filter(|(_, why)| *why == Why::Apply).count(), done.pruned.len());
+        if applied + pruned > 0 {
             let message = format!("{revision}: {applied} applied, {pruned} pruned");
             self.events.publish(sync, Severity::Normal, "Applied", &message).await;
         }
@@ -47,6 +42,10 @@ impl Syncer {
         mut status: GitSyncStatus,
         verdict: Verdict,
     ) -> Result<bool, Error> {
+        // What the API server refuses it quotes.
+        let verdict = verdict.map(|message| state.mask(message));
+        let facts = std::mem::take(&mut state.facts).into_iter();
+        state.facts = facts.map(|fact| Fact { message: state.mask(&fact.message), ..fact }).collect();
         let before = current_status(sync, state);
         let generation = sync.metadata.generation;
         status.conditions =
@@ -64,6 +63,16 @@ impl Syncer {
             let Cause { reason, message } = cause;
             tracing::warn!(namespace = sync.namespace(), name = sync.name_any(), reason, "{message}");
             self.events.publish(sync, Severity::Warning, reason, message).await;
+        }
+        let drifted = |conditions: &[Condition]| {
+            let drifted = conditions.iter().find(|it| it.type_ == DRIFTED && it.status == "True");
+            drifted.map(|it| (it.reason.clone(), it.message.clone()))
+        };
+        if let Some((reason, message)) = drifted(&status.conditions)
+            && drifted(&before.conditions).is_none_or(|(_, old)| old != message)
+        {
+            tracing::warn!(namespace = sync.namespace(), name = sync.name_any(), reason, "{message}");
+            self.events.publish(sync, Severity::Warning, &reason, &message).await;
         }
         state.status = Some(status);
         Ok(true)

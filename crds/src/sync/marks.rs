@@ -23,6 +23,8 @@ pub struct Marks {
     pub ignored: bool,
     /// It is made where it is not, and then left alone.
     pub once: bool,
+    /// What kubectl adds to it stays.
+    pub merged: bool,
     /// It is deleted and made anew where a change is impossible otherwise.
     pub forced: bool,
     /// Nothing waits for its health.
@@ -56,6 +58,7 @@ pub fn marks(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, S
         kept: frozen || flux("prune", "disabled") || option("Prune=false") || helm_keeps,
         ignored: frozen || not_now || flux("ssa", "Ignore"),
         once: flux("ssa", "IfNotPresent"),
+        merged: flux("ssa", "Merge"),
         forced: flux("force", "enabled") || option("Force=true") || option("Replace=true"),
         any_health: argo("ignore-healthcheck") == Some("true"),
         hook,
@@ -81,6 +84,7 @@ mod tests {
             ("argocd.argoproj.io/ignore-healthcheck", "true", Marks { any_health: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/prune", "disabled", Marks { kept: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/ssa", "Ignore", Marks { ignored: true, ..none }),
+            ("kustomize.toolkit.fluxcd.io/ssa", "Merge", Marks { merged: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/ssa", "ifnotpresent", Marks { once: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/force", "Enabled", Marks { forced: true, ..none }),
             ("kustomize.toolkit.fluxcd.io/reconcile", "disabled", Marks { ignored: true, kept: true, ..none }),

@@ -4,11 +4,14 @@
 pub mod choice;
 pub mod health;
 pub mod hook;
+pub mod ignore;
+pub mod images;
 pub mod kinds;
 pub mod marks;
 pub mod object;
 pub mod order;
 pub mod render;
+pub mod substitute;
 
 /// Name under which the objects are applied: its fields are told from everyone else's.
 pub const FIELD_MANAGER: &str = "signet-gitsync";

@@ -10,10 +10,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     hook,
+    ignore::{Ignored, Rules},
+    images,
     kinds::Kinds,
     marks::{Marks, marks},
     object::ObjectId,
     order,
+    substitute::{self, Variables},
 };
 use crate::{
     git_sync::{GitSyncSpec, NAME_LABEL, NAMESPACE_LABEL},
@@ -75,6 +78,8 @@ pub struct Desired {
     pub digest: String,
     /// What it says about how it is synced.
     pub marks: Marks,
+    /// What of it the cluster decides.
+    pub ignored: Ignored,
     /// Where it stands.
     pub place: Place,
 }
@@ -99,8 +104,8 @@ pub struct Documents {
     pub problems: Vec<Problem>,
 }
 
-/// Reads all documents of all files.
-pub fn documents(files: &[SourceFile]) -> Documents {
+/// Reads all documents of all files, and replaces variables where that is asked for.
+pub fn documents(files: &[SourceFile], variables: Option<&Variables>) -> Documents {
     let mut read = Documents::default();
     for SourceFile { path, text } in files {
         let at = |line| Place { file: path.clone(), line };
@@ -108,9 +113,15 @@ pub fn documents(files: &[SourceFile]) -> Documents {
             read.problems.push(Problem { place: at(1), what: "is not UTF-8 text".to_owned() });
             continue;
         };
-        for yaml::Document { line, range: _, value } in yaml::documents(text) {
+        for yaml::Document { line, range, value } in yaml::documents(text) {
             match value {
-                Ok(value) => flatten(at(line), value, &mut read.objects),
+                Ok(value) => match substitute::document(text, &range, value, variables) {
+                    Ok(value) => flatten(at(line), value, &mut read.objects),
+                    Err(unknown) => {
+                        read.problems
+                            .extend(unknown.into_iter().map(|it| Problem { place: at(it.line), what: it.what }));
+                    }
+                },
                 Err(error) => read.problems.push(Problem { place: at(error.line), what: error.problem }),
             }
         }
@@ -121,10 +132,14 @@ pub fn documents(files: &[SourceFile]) -> Documents {
 /// Makes objects of documents. Either all is well or the problems say everything that is not.
 pub fn objects(documents: &Documents, kinds: &Kinds, owner: Owner<'_>) -> Result<Vec<Desired>, Vec<Problem>> {
     let mut problems = documents.problems.clone();
+    let rules = Rules::new(&owner.spec.ignore).unwrap_or_else(|bad| {
+        problems.extend(bad);
+        Rules::default()
+    });
     let mut found: HashMap<ObjectId, Place> = HashMap::new();
     let mut all = Vec::new();
     for (place, value) in &documents.objects {
-        let checked = object(place, value, kinds, owner).and_then(|desired| {
+        let checked = object(place, value, kinds, owner, &rules).and_then(|desired| {
             let first = found.get(&desired.id).map(|first| {
                 format!("{} stands at {first} already; an object may stand in one place only", desired.id)
             });
@@ -146,7 +161,7 @@ pub fn objects(documents: &Documents, kinds: &Kinds, owner: Owner<'_>) -> Result
     Ok(all)
 }
 
-fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>) -> Result<Desired, String> {
+fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>, rules: &Rules) -> Result<Desired, String> {
     let Value::Object(_) = value else { return Err("is not an object with apiVersion and kind".to_owned()) };
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let api_version = text(&value["apiVersion"]).ok_or("apiVersion is missing")?;
@@ -176,6 +191,7 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>) -> Resu
         ));
     }
     let mut body = value.clone();
+    images::change(&mut body, &owner.spec.images);
     let metadata = &mut body["metadata"];
     metadata["name"] = json!(id.name);
     if known.scope == Scope::Namespaced {
@@ -198,8 +214,11 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>) -> Resu
         entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
     };
     let marks = marks(&texts("labels"), &texts("annotations")).map_err(|what| format!("{id}: {what}"))?;
-    let digest = STANDARD_NO_PAD.encode(Sha256::digest(body.to_string()));
-    Ok(Desired { version: version.to_owned(), digest, marks, place: place.clone(), id, body })
+    let ignored = rules.of(&id);
+    // With other rules it is another object to be applied.
+    let rules = if ignored.is_none() { String::new() } else { format!("{ignored:?}") };
+    let digest = STANDARD_NO_PAD.encode(Sha256::digest(body.to_string() + &rules));
+    Ok(Desired { version: version.to_owned(), digest, marks, ignored, place: place.clone(), id, body })
 }
 
 /// A hook may leave the end of its name open. It is the same while the manifest is, so that the next run finds it.
@@ -279,7 +298,7 @@ mod tests {
             files.iter().map(|(path, text)| SourceFile { path: (*path).into(), text: Some((*text).into()) }).collect();
         let spec = GitSyncSpec::default();
         let owner = Owner { namespace: "team", name: "app", spec: &spec };
-        objects(&documents(&files), &kinds(), owner)
+        objects(&documents(&files, None), &kinds(), owner)
             .map_err(|problems| problems.iter().map(Problem::to_string).collect())
     }
 

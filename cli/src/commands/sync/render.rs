@@ -15,6 +15,7 @@ use crds::{
         choice::choose,
         kinds::{Kind, Kinds},
         render::{Desired, Documents, Owner, Problem, SourceFile, documents, objects},
+        substitute::Variables,
     },
 };
 use kube::{
@@ -124,6 +125,8 @@ pub async fn folder(
     tools: &Tools,
 ) -> Result<Documents, RenderError> {
     let place = root.join(path);
+    // Those that a cluster holds are left as they stand.
+    let variables = Variables::of_spec(&sync.spec);
     let renderer = match sync.spec.renderer {
         Some(renderer) => renderer,
         None => choose(|name| Ok::<_, RenderError>(place.join(name).is_file()))?,
@@ -132,7 +135,7 @@ pub async fn folder(
         Renderer::Plain => {
             let mut files = Vec::new();
             find(root, path, &mut files)?;
-            return Ok(documents(&files));
+            return Ok(documents(&files, variables.as_ref()));
         }
         Renderer::Kustomize => {
             let mut kustomize = Command::new(&tools.kustomize);
@@ -146,7 +149,7 @@ pub async fn folder(
         }
     };
     let file = SourceFile { path: format!("{} ({said})", path.display()), text: Some(written) };
-    Ok(documents(&[file]))
+    Ok(documents(&[file], variables.as_ref()))
 }
 
 fn template(path: &Path, sync: &GitSync, capabilities: &Capabilities, program: &Path) -> Command {

@@ -2,7 +2,7 @@
 
 mod hooks;
 
-use super::super::render::Place;
+use super::super::{ignore::Ignored, render::Place};
 use super::*;
 
 /// A cluster in memory: a plan is run on it as the executor runs it on a real one.
@@ -15,6 +15,7 @@ struct World {
     health: HashMap<ObjectId, Health>,
     ask: bool,
     leave_drift: bool,
+    resting: HashSet<ObjectId>,
     allowed: Vec<String>,
     record: Option<HookRun>,
     seed: String,
@@ -40,6 +41,7 @@ fn desired(kind: &str, name: &str, digest: &str) -> Desired {
         body: serde_json::Value::Null,
         digest: digest.into(),
         marks: Marks::default(),
+        ignored: Ignored::default(),
         place: Place { file: format!("{name}.yaml"), line: 1 },
     }
 }
@@ -52,6 +54,7 @@ impl World {
             others: &self.others,
             ask: self.ask,
             leave_drift: self.leave_drift,
+            resting: &self.resting,
             allowed: &self.allowed,
             hooks: Hooks { record: self.record.as_ref(), last: self.last.as_deref(), seed: &self.seed },
         };
@@ -277,6 +280,19 @@ fn drift_may_be_left() {
     assert!(world.run(&wanted).is_empty());
     assert_eq!(world.plan(&wanted).drifted, [id("ConfigMap", "a")]);
     assert_eq!(world.run(&[desired("ConfigMap", "a", "2")]), ["Apply ConfigMap ns/a"]);
+}
+
+#[test]
+fn what_is_fought_over_is_left_alone_until_git_changes() {
+    let mut world = World { resting: [id("ConfigMap", "a")].into(), ..World::default() };
+    let wanted = |digest| [desired("ConfigMap", "a", digest), desired("ConfigMap", "b", "1")];
+    world.run(&wanted("1"));
+    for name in ["a", "b"] {
+        world.live.get_mut(&id("ConfigMap", name)).unwrap().fields = 2;
+    }
+    assert_eq!(world.run(&wanted("1")), ["Heal ConfigMap ns/b"]);
+    assert_eq!(world.plan(&wanted("1")).drifted, [id("ConfigMap", "a")]);
+    assert_eq!(world.run(&wanted("2")), ["Apply ConfigMap ns/a"]);
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! Reads the variables that `spec.postBuild` names: ConfigMaps and Secrets of the GitSync's namespace, with the rights of
+//! the account that applies, so that nobody reads by way of a GitSync what its account may not read. They are read again
+//! when Git is looked at, at each interval. A watch would tell at once, but only by showing the controller every ConfigMap
+//! and Secret of the cluster, or those that somebody has labelled for it.
+
+use std::sync::Arc;
+
+use crds::{
+    GitSync,
+    git_sync::{PostBuild, ValuesKind, ValuesReference},
+    sync::substitute::Variables,
+    unseal::ClearSecret,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, ResourceExt as _};
+
+use super::{State, Syncer, status::Cause};
+use crate::{
+    calls::{CallError, bounded},
+    context::chain,
+};
+
+/// Variables, and what they were read for.
+pub(super) type Filled = (PostBuild, Arc<Variables>);
+
+impl Syncer {
+    /// The variables of a GitSync; none when it asks for none.
+    pub(super) async fn variables(&self, sync: &GitSync, state: &mut State) -> Result<Option<Arc<Variables>>, Cause> {
+        let Some(wanted) = &sync.spec.post_build else {
+            state.variables = None;
+            return Ok(None);
+        };
+        if let Some((_, variables)) = state.variables.as_ref().filter(|(read, _)| read == wanted) {
+            return Ok(Some(variables.clone()));
+        }
+        if !wanted.substitute_from.is_empty() {
+            let denied = |error| Cause { reason: "AccessDenied", message: chain(&error) };
+            self.git.hands.check(sync).await.map_err(denied)?;
+        }
+        let mut variables = Variables::default();
+        for reference in &wanted.substitute_from {
+            let ValuesReference { kind, name, optional } = reference;
+            match self.values(sync, reference, &mut variables).await {
+                Err(error) if *optional && error.is_not_found() => {}
+                Err(error) => {
+                    let message = format!("cannot read the {kind:?} {name} of spec.postBuild: {}", chain(&error));
+                    return Err(Cause { reason: "BuildFailed", message });
+                }
+                Ok(()) => {}
+            }
+        }
+        for (name, value) in &wanted.substitute {
+            if !variables.set(name, value, false) {
+                let message = format!("spec.postBuild.substitute: {name:?} is no name for a variable");
+                return Err(Cause { reason: "BuildFailed", message });
+            }
+        }
+        let variables = Arc::new(variables);
+        state.variables = Some((wanted.clone(), variables.clone()));
+        Ok(Some(variables))
+    }
+
+    /// Keys that are no names, such as file names, cannot be asked for.
+    async fn values(&self, sync: &GitSync, from: &ValuesReference, into: &mut Variables) -> Result<(), CallError> {
+        let (client, namespace) = (self.git.hands.of(sync), sync.namespace().unwrap_or_default());
+        match from.kind {
+            ValuesKind::ConfigMap => {
+                let read = bounded(Api::<ConfigMap>::namespaced(client, &namespace).get(&from.name)).await?;
+                for (name, value) in read.data.iter().flatten() {
+                    into.set(name, value, false);
+                }
+            }
+            ValuesKind::Secret => {
+                let read = bounded(Api::<Secret>::namespaced(client, &namespace).get(&from.name)).await?;
+                let read = ClearSecret::new(read);
+                for (name, value) in read.expose().data.iter().flatten() {
+                    if let Ok(value) = std::str::from_utf8(&value.0) {
+                        into.set(name, value, true);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
