@@ -125,7 +125,9 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
 async fn what_is_rendered_is_applied() -> Result<()> {
     let cluster = shared().await?;
     let place = cluster.namespace("chart").await?;
-    cluster.apply(&service_monitors().to_string()).await?;
+    for kind in ["ServiceMonitor", "PrometheusRule"] {
+        cluster.apply(&monitoring(kind).to_string()).await?;
+    }
     cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
     let hardened = json!({
         "replicas": 3,
@@ -134,6 +136,7 @@ async fn what_is_rendered_is_applied() -> Result<()> {
         "serviceAccount": {"annotations": {"a": "b"}}, "service": {"annotations": {"a": "b"}},
         "networkPolicy": {"enabled": true, "metrics": [{"namespaceSelector": {}}], "egress": [{"ports": [{"port": 443}]}]},
         "podDisruptionBudget": {"enabled": true}, "serviceMonitor": {"enabled": true, "interval": "30s", "labels": {"a": "b"}},
+        "prometheusRule": {"enabled": true, "labels": {"a": "b"}},
         "nodeSelector": {"kubernetes.io/os": "linux"}, "tolerations": [{"operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},
         "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
@@ -176,7 +179,8 @@ async fn what_is_rendered_is_applied() -> Result<()> {
 }
 
 /// As much of its definition as there must be for one to be taken.
-fn service_monitors() -> Value {
+fn monitoring(kind: &str) -> Value {
+    let plural = format!("{}s", kind.to_lowercase());
     let version = json!({
         "name": "v1", "served": true, "storage": true,
         "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
@@ -184,12 +188,12 @@ fn service_monitors() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {
-            "name": "servicemonitors.monitoring.coreos.com",
+            "name": format!("{plural}.monitoring.coreos.com"),
             "annotations": {"api-approved.kubernetes.io": "https://github.com/prometheus-operator/prometheus-operator"},
         },
         "spec": {
             "group": "monitoring.coreos.com", "scope": "Namespaced",
-            "names": {"kind": "ServiceMonitor", "plural": "servicemonitors"}, "versions": [version],
+            "names": {"kind": kind, "plural": plural}, "versions": [version],
         },
     })
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail by panic")]
 
 mod access;
+mod alerts;
 mod chart;
 mod choices;
 mod controllers_run;

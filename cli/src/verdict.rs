@@ -1,42 +1,14 @@
 //! What a GitSync's status means for whoever looks at it: whether it is well, what is wrong, and what to do next. Pure.
 
+pub use crds::sync::state::State;
 use crds::{
     GitSync,
     git_sync::{APPROVE, HistoryEntry, ROLLBACK},
+    sync::state::{current, state},
 };
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use serde::Serialize;
-
-/// How a GitSync fares, the worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::Display)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "lowercase")]
-pub enum State {
-    /// Nobody can tell.
-    Unreadable,
-    /// Something is wrong that only another spec mends.
-    Stalled,
-    /// Something is wrong.
-    Failed,
-    /// It was applied, and does not do what it is for.
-    Degraded,
-    /// It waits for somebody, or for another GitSync.
-    Waiting,
-    /// Others changed what was applied, and it is left so.
-    Drifted,
-    /// It is being deleted.
-    Deleting,
-    /// It is under way.
-    Progressing,
-    /// Nothing is done.
-    Suspended,
-    /// It is not there any more.
-    Gone,
-    /// The cluster is as Git says.
-    Well,
-}
 
 /// All that is told of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -237,42 +209,6 @@ pub fn target<'a>(
         Some(wanted) => is_revision(&entry.revision, wanted),
         None => Some(entry.revision.as_str()) != applied,
     })
-}
-
-/// The state, and the condition that tells of it.
-fn state(sync: &GitSync) -> (State, Option<Condition>) {
-    let find = |kind: &str, status: &str| current(sync, kind).filter(|it| it.status == status).cloned();
-    let ready = current(sync, "Ready").cloned();
-    if sync.metadata.deletion_timestamp.is_some() {
-        return (State::Deleting, find("Ready", "False"));
-    }
-    if sync.spec.suspend {
-        return (State::Suspended, None);
-    }
-    if let Some(stalled) = find("Stalled", "True") {
-        return (State::Stalled, Some(stalled));
-    }
-    match ready {
-        None => (State::Progressing, None),
-        Some(ready) if ready.status == "False" => {
-            let waits = ["ApprovalRequired", "PruneRefused", "DependencyNotReady"].contains(&ready.reason.as_str());
-            (if waits { State::Waiting } else { State::Failed }, Some(ready))
-        }
-        Some(ready) if ready.status != "True" => (State::Progressing, Some(ready)),
-        Some(ready) => match (find("Healthy", "False"), find("Drifted", "True"), find("Healthy", "Unknown")) {
-            (Some(unwell), ..) => (State::Degraded, Some(unwell)),
-            (_, Some(drifted), _) => (State::Drifted, Some(drifted)),
-            (.., Some(under_way)) => (State::Progressing, Some(under_way)),
-            _ => (State::Well, Some(ready)),
-        },
-    }
-}
-
-/// A condition of the spec as it is now; what was said of an older one says nothing.
-fn current<'a>(sync: &'a GitSync, kind: &str) -> Option<&'a Condition> {
-    let conditions = &sync.status.as_ref()?.conditions;
-    let found = conditions.iter().find(|condition| condition.type_ == kind)?;
-    (found.observed_generation == sync.metadata.generation).then_some(found)
 }
 
 fn told_since(sync: &GitSync, of: State) -> Option<Timestamp> {

@@ -1,13 +1,17 @@
 //! What is counted, under upstream's names where upstream has them, so that its dashboards and alerts go on. What can be
 //! read off the cluster's state is read when somebody asks ([`Snapshot`]): a series cannot outlive its object.
 //!
-//! Labels are bounded. Object names stand in `condition_info` alone, which is upstream's and which its alert needs;
-//! `--metrics-omit-secret-labels` leaves it out.
+//! Labels are bounded. Names of SealedSecrets stand in `condition_info` alone, which is upstream's and which its alert
+//! needs; `--metrics-omit-secret-labels` leaves it out. GitSyncs are few, and are named.
+//!
+//! `docs/metrics.md` is made of what is registered here: see [`table`].
 
+mod book;
 mod exposition;
+mod git_syncs;
 mod process;
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
 
 use crds::{KeyRing, SealedSecret, key_life::Keys};
 use jiff::Timestamp;
@@ -19,10 +23,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use self::exposition::Format;
+use self::book::Book;
+pub use self::{exposition::Format, git_syncs::GitSyncs};
 
 /// Labels of `unseal_errors_total`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct UnsealError {
     /// fetch, status, unseal, unmanaged or update.
     pub reason: &'static str,
@@ -31,7 +36,7 @@ pub struct UnsealError {
 }
 
 /// Labels of `http_requests_total`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HttpRequest {
     /// One of those under /v1.
     pub path: &'static str,
@@ -42,7 +47,7 @@ pub struct HttpRequest {
 }
 
 /// Labels of `http_request_duration_seconds`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HttpPath {
     /// See [`HttpRequest`].
     pub path: &'static str,
@@ -51,28 +56,37 @@ pub struct HttpPath {
 }
 
 /// Labels of `queue_depth` and `queue_wait_seconds`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QueueName {
     /// unseal or sync.
     pub queue: &'static str,
 }
 
+/// Labels of `api_requests_total`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ApiRequest {
+    /// As Kubernetes calls it.
+    pub verb: &'static str,
+    /// Of the answer.
+    pub code: Cow<'static, str>,
+}
+
 /// Labels of counters of outcomes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
     /// success, or the reason of the condition.
     pub outcome: &'static str,
 }
 
 /// Labels of `git_sync_steps_total`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Step {
-    /// apply, heal or prune.
+    /// apply, heal, run or prune.
     pub step: &'static str,
 }
 
 /// Labels of `git_sync_drifts_total`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DriftBy {
     /// See [`Managers`].
     pub manager: Arc<str>,
@@ -103,12 +117,12 @@ impl Managers {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildInfo {
     revision: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConditionInfo {
     namespace: String,
     name: String,
@@ -116,18 +130,18 @@ struct ConditionInfo {
     ss_app_kubernetes_io_instance: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyState {
     state: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyEnd {
     fingerprint: String,
     state: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     synced: &'static str,
     reason: String,
@@ -140,6 +154,12 @@ pub struct Metrics {
     pub unseal_requests: Counter,
     /// Those that failed.
     pub unseal_errors: Family<UnsealError, Counter>,
+    /// How long a try took, from the first RSA operation to the Secret that was written.
+    pub unseal_durations: Histogram,
+    /// Whether this replica is the one that works.
+    pub leading: Gauge,
+    /// Requests to the API server.
+    pub api_requests: Family<ApiRequest, Counter>,
     /// Requests to the endpoints under /v1.
     pub http_requests: Family<HttpRequest, Counter>,
     /// How long they took.
@@ -156,6 +176,8 @@ pub struct Metrics {
     pub malformed_keys: Gauge,
     /// Keys minted by this process.
     pub keys_minted: Counter,
+    /// Keys that could not be made.
+    pub key_mint_failures: Counter,
     /// Every key, whatever its state.
     pub known_keys: Known,
     /// Passes over a GitSync that did something.
@@ -172,6 +194,8 @@ pub struct Metrics {
     pub git_fetches: Family<Outcome, Counter>,
     /// Commits of which manifests were made anew.
     pub renders: Family<Outcome, Counter>,
+    /// How each GitSync fares.
+    pub git_syncs: GitSyncs,
     started: Timestamp,
 }
 
@@ -195,6 +219,9 @@ impl Metrics {
         Self {
             unseal_requests: Counter::default(),
             unseal_errors: Family::default(),
+            unseal_durations: durations(),
+            leading: Gauge::default(),
+            api_requests: Family::default(),
             http_requests: Family::default(),
             http_durations: Family::new_with_constructor(durations),
             rsa_operations: Counter::default(),
@@ -203,6 +230,7 @@ impl Metrics {
             keys: Gauge::default(),
             malformed_keys: Gauge::default(),
             keys_minted: Counter::default(),
+            key_mint_failures: Counter::default(),
             known_keys: Known::default(),
             syncs: Family::default(),
             sync_steps: Family::default(),
@@ -211,43 +239,70 @@ impl Metrics {
             fights: Counter::default(),
             git_fetches: Family::default(),
             renders: Family::default(),
+            git_syncs: GitSyncs::default(),
             started,
         }
     }
 
     /// All of it as a scraper reads it.
     pub fn render(&self, seen: &Snapshot, format: Format) -> Result<String, fmt::Error> {
+        self.written(seen, format, false)
+    }
+
+    fn written(&self, seen: &Snapshot, format: Format, whole: bool) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         process::register(&mut registry, self.started);
-        let ours = registry.sub_registry_with_prefix("sealed_secrets_controller");
-        self.register(ours);
-        seen.register(ours);
+        let mut book = Book::new(&mut registry, whole);
+        self.register(&mut book);
+        seen.register(&mut book);
+        self.git_syncs.register(&mut book, self.started);
         exposition::render(&registry, format)
     }
 
-    fn register(&self, registry: &mut Registry) {
+    fn register(&self, book: &mut Book<'_>) {
         let build: Family<BuildInfo, Gauge> = Family::default();
         build.get_or_create(&BuildInfo { revision: concat!("v", env!("CARGO_PKG_VERSION")) }).set(0);
-        registry.register("build_info", "Build information", build);
-        registry.register("unseal_requests", "SealedSecrets opened or tried", self.unseal_requests.clone());
-        registry.register("unseal_errors", "SealedSecrets that failed, by reason", self.unseal_errors.clone());
-        registry.register("http_requests", "Requests to the endpoints under /v1", self.http_requests.clone());
-        registry.register("http_request_duration_seconds", "How long they took", self.http_durations.clone());
-        registry.register("rsa_operations", "RSA private-key operations", self.rsa_operations.clone());
-        registry.register("queue_depth", "Objects that wait for their pass", self.queue_depth.clone());
-        registry.register("queue_wait_seconds", "How long objects waited for their pass", self.queue_waits.clone());
-        registry.register("keys", "Keys that can open", self.keys.clone());
-        registry.register("malformed_keys", "Key Secrets that cannot be read", self.malformed_keys.clone());
-        registry.register("keys_minted", "Keys minted by this process", self.keys_minted.clone());
-        self.known_keys.register(registry);
-        let signet = registry.sub_registry_with_prefix("git_sync");
-        signet.register("passes", "Passes over a GitSync that did something, by outcome", self.syncs.clone());
-        signet.register("steps", "Objects applied, healed and pruned", self.sync_steps.clone());
-        signet.register("drifts", "Objects that others changed, by field manager", self.drifts.clone());
-        signet.register("fights", "Objects changed back whenever they were healed", self.fights.clone());
-        signet.register("fetches", "Fetches from Git, by outcome", self.git_fetches.clone());
-        signet.register("renders", "Renderings of what a commit changed, by outcome", self.renders.clone());
+        book.one("build_info", "The version; always 0, as upstream's", build);
+        book.one("leading", "1 of the replica that works, 0 of those that stand by", self.leading.clone());
+        book.one("unseal_requests", "SealedSecrets opened or tried", self.unseal_requests.clone());
+        let help = "SealedSecrets that failed, by reason: fetch, status, unseal, unmanaged, update";
+        book.family("unseal_errors", help, self.unseal_errors.clone());
+        let help = "How long a try took, from opening to the Secret being written";
+        book.one("unseal_duration_seconds", help, self.unseal_durations.clone());
+        book.one("rsa_operations", "RSA private-key operations: what unsealing costs", self.rsa_operations.clone());
+        book.family("http_requests", "Requests to the endpoints under /v1", self.http_requests.clone());
+        book.family("http_request_duration_seconds", "How long they took", self.http_durations.clone());
+        let help = "Requests to the API server, by verb (get, watch, create, update, patch, delete) and code of the answer (none without one)";
+        book.family("api_requests", help, self.api_requests.clone());
+        let help = "Objects that wait for their pass: SealedSecrets (unseal), GitSyncs (sync)";
+        book.family("queue_depth", help, self.queue_depth.clone());
+        book.family("queue_wait_seconds", "How long objects waited for their pass", self.queue_waits.clone());
+        book.one("keys", "Keys that can open", self.keys.clone());
+        let help = "Secrets that should hold a key and cannot be read";
+        book.one("malformed_keys", help, self.malformed_keys.clone());
+        book.one("keys_minted", "Keys made by this process", self.keys_minted.clone());
+        book.one("key_mint_failures", "Tries to make a key that failed", self.key_mint_failures.clone());
+        self.known_keys.register(book);
+        let help = "Passes over a GitSync that changed its status, by outcome: the reason of its condition Ready";
+        book.family("git_sync_passes", help, self.syncs.clone());
+        let help = "Objects changed in the cluster, by step: apply, heal (drift), run (hooks), prune";
+        book.family("git_sync_steps", help, self.sync_steps.clone());
+        let help = "Objects that others changed, by field manager (the first 50 by name, then other; unknown for what was deleted or removed) and action: corrected, left. Which object and which fields stands in the Event, the log and the condition Drifted";
+        book.family("git_sync_drifts", help, self.drifts.clone());
+        let help = "Objects that others changed back whenever they were healed";
+        book.one("git_sync_fights", help, self.fights.clone());
+        let help = "Fetches from Git, by outcome: success, or the reason of the failure";
+        book.family("git_sync_fetches", help, self.git_fetches.clone());
+        let help = "Renderings of what a commit changed, by outcome: success, failure";
+        book.family("git_sync_renders", help, self.renders.clone());
     }
+}
+
+/// The page `docs/metrics.md`.
+pub fn table() -> Result<String, fmt::Error> {
+    let none = Snapshot { sealed: Vec::new(), ring: Arc::default(), omit_names: false };
+    let exposition = Metrics::new(Timestamp::UNIX_EPOCH).written(&none, Format::Plain, true)?;
+    Ok([include_str!("metrics/head.md"), &book::rows(&exposition)?].concat())
 }
 
 /// The keys as they were last seen.
@@ -260,20 +315,20 @@ impl Known {
         *self.0.write() = keys;
     }
 
-    fn register(&self, registry: &mut Registry) {
+    fn register(&self, book: &mut Book<'_>) {
         let (states, ends) = (Family::<KeyState, Gauge>::default(), Family::<KeyEnd, Gauge>::default());
         for (key, state) in self.0.read().iter() {
             states.get_or_create(&KeyState { state: state.into() }).inc();
             let labels = KeyEnd { fingerprint: key.fingerprint.to_string(), state: state.into() };
             ends.get_or_create(&labels).set(key.not_after.as_second());
         }
-        registry.register("keys_by_state", "Keys: sealing, superseded, compromised, retired", states);
-        registry.register("key_expiry_timestamp_seconds", "When the certificate of each key ends", ends);
+        book.family("keys_by_state", "Keys by state: sealing, superseded, compromised, retired; see keys.md", states);
+        book.family("key_expiry_timestamp_seconds", "When the certificate of each key ends", ends);
     }
 }
 
 impl Snapshot {
-    fn register(&self, registry: &mut Registry) {
+    fn register(&self, book: &mut Book<'_>) {
         let (states, conditions) = (Family::<State, Gauge>::default(), Family::<ConditionInfo, Gauge>::default());
         for guarded in &self.sealed {
             let meta = guarded.meta();
@@ -295,23 +350,16 @@ impl Snapshot {
             }
             states.get_or_create(&State::of(guarded)).inc();
         }
-        registry.register("sealed_secrets", "SealedSecrets by state, and by the reason for it", states);
+        book.family("sealed_secrets", "SealedSecrets by state, and by the reason for it", states);
         if !self.omit_names {
-            let help = "Condition of each SealedSecret: -1 (false), 0 (unknown), 1 (true)";
-            registry.register("condition_info", help, conditions);
+            let help = "Condition of each SealedSecret: -1 (false), 0 (unknown), 1 (true); not with --metrics-omit-secret-labels";
+            book.family("condition_info", help, conditions);
         }
-        let Some(newest) = self.ring.sealing() else { return };
-        let second = |time: Timestamp| {
-            let gauge: Gauge = Gauge::default();
-            gauge.set(time.as_second());
-            gauge
-        };
+        let newest = self.ring.sealing();
         let help = "When the newest key was made; the one that seals";
-        registry.register("newest_key_birth_timestamp_seconds", help, second(newest.born));
-        if let Some(certificate) = &newest.certificate {
-            let help = "When the certificate of the newest key ends";
-            registry.register("newest_key_expiry_timestamp_seconds", help, second(certificate.not_after()));
-        }
+        book.known("newest_key_birth_timestamp_seconds", help, newest.map(|newest| newest.born.as_second()));
+        let end = newest.and_then(|newest| Some(newest.certificate.as_ref()?.not_after().as_second()));
+        book.known("newest_key_expiry_timestamp_seconds", "When the certificate of the newest key ends", end);
     }
 }
 
@@ -421,5 +469,13 @@ mod tests {
         let told = text(&Snapshot { omit_names: true, ..snapshot(&[sealed("good", Some(("True", "Unsealed")))]) });
         assert!(!told.contains("good") && !told.contains("condition_info"), "{told}");
         assert!(told.contains("synced=\"True\",reason=\"Unsealed\"} 1"));
+    }
+
+    #[test]
+    fn the_table_in_the_documents_is_fresh() {
+        let path = format!("{}/../docs/metrics.md", env!("CARGO_MANIFEST_DIR"));
+        let stands = std::fs::read_to_string(path).unwrap_or_default();
+        let stale = "docs/metrics.md is stale: cargo run -p controller --example metrics > docs/metrics.md";
+        assert!(stands == table().unwrap(), "{stale}");
     }
 }

@@ -1,35 +1,62 @@
-//! `--kubeclient-qps`: how many requests the API server gets in a second. Counts every request of the process, watches
-//! among them; decides nothing about any.
+//! `--kubeclient-qps`: how many requests the API server gets in a second. Every request of the process comes by
+//! here, watches among them, and so is counted for the metrics too. Decides nothing about any.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{borrow::Cow, num::NonZeroU32, sync::Arc, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use http::{Method, Request};
 use kube::client::{Body, Client, ClientBuilder};
+
+use crate::metrics::{ApiRequest, Metrics};
 
 /// The pace of all clients together. Cloning shares it.
 #[derive(Clone)]
-pub struct Pace(Option<Arc<DefaultDirectRateLimiter>>);
+pub struct Pace {
+    limiter: Option<Arc<DefaultDirectRateLimiter>>,
+    metrics: Metrics,
+}
 
 impl Pace {
     /// `qps` requests in a second, of which `burst` may come at once; a negative number is no limit.
-    pub fn new(qps: f64, burst: NonZeroU32) -> Self {
+    pub fn new(qps: f64, burst: NonZeroU32, metrics: Metrics) -> Self {
         let interval = Duration::try_from_secs_f64(qps.recip()).ok();
         let quota = interval.and_then(Quota::with_period).map(|quota| quota.allow_burst(burst));
-        Self(quota.map(|quota| Arc::new(RateLimiter::direct(quota))))
+        Self { limiter: quota.map(|quota| Arc::new(RateLimiter::direct(quota))), metrics }
     }
 
-    /// The same client, but not faster than that.
+    /// The same client, counted, and not faster than that.
     pub fn of(&self, client: Client) -> Client {
-        let Some(limiter) = self.0.clone() else { return client };
         let namespace = client.default_namespace().to_owned();
-        let paced = tower::service_fn(move |request: http::Request<Body>| {
-            let (limiter, client) = (limiter.clone(), client.clone());
+        let pace = self.clone();
+        let paced = tower::service_fn(move |request: Request<Body>| {
+            let (pace, client) = (pace.clone(), client.clone());
             async move {
-                limiter.until_ready().await;
-                client.send(request).await
+                if let Some(limiter) = &pace.limiter {
+                    limiter.until_ready().await;
+                }
+                let verb = verb(&request);
+                let answer = client.send(request).await;
+                let code = answer.as_ref().map(|answer| answer.status().as_u16().to_string());
+                let code = code.map_or(Cow::Borrowed("none"), Cow::Owned);
+                pace.metrics.api_requests.get_or_create(&ApiRequest { verb, code }).inc();
+                answer
             }
         });
         ClientBuilder::new(paced, namespace).build()
+    }
+}
+
+/// As Kubernetes calls it; a list is a get too.
+fn verb(request: &Request<Body>) -> &'static str {
+    let watches = |query: &str| query.split('&').any(|part| part == "watch=true");
+    match *request.method() {
+        Method::GET if request.uri().query().is_some_and(watches) => "watch",
+        Method::GET => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "other",
     }
 }
 
@@ -37,7 +64,13 @@ impl Pace {
 mod tests {
     use std::convert::Infallible;
 
+    use jiff::Timestamp;
+
     use super::*;
+
+    fn pace(qps: f64, burst: u32) -> Pace {
+        Pace::new(qps, NonZeroU32::new(burst).unwrap(), Metrics::new(Timestamp::UNIX_EPOCH))
+    }
 
     fn client() -> Client {
         let answer = |_: http::Request<Body>| async { Ok::<_, Infallible>(http::Response::new(Body::empty())) };
@@ -58,8 +91,22 @@ mod tests {
 
     #[tokio::test]
     async fn what_exceeds_the_burst_waits_and_a_negative_number_is_no_limit() {
-        let burst = NonZeroU32::new(2).unwrap();
-        assert_eq!(at_once(&Pace::new(0.001, burst)).await, 2);
-        assert_eq!(at_once(&Pace::new(-1.0, burst)).await, 5);
+        assert_eq!(at_once(&pace(0.001, 2)).await, 2);
+        assert_eq!(at_once(&pace(-1.0, 2)).await, 5);
+    }
+
+    #[tokio::test]
+    async fn requests_are_counted_by_verb_and_code() {
+        let pace = pace(-1.0, 1);
+        let client = pace.of(client());
+        for (method, uri) in [("GET", "/x?limit=1"), ("GET", "/x?&watch=true"), ("PATCH", "/x"), ("PATCH", "/x")] {
+            let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
+            client.send(request).await.unwrap();
+        }
+        let counted = |verb| {
+            let labels = ApiRequest { verb, code: "200".into() };
+            pace.metrics.api_requests.get_or_create(&labels).get()
+        };
+        assert_eq!(["get", "watch", "patch", "delete"].map(counted), [1, 1, 2, 0]);
     }
 }

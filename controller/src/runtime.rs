@@ -42,11 +42,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let renew = renewals()?;
     let args = settled(args);
     let (config, namespace) = configure(&args.api).await?;
-    let pace = Pace::new(args.api.kubeclient_qps, args.api.kubeclient_burst);
+    let metrics = Metrics::new(Timestamp::now());
+    let pace = Pace::new(args.api.kubeclient_qps, args.api.kubeclient_burst, metrics.clone());
     let client = pace.of(Client::try_from(config.clone()).context("cannot make a client for the API server")?);
 
     let (listed, is_listed) = watch::channel(false);
-    let metrics = Metrics::new(Timestamp::now());
     let keeper = Keeper::new(
         client.clone(),
         pace.of(fleeting(config.clone())?),
@@ -143,6 +143,7 @@ impl Work {
             let role = *roles.borrow_and_update();
             // One that follows has nothing to list before it is ready.
             self.listed.send_replace(role == Role::Following);
+            self.shared.metrics.leading.set(i64::from(role == Role::Leading));
             let term = stop.child_token();
             let mut parts = if role == Role::Leading { self.start(&term) } else { JoinSet::new() };
             let ended = tokio::select! {

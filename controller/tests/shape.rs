@@ -6,7 +6,9 @@ use std::{fs, path::Path};
 /// Files that decide. They take what they need as arguments, time included.
 const PURE: &[&str] = &[
     "backoff.rs",
+    "metrics/book.rs",
     "metrics/exposition.rs",
+    "metrics/git_syncs.rs",
     "lead/lease.rs",
     "observed.rs",
     "sync/depends.rs",

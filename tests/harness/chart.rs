@@ -23,13 +23,14 @@ pub struct Rendering {
 }
 
 /// All of them.
-pub const RENDERINGS: [Rendering; 6] = [
+pub const RENDERINGS: [Rendering; 7] = [
     Rendering { file: "install.yaml", values: None, only: None },
     Rendering { file: "sealing/install.yaml", values: Some("sealing"), only: None },
     Rendering { file: "namespaced/install.yaml", values: Some("namespaced"), only: None },
     Rendering { file: "selected/install.yaml", values: Some("selected"), only: None },
     Rendering { file: "authenticated/rbac.yaml", values: Some("authenticated"), only: Some("authenticated") },
     Rendering { file: "keys-operator/rbac.yaml", values: Some("keys-operator"), only: Some("keys-operator") },
+    Rendering { file: "monitoring/prometheusrule.yaml", values: Some("monitoring"), only: Some("prometheusrule") },
 ];
 
 /// What stands above each.

@@ -24,6 +24,7 @@ pub struct Build {
     pub version: String,
     pub takes: &'static str,
     pub ldflags: String,
+    pub tags: &'static str,
     /// Changes to what is built, file by file.
     pub patches: &'static [Patch],
     /// The folder with go.mod.
@@ -75,7 +76,7 @@ fn find_go(build: &Build) -> Result<PathBuf> {
 }
 
 fn compile(build: &Build, go: &Path, unfinished: &Path) -> Result<()> {
-    let Build { program, package, version, takes, ldflags, source, patches, .. } = build;
+    let Build { program, package, version, takes, ldflags, tags, source, patches, .. } = build;
     let telling = Telling::start(&format!("building {program} {version}, about {takes}, once"));
     let copy = tempfile::tempdir()?;
     let mut command = if patches.is_empty() {
@@ -88,6 +89,7 @@ fn compile(build: &Build, go: &Path, unfinished: &Path) -> Result<()> {
     command
         .args(["-trimpath", "-buildvcs=false", "-ldflags"])
         .arg(format!("-s -w {ldflags}"))
+        .args(["-tags", tags])
         .arg("-o")
         .args([unfinished.as_os_str(), package.as_ref()]);
     let output = command.output().with_context(|| format!("failed to run {}", go.display()))?;

@@ -30,6 +30,8 @@ pub enum Tool {
     Age,
     /// Makes identities for it.
     AgeKeygen,
+    /// What checks alerts and dashboard.
+    Promtool,
 }
 
 /// For [`Tool::UpstreamController`]: the environment variable that names the folder of its `token` and `ca.crt`.
@@ -45,6 +47,8 @@ struct Recipe {
     /// What a first build costs on two cores.
     takes: &'static str,
     stamp: fn(&str) -> String,
+    /// Build tags.
+    tags: &'static str,
     patches: &'static [Patch],
 }
 
@@ -78,7 +82,7 @@ impl Tool {
 
     /// The same, from explicit surroundings; blocks while it builds.
     pub fn locate(self, surroundings: &Surroundings) -> Result<PathBuf> {
-        let Recipe { program, folder, module, package, takes, stamp, patches } = self.recipe();
+        let Recipe { program, folder, module, package, takes, stamp, tags, patches } = self.recipe();
         // Of the others what counts is the version: the one that we promise to match, or that the image ships.
         let conventional = matches!(self, Self::Etcd | Self::ApiServer | Self::ControllerManager | Self::Kubectl);
         if let (Some(assets), true) = (&surroundings.assets, conventional) {
@@ -99,6 +103,7 @@ impl Tool {
             takes,
             ldflags: stamp(&version),
             version,
+            tags,
             patches,
             source,
             target: cache.join("signet").join(format!("{folder}-{hash}")),
@@ -122,6 +127,7 @@ impl Tool {
                 package: "github.com/bitnami-labs/sealed-secrets/cmd/kubeseal",
                 takes: "40 seconds",
                 stamp: |version| format!("-X main.VERSION={version}"),
+                tags: "",
                 patches: &[],
             },
             Self::UpstreamController => Recipe {
@@ -131,6 +137,7 @@ impl Tool {
                 package: "github.com/bitnami/sealed-secrets/cmd/controller",
                 takes: "a minute",
                 stamp: |version| format!("-X main.VERSION={version}"),
+                tags: "",
                 patches: &IN_CLUSTER,
             },
             Self::Kustomize => Recipe {
@@ -140,6 +147,7 @@ impl Tool {
                 package: "sigs.k8s.io/kustomize/kustomize/v5",
                 takes: "a minute",
                 stamp: |version| format!("-X sigs.k8s.io/kustomize/api/provenance.version={version}"),
+                tags: "",
                 patches: &[],
             },
             Self::Helm => Recipe {
@@ -149,6 +157,17 @@ impl Tool {
                 package: "helm.sh/helm/v3/cmd/helm",
                 takes: "3 minutes",
                 stamp: |version| format!("-X helm.sh/helm/v3/internal/version.version={version}"),
+                tags: "",
+                patches: &[],
+            },
+            Self::Promtool => Recipe {
+                program: "promtool",
+                folder: "promtool",
+                module: "github.com/prometheus/prometheus",
+                package: "github.com/prometheus/prometheus/cmd/promtool",
+                takes: "4 minutes",
+                stamp: |version| format!("-X github.com/prometheus/common/version.Version={version}"),
+                tags: "remove_all_sd", // it discovers nothing: half of the build, and every cloud's library
                 patches: &[],
             },
             Self::Age => age("age", "filippo.io/age/cmd/age"),
@@ -170,11 +189,29 @@ const IN_CLUSTER: [Patch; 1] = [Patch {
 
 fn age(program: &'static str, package: &'static str) -> Recipe {
     let stamp = |version: &str| format!("-X main.Version={version}");
-    Recipe { program, folder: "age", module: "filippo.io/age", package, takes: "10 seconds", stamp, patches: &[] }
+    Recipe {
+        program,
+        folder: "age",
+        module: "filippo.io/age",
+        package,
+        takes: "10 seconds",
+        stamp,
+        tags: "",
+        patches: &[],
+    }
 }
 
 fn control_plane(program: &'static str, module: &'static str, package: &'static str, takes: &'static str) -> Recipe {
-    Recipe { program, folder: "control-plane", module, package, takes, stamp: |_| String::new(), patches: &[] }
+    Recipe {
+        program,
+        folder: "control-plane",
+        module,
+        package,
+        takes,
+        stamp: |_| String::new(),
+        tags: "",
+        patches: &[],
+    }
 }
 
 /// Unstamped, Kubernetes calls itself v0.0.0 and refuses clients by their version.

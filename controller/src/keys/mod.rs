@@ -340,6 +340,7 @@ impl Keeper {
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
+                self.metrics.key_mint_failures.inc();
                 tracing::error!(error = chain(&error), "cannot make a new key; trying again, the old ones go on");
             }
         }

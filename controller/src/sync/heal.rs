@@ -86,6 +86,7 @@ impl Syncer {
             tracing::info!(namespace, name, revision, drift = state.mask(&drift.to_string()), "drift corrected");
             self.count(drift, "corrected");
         }
+        self.context.metrics.git_syncs.corrected(&key(sync), done.drifts.len());
         let message = format!("Drift corrected: {}", status::list(done.drifts.iter()));
         self.events.publish(sync, Severity::Normal, "DriftCorrected", &state.mask(&message)).await;
         let fights = state.fights.healed(&done.drifts, Instant::now());

@@ -227,8 +227,11 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
         keyed(store.clone(), syncer.context.ring.clone()).boxed(),
     ]);
     let pass = |guarded: Arc<Guarded>, syncer: Arc<Syncer>| async move { syncer.reconcile(&guarded).await };
-    let queue = Queue::new("sync", syncer.context.metrics.clone());
+    let metrics = syncer.context.metrics.clone();
+    metrics.git_syncs.follow(store.clone());
+    let queue = Queue::new("sync", metrics.clone());
     drive(pass, syncer, store, triggers, Limits { concurrency: CONCURRENCY, retries: None }, queue, stop).await;
+    metrics.git_syncs.forget();
 }
 
 impl Syncer {

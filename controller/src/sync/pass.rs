@@ -10,6 +10,7 @@ use crds::{
     GitSync,
     git_sync::{DeletionPolicy, GitSyncStatus, Inventory},
 };
+use jiff::Timestamp;
 use kube::{ResourceExt as _, runtime::controller::Action};
 
 use super::{
@@ -49,6 +50,7 @@ impl Syncer {
             let outcome = fetch::fetch(&self.context.client, &self.git.mirrors, sync).await;
             let named = outcome.as_ref().map_or_else(|(error, _)| error.cause().reason, |_| "success");
             self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named }).inc();
+            self.context.metrics.git_syncs.asked(&key(sync), Timestamp::now());
             state.fetching.done(sync, outcome, interval, Instant::now());
             // What they are read from is not watched.
             state.variables = None;

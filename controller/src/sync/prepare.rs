@@ -8,6 +8,7 @@ use crds::{
     git_sync::{GitSyncStatus, Renderer},
     sync::substitute::Variables,
 };
+use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 
 use super::{
@@ -32,6 +33,8 @@ impl Syncer {
     ) -> Result<Option<Cause>, Error> {
         let Some(commit) = state.fetching.commit.clone() else { return Ok(None) };
         let revision = format!("{}@sha1:{commit}", sync.spec.source.reference.branch);
+        let is_applied = status.last_applied_revision.as_ref() == Some(&revision);
+        self.context.metrics.git_syncs.saw(&key(sync), &revision, is_applied, Timestamp::now());
         let variables = match self.variables(sync, state).await {
             Ok(variables) => variables,
             Err(cause) => return Ok(Some(cause)),
@@ -101,6 +104,9 @@ impl Syncer {
             Ok(survey) => survey,
             Err(error) => return Ok(Err(unfetched(error))),
         };
+        if let Ok(committed) = mirrors.committed(&source, &origin.commit).await {
+            self.context.metrics.git_syncs.dated(&key(sync), committed);
+        }
         let capabilities = match survey.renderer {
             Renderer::Helm => self.capabilities().await?,
             Renderer::Plain | Renderer::Kustomize => Capabilities::default(),

@@ -201,8 +201,9 @@ impl Syncer {
         status.hooks = None;
         let digest = planned.digest;
         if status.history.first().is_none_or(|last| last.revision != *revision || last.digest != digest) {
-            let applied_at = Time(Timestamp::now());
-            status.history.insert(0, HistoryEntry { revision: revision.clone(), digest, applied_at });
+            let now = Timestamp::now();
+            self.context.metrics.git_syncs.applied(&key(sync), revision, status.history.is_empty(), now);
+            status.history.insert(0, HistoryEntry { revision: revision.clone(), digest, applied_at: Time(now) });
             status.history.truncate(HISTORY);
         }
         let waits = || status::awaited("", &unhealthy, is_late);

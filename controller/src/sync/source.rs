@@ -19,6 +19,7 @@ use std::{
 
 use crds::git_sync::{GitSyncSpec, Renderer};
 use gix::ObjectId;
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
@@ -431,6 +432,11 @@ impl Mirrors {
     pub async fn survey(&self, source: &Source, commit: &Commit, spec: &GitSyncSpec) -> Result<Survey, SourceError> {
         let spec = spec.clone();
         self.visit(source, commit, move |mirror, url, commit| mirror.survey(url, commit, &spec.path, &spec)).await
+    }
+
+    /// When a commit was made, by the clock of whoever made it.
+    pub async fn committed(&self, source: &Source, commit: &Commit) -> Result<Timestamp, SourceError> {
+        self.visit(source, commit, Mirror::committed).await
     }
 
     /// Reads what a survey found.

@@ -1,6 +1,6 @@
 //! One pass over one SealedSecret: look, open, write, say. A pass starts from zero each time; nobody says why it is made.
 
-use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, thread::available_parallelism};
+use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, thread::available_parallelism, time::Instant};
 
 use crds::{
     KeyRing, SealedSecret,
@@ -125,7 +125,7 @@ impl Unsealer {
             live = self.ask(sealed).await?;
             verdict = decide(sealed, last.as_ref(), &live, ring.version());
         }
-        let version = ring.version();
+        let (version, began) = (ring.version(), Instant::now());
         let outcome = match verdict {
             Verdict::Unchanged => {
                 self.forget(sealed);
@@ -137,6 +137,9 @@ impl Unsealer {
                 Err(failure) => Err(failure),
             },
         };
+        if verdict == Verdict::Unseal {
+            self.context.metrics.unseal_durations.observe(began.elapsed().as_secs_f64());
+        }
         self.report(sealed, outcome, &live, version).await
     }
 

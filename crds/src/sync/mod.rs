@@ -11,6 +11,7 @@ pub mod marks;
 pub mod object;
 pub mod order;
 pub mod render;
+pub mod state;
 pub mod substitute;
 
 /// Name under which the objects are applied: its fields are told from everyone else's.

@@ -17,6 +17,7 @@ use std::{
 
 use crds::git_sync::GitSyncSpec;
 use gix::{ObjectId, Repository, bstr::ByteSlice as _};
+use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
@@ -124,6 +125,15 @@ impl Mirror {
             let mut reader = Reader::new(repository, wanted);
             reader.start(root, &parts)?;
             Ok(reader.finish())
+        })
+    }
+
+    pub fn committed(&self, url: &str, commit: &Commit) -> Result<Timestamp, SourceError> {
+        self.visit(url, commit, "", |repository, _| {
+            let damaged = |error: &dyn std::error::Error| Unread::Damaged(error.to_string());
+            let found = repository.find_commit(commit.0).map_err(|error| damaged(&error))?;
+            let seconds = found.time().map_err(|error| damaged(&error))?.seconds;
+            Timestamp::from_second(seconds).map_err(|error| damaged(&error))
         })
     }
 
