@@ -25,6 +25,7 @@ mod render;
 mod replicas;
 mod reseal;
 mod rights;
+mod rollback;
 mod rollout;
 mod runbook;
 mod sealing;

@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "sync/inputs.rs",
     "sync/output.rs",
     "sync/plan.rs",
+    "sync/rollback.rs",
     "sync/sealed.rs",
     "sync/ssh/known_hosts.rs",
     "sync/status.rs",

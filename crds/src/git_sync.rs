@@ -332,6 +332,9 @@ pub struct GitSyncStatus {
     /// What would be done, and waits to be allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PendingPlan>,
+    /// What the annotation gitsync.signet.dev/rollback came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
     /// How far the hooks of a revision that is being applied have come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<HookRun>,
@@ -350,6 +353,17 @@ pub struct PendingPlan {
     pub digest: String,
     /// One line an object; of a long plan the first.
     pub steps: Vec<String>,
+}
+
+/// See [`GitSyncStatus::rollback`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Rollback {
+    /// The annotation's value.
+    pub asked: String,
+    /// What it means, and what is applied while the newest revision is that below.
+    pub revision: String,
+    /// The newest revision when it was asked for.
+    pub newest: String,
 }
 
 /// See [`GitSyncStatus::history`].

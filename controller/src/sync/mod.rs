@@ -21,6 +21,7 @@ pub mod output;
 mod pass;
 pub mod plan;
 mod prepare;
+pub mod rollback;
 mod rollout;
 pub mod sandbox;
 pub mod sealed;

@@ -22,6 +22,7 @@ use super::{
     look::{ids, kinds_of},
     object::ObjectId,
     plan::{self, Known, Step},
+    rollback,
     status::{self, Cause, Verdict},
     tell::current_status,
 };
@@ -110,7 +111,9 @@ impl Syncer {
         }
         let all = self.store.state();
         let known = all.iter().filter_map(|guarded| Some((guarded_key(guarded), guarded.0.as_ref().ok()?))).collect();
-        depends::blocked(&key(sync), Some(revision), &known)
+        // One that was rolled back goes back alone.
+        let revision = rollback::holding(status).is_none().then_some(revision);
+        depends::blocked(&key(sync), revision, &known)
     }
 
     /// Deletes what was applied, before the GitSync itself may go.

@@ -5,11 +5,11 @@ use std::{collections::HashSet, sync::Arc};
 
 use crds::{
     GitSync,
-    git_sync::{GitSyncStatus, Renderer},
+    git_sync::{GitSyncStatus, ROLLBACK, Renderer},
     sync::substitute::Variables,
 };
 use jiff::Timestamp;
-use kube::runtime::reflector::ObjectRef;
+use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 
 use super::{
     Error, Good, Origin, Read, State, Syncer,
@@ -17,8 +17,8 @@ use super::{
     fetch, key,
     kinds::Kinds,
     render::{self, Desired, Documents, Owner, Problem, SourceFile},
-    sealed,
-    source::{SourceError, Survey},
+    rollback, sealed,
+    source::{Commit, SourceError, Survey},
     status::{self, Cause},
 };
 use crate::{calls::bounded, context::chain, metrics};
@@ -32,7 +32,17 @@ impl Syncer {
         status: &mut GitSyncStatus,
     ) -> Result<Option<Cause>, Error> {
         let Some(commit) = state.fetching.commit.clone() else { return Ok(None) };
-        let revision = format!("{}@sha1:{commit}", sync.spec.source.reference.branch);
+        let newest = format!("{}@sha1:{commit}", sync.spec.source.reference.branch);
+        let asked = sync.annotations().get(ROLLBACK).map(String::as_str);
+        match rollback::pin(asked, status.rollback.take(), &status.history, &newest) {
+            Ok(pin) => status.rollback = pin,
+            Err(cause) => return Ok(Some(cause)),
+        }
+        let pinned = rollback::pinned(status.rollback.as_ref(), &newest);
+        let (commit, revision) = match pinned.and_then(|it| Some((Commit::of_revision(it)?, it.to_owned()))) {
+            Some(pinned) => pinned,
+            None => (commit, newest),
+        };
         let is_applied = status.last_applied_revision.as_ref() == Some(&revision);
         self.context.metrics.git_syncs.saw(&key(sync), &revision, is_applied, Timestamp::now());
         let variables = match self.variables(sync, state).await {

@@ -27,6 +27,7 @@ use super::{
     object::ObjectId,
     plan::{self, Held, Known, Plan, Policy, plan},
     render::Problem,
+    rollback,
     status::{self, Cause, Verdict},
 };
 
@@ -207,6 +208,11 @@ impl Syncer {
             status.history.truncate(HISTORY);
         }
         let waits = || status::awaited("", &unhealthy, is_late);
-        opened.or_else(waits).unwrap_or_else(|| Verdict::Ready(format!("Applied revision: {revision}")))
+        opened.or_else(waits).unwrap_or_else(|| {
+            let rolled_back = rollback::holding(status).map_or(String::new(), |pin| {
+                format!("; rolled back by an annotation, until a commit comes after {}", pin.newest)
+            });
+            Verdict::Ready(format!("Applied revision: {revision}{rolled_back}"))
+        })
     }
 }

@@ -326,6 +326,13 @@ fn is_loopback(url: &Url) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Commit(ObjectId);
 
+impl Commit {
+    /// Of a revision such as branch@sha1:commit.
+    pub fn of_revision(revision: &str) -> Option<Self> {
+        ObjectId::from_hex(revision.rsplit_once(':')?.1.as_bytes()).ok().map(Self)
+    }
+}
+
 impl fmt::Display for Commit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
