@@ -213,6 +213,35 @@ async fn a_plan_is_shown_and_that_very_plan_is_allowed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_rollback_goes_back_stays_and_is_taken_back() -> Result<()> {
+    let desk = Desk::new("back").await?;
+    let mut commits = vec![desk.commit("a", "one").await?];
+    follow(&desk.place, "web", &desk.repository, json!({})).await?;
+    desk.place.applied("web", &commits[0]).await?;
+    for value in ["two", "three"] {
+        commits.push(desk.commit("a", value).await?);
+        desk.place.applied("web", &commits[commits.len() - 1]).await?;
+    }
+    let says = async || anyhow::Ok(desk.maps().get("a").await?.data.context("data")?["value"].clone());
+    let (code, told) = desk.code(&["rollback", "web"]).await?;
+    assert!(code == 0 && told.contains("/web is well"), "{code}: {told}");
+    assert_eq!(says().await?, "two");
+    let told = desk.sync(&["status", "web"]).await?.success()?;
+    assert!(told.contains(&format!("Held at  main@{}, until there is a newer commit\n", &commits[1][..7])), "{told}");
+    assert_eq!(desk.code(&["rollback", "web", &commits[0][..8]]).await?.0, 0);
+    assert_eq!(says().await?, "one");
+    let (code, told) = desk.code(&["rollback", "web", "0123456789"]).await?;
+    assert!(code == 1 && told.contains("has no revision 0123456789") && told.contains("seal sync history"), "{told}");
+    let (code, told) = desk.code(&["rollback", "web", "--off"]).await?;
+    assert!(code == 0 && told.contains("/web follows Git again"), "{told}");
+    assert_eq!(desk.code(&["wait", "web", "--for", &format!("revision={}", commits[2])]).await?.0, 0);
+    assert_eq!(says().await?, "three");
+    let report = desk.report(&["status", "web"]).await?;
+    assert_eq!(report.get("pinned"), None, "{report}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_tree_tells_how_each_object_fares() -> Result<()> {
     let desk = Desk::new("tree").await?;
     let namespace = &desk.place.namespace;

@@ -126,6 +126,11 @@ async fn every_screen_of_the_document_is_as_it_says() -> Result<()> {
                 repository.commit("red").await?;
                 place.ready("web", |ready, _| ready.reason == "ApprovalRequired").await?;
             }
+            "Go back" if last != heading => {
+                let automatic = Patch::Merge(json!({"spec": {"syncPolicy": "Automatic"}}));
+                place.syncs().patch("web", &PatchParams::default(), &automatic).await?;
+                place.applied("web", &repository.head().await?).await?;
+            }
             _ => {}
         }
         last = heading;
@@ -134,7 +139,7 @@ async fn every_screen_of_the_document_is_as_it_says() -> Result<()> {
         assert!(matches, "$ {command}\n{done}\ninstead of {code} and\n{answer}");
     }
     let verbs = ["list", "status", "tree", "events", "history", "render", "diff", "now", "wait", "plan", "approve"];
-    for verb in verbs.into_iter().chain(["suspend", "resume"]) {
+    for verb in verbs.into_iter().chain(["suspend", "resume", "rollback"]) {
         assert!(DOCUMENT.contains(&format!("$ seal sync {verb} ")), "{verb} has an example");
     }
     Ok(())

@@ -52,6 +52,9 @@ impl Verdict {
         let key = format!("{namespace}/{name}");
         let newest =
             status.history.first().filter(|newest| status.last_applied_revision.as_ref() == Some(&newest.revision));
+        // The annotation may be of another time: a newer commit ends what it asks for.
+        let applied = status.last_applied_revision.clone().unwrap_or_default();
+        let is_at = |to: &str| is_revision(&applied, to);
         Self {
             next: next(state, &reason, &key),
             why: match state {
@@ -65,7 +68,7 @@ impl Verdict {
             applied_at: newest.map(|newest| newest.applied_at.0),
             applied: status.last_applied_revision,
             attempted: status.last_attempted_revision,
-            pinned: sync.annotations().get(ROLLBACK).filter(|to| !to.is_empty()).cloned(),
+            pinned: sync.annotations().get(ROLLBACK).filter(|to| is_at(to)).cloned(),
             objects: status.inventory.map_or(0, |inventory| inventory.entries.len()),
             namespace,
             name,
@@ -264,6 +267,11 @@ fn next(state: State, reason: &str, key: &str) -> Option<String> {
             "Seal these for this cluster, namespace and name, and push: seal reseal, or seal set with the value"
         }
         (_, "ReconciliationFailed") => "Correct these files and push, or give the account the rights that it lacks",
+        (_, "RollbackNotFound") => {
+            return Some(format!(
+                "seal sync history {key} shows the revisions; seal sync rollback {key} --off follows Git"
+            ));
+        }
         (_, "PruneFailed") => "See what holds these objects: their finalizers, or a webhook",
         (
             _,
