@@ -1,6 +1,7 @@
 //! The only module that talks to an API server, and the only one that reads a kubeconfig. Asks the controller through
 //! the API server's service proxy, as kubeseal does, so whoever may do that needs no other way in.
 
+mod install;
 mod keys;
 mod sync;
 
@@ -156,6 +157,10 @@ pub enum ClusterError {
     Object { object: String, source: Answer },
     #[error("the API server would not take {object}")]
     Try { object: String, source: Answer },
+    #[error("cannot apply {what}")]
+    Apply { what: String, source: Answer },
+    #[error("cannot look at {what}")]
+    Look { what: String, source: Answer },
     #[error("{0:?} is not the name of a Service")]
     Name(String),
 }

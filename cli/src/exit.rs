@@ -72,6 +72,8 @@ pub enum Error {
     SyncDiff(#[from] commands::sync::diff::DiffError),
     #[error(transparent)]
     Sync(#[from] commands::sync::SyncError),
+    #[error(transparent)]
+    Install(#[from] commands::install::InstallError),
     #[error("cannot start")]
     Start(#[source] io::Error),
 }
@@ -85,6 +87,7 @@ impl Error {
             Self::Sync(error) => return error.remedy(),
             Self::Render(error) => return error.remedy(),
             Self::SyncDiff(error) => return error.remedy(),
+            Self::Install(error) => return Some(error.remedy()),
             Self::NoKeys(_) => return Some("Name the private keys with --recovery-private-key"),
             Self::Certificate(CertificateError::Expired(_)) => {
                 return Some("Fetch the controller's newest one with --fetch-cert");
@@ -122,7 +125,15 @@ impl Error {
             ClusterError::Try { source, .. } => source.is_forbidden().then_some(
                 "It is only tried, but the API server wants the right to do it: patch, and create for what is new",
             ),
-            ClusterError::Connect(_)
+            ClusterError::Apply { source, .. } if source.is_forbidden() => {
+                Some("Installing needs the rights of an administrator of the cluster")
+            }
+            ClusterError::Apply { source, .. } if source.to_string().contains("immutable") => {
+                Some("Another controller's is in the way: docs/migration.md says how to take over")
+            }
+            ClusterError::Apply { .. }
+            | ClusterError::Look { .. }
+            | ClusterError::Connect(_)
             | ClusterError::Kinds(_)
             | ClusterError::Object { .. }
             | ClusterError::Certificate(_)
@@ -159,6 +170,7 @@ pub fn failure(error: &Error, io: &mut Io<'_>) -> Exit {
     match error {
         Error::Keys(error) => error.exit(),
         Error::Sync(error) => error.exit(),
+        Error::Install(_) => Exit::Late,
         _ => Exit::Failed,
     }
 }

@@ -17,6 +17,7 @@
 //! - [`renewal`] (pure): a file whose values are sealed anew, by whomever. [`table`] (pure): columns.
 //! - [`verdict`] (pure): what a GitSync's status means; [`delta`] (pure): two forms of an object beside each other, and
 //!   nothing of a Secret.
+//! - [`manifests`] (pure): what `seal install` installs.
 //! - [`certificate`]: the certificate to seal with; [`cluster`]: the only module that talks to an API server.
 //! - [`io`], [`output`]: reading, writing, atomically; [`exit`]: errors to words and exit codes.
 //!
@@ -37,6 +38,7 @@ pub mod item;
 pub mod key_file;
 pub mod lint;
 pub mod manifest;
+pub mod manifests;
 pub mod output;
 pub mod renewal;
 pub mod sight;

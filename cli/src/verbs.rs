@@ -1,6 +1,7 @@
 //! What was typed after a verb: `seal verify …`. Under the name `kubeseal` there are no verbs, because kubeseal ignores
 //! positional arguments. Decides nothing.
 
+pub mod install;
 pub mod keys;
 pub mod sync;
 
@@ -51,6 +52,9 @@ pub enum Verb {
     /// Open the SealedSecrets of files and folders with the keys at hand, without a cluster
     #[command(after_help = UNSEAL)]
     Unseal(Unseal),
+    /// Print or apply the manifests of the controller
+    #[command(after_help = install::INSTALL)]
+    Install(install::Install),
     /// Write the shell's completion
     #[command(after_help = COMPLETION)]
     Completion(Completion),

@@ -15,7 +15,7 @@
 //! | [`observed`], [`backoff`] | pure | what a watch has shown; how long to wait |
 //! | [`keys`] | IO | the ring of keys, minting; `crds::key_life` decides |
 //! | [`lead`] | IO, with `lease` pure | which of several replicas works |
-//! | [`unseal`] | IO, with `choices`, `decide`, `status` pure | SealedSecret to Secret |
+//! | [`unseal`] | IO, with `adopt`, `choices`, `decide`, `status` pure | SealedSecret to Secret |
 //! | [`sync`] | IO, with `plan`, `status` and more pure; `crds::sync` renders | Git to cluster |
 //!
 //! `keys`, `unseal` and `sync` meet only in [`context`] and [`runtime`]. `tests/shape.rs` keeps the pure files pure.

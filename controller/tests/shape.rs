@@ -22,6 +22,7 @@ const PURE: &[&str] = &[
     "sync/sealed.rs",
     "sync/ssh/known_hosts.rs",
     "sync/status.rs",
+    "unseal/adopt.rs",
     "unseal/choices.rs",
     "unseal/decide.rs",
     "unseal/status.rs",

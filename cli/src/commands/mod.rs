@@ -7,6 +7,7 @@ pub mod edit;
 pub mod fetch_cert;
 pub mod get;
 pub mod input;
+pub mod install;
 pub mod keyring;
 pub mod keys;
 pub mod merge_into;
@@ -80,6 +81,7 @@ pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
                 Verb::Reseal(command) => reseal::run(command, io).await,
                 Verb::Keys(command) => keys::run(command, io).await,
                 Verb::Sync(command) => sync::run(command, io).await,
+                Verb::Install(command) => install::run(command, io).await,
                 Verb::Completion(command) => done(shell::completion(&command, io)),
                 Verb::Man(command) => done(shell::man(&command)),
             }

@@ -9,7 +9,10 @@ use crds::{
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{ResourceExt as _, core::PartialObjectMeta};
 
-use super::choices::{Choices, MANAGED, PATCH};
+use super::{
+    adopt,
+    choices::{Choices, MANAGED, PATCH},
+};
 use crate::context::FIELD_MANAGER;
 
 /// What is kept of a Secret. Never its data.
@@ -27,6 +30,8 @@ pub struct LiveSecret {
     pub patch: bool,
     /// Keys of its data that somebody else wrote, as its managed fields tell. We may have written them too.
     pub foreign: Box<[String]>,
+    /// Upstream's controller wrote some of it, for the owner.
+    pub upstreams: bool,
 }
 
 impl From<&PartialObjectMeta<Secret>> for LiveSecret {
@@ -43,10 +48,13 @@ impl From<&PartialObjectMeta<Secret>> for LiveSecret {
         let mut foreign: Vec<String> = keys.filter_map(|key| key.strip_prefix("f:")).map(str::to_owned).collect();
         foreign.sort_unstable();
         foreign.dedup();
+        let owner = secret.owner_references().iter().find(controls).map(|owner| owner.uid.clone());
+        let upstreams = |entry| owner.as_deref().is_some_and(|owner| adopt::is_upstreams(entry, owner));
         Self {
             uid: secret.uid().unwrap_or_default(),
             resource_version: secret.resource_version().unwrap_or_default(),
-            owner: secret.owner_references().iter().find(controls).map(|owner| owner.uid.clone()),
+            upstreams: secret.managed_fields().iter().any(upstreams),
+            owner,
             managed: marked(MANAGED),
             patch: marked(PATCH),
             foreign: foreign.into(),
@@ -189,6 +197,7 @@ mod tests {
             managed: false,
             patch: false,
             foreign: [].into(),
+            upstreams: false,
         }
     }
 

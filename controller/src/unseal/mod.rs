@@ -2,8 +2,9 @@
 //! only; a value is decrypted when it must be written and not kept.
 //!
 //! Here is which watches run, and how they begin and end; [`watches`] feeds them, [`pass`] does the work of one object,
-//! [`decide`], [`choices`] and [`status`] (pure) judge.
+//! [`decide`], [`choices`], [`adopt`] and [`status`] (pure) judge.
 
+pub mod adopt;
 pub mod choices;
 pub mod decide;
 pub mod namespaces;

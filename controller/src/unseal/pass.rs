@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    Options,
+    Options, adopt,
     choices::Choices,
     decide::{LastPass, Live, LiveSecret, RingVersion, Stuck, Verdict, chosen, decide},
     status::{self, Failure, Fixed, WaitsFor},
@@ -383,6 +383,8 @@ async fn update(
     clear: &mut ClearSecret,
     live: &LiveSecret,
 ) -> Result<PartialObjectMeta<Secret>, CallError> {
+    let adopted = if live.upstreams { adopt(api, name, live).await? } else { None };
+    let live = adopted.as_ref().unwrap_or(live);
     let mut resource_version = live.resource_version.clone();
     if !live.patch {
         let wanted = clear.expose().data.iter().flatten().map(|(item, _)| item).collect::<Vec<_>>();
@@ -407,6 +409,19 @@ async fn update(
         metadata.owner_references = None;
     }
     apply(api, name, clear, &PatchParams::apply(FIELD_MANAGER).force()).await
+}
+
+/// Takes over what upstream's controller wrote of a Secret. None where it is no longer the Secret that was seen.
+async fn adopt(api: &Api<Secret>, name: &str, live: &LiveSecret) -> Result<Option<LiveSecret>, CallError> {
+    let Some(secret) = one(api, name).await? else { return Ok(None) };
+    let seen =
+        secret.uid().as_ref() == Some(&live.uid) && secret.resource_version().as_ref() == Some(&live.resource_version);
+    let entries = live.owner.as_deref().and_then(|owner| adopt::adopted(secret.managed_fields(), owner));
+    let Some(entries) = entries.filter(|_| seen) else { return Ok(None) };
+    let metadata = json!({"uid": live.uid, "resourceVersion": live.resource_version, "managedFields": entries});
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let written = bounded(api.patch_metadata(name, &params, &Patch::Merge(json!({ "metadata": metadata })))).await?;
+    Ok(Some((&written).into()))
 }
 
 /// Deletes a Secret and makes it anew; not before a new one has been found acceptable, under another name.
