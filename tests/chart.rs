@@ -23,7 +23,7 @@ fn every_flag() -> Value {
         "maxUnsealRetries": 0, "listenAddr": ":9080", "listenMetricsAddr": "0.0.0.0:9081", "readTimeout": "1m",
         "writeTimeout": "90s", "authenticate": true, "rateLimit": 7, "rateLimitBurst": 0,
         "metricsOmitSecretLabels": true, "gitSync": false, "gitCache": "/cache", "gitFileRoot": "/files",
-        "gitTimeout": "5s", "kustomize": "/bin/kustomize", "helm": "/bin/helm", "syncServiceAccount": "sync",
+        "gitMaxSize": "64Mi", "gitTimeout": "5s", "kustomize": "/bin/kustomize", "helm": "/bin/helm", "syncServiceAccount": "sync",
         "logLevel": "DEBUG", "logFormat": "json", "logInfoStdout": false,
     });
     every["defaultServiceAccount"] = "tenant".into(); // more than json! can take at once

@@ -1,5 +1,6 @@
 //! The end-to-end tests: both sides on a real API server. One binary, so that its tests share one cluster.
 
+#![recursion_limit = "256"] // json! with one entry for each flag
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may fail by panic")]
 
 mod access;
@@ -31,6 +32,7 @@ mod rollback;
 mod rollout;
 mod runbook;
 mod sealing;
+mod source;
 mod sync;
 mod sync_cli;
 mod sync_screens;

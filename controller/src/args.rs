@@ -163,7 +163,10 @@ pub struct SyncArgs {
     /// Folder below which file:// repositories may be read. Without it file:// is refused.
     #[arg(long, env = "SIGNET_GIT_FILE_ROOT", value_name = "DIR")]
     pub git_file_root: Option<PathBuf>,
-    /// Time that one fetch may take.
+    /// Bytes that one fetch may bring, such as 512Mi.
+    #[arg(long, env = "SIGNET_GIT_MAX_SIZE", default_value = "512Mi", value_parser = bytes, value_name = "SIZE")]
+    pub git_max_size: u64,
+    /// Time that one fetch from one place may take.
     #[arg(long, env = "SIGNET_GIT_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub git_timeout: SignedDuration,
     /// The program that builds kustomizations: a path, or a name to look for on PATH.
@@ -346,6 +349,15 @@ fn duration(text: &str) -> Result<SignedDuration, String> {
 fn some_time(text: &str) -> Result<SignedDuration, String> {
     let duration = duration(text)?;
     if duration.is_zero() { Err("must be longer than 0".to_owned()) } else { Ok(duration) }
+}
+
+/// A number of bytes, with Kubernetes' binary suffixes.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40)];
+    let (number, shift) =
+        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "not a size such as 512Mi or 2Gi".to_owned())
 }
 
 /// Go's RFC1123Z.

@@ -23,7 +23,7 @@ use crate::{
     args::{ApiArgs, Args, HttpArgs, KeyArgs},
     context::{Context, SealedSecrets},
     events::Events,
-    http::{self, Endpoints, Gate, Rate, Timeouts},
+    http::{self, Endpoints, Gate, Hooks, Rate, Timeouts},
     keys::{self, Keeper},
     lead::{Candidate, Role, Roles},
     metrics::Metrics,
@@ -56,7 +56,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     );
     let shared = Context { client: client.clone(), ring: keeper.ring(), sealed: SealedSecrets::default(), metrics };
     let options = args.unseal.options(&namespace);
-    let endpoints = endpoints(&args.http, &options, &shared, is_listed)?;
+    let single = options.namespaces.are_single();
+    let follows = args.sync.git_sync.unwrap_or(!single);
+    let mut endpoints = endpoints(&args.http, &options, &shared, is_listed)?;
+    endpoints.hooks = follows.then(|| Hooks::new(client.clone()));
     let timeouts = endpoints.timeouts;
 
     // HTTP first: a probe that waits for the first key must find somebody to ask.
@@ -71,7 +74,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         http::serve(metrics_listener, http::metrics_routes(endpoints), timeouts, serving.clone()),
     ));
 
-    let single = options.namespaces.are_single();
     let home = single.then_some(namespace.as_str());
     require::<SealedSecret>(&client, home, options.label_selector.as_deref()).await?;
     let role = Arc::new(watch::Sender::default());
@@ -82,7 +84,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     } else {
         role.send_replace(Role::Leading);
     }
-    let sync = match args.sync.git_sync.unwrap_or(!single) {
+    let sync = match follows {
         true if single => {
             anyhow::bail!("GitSyncs are followed in all namespaces or not at all: leave --git-sync out, or watch all")
         }
@@ -92,7 +94,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let timeout = args.sync.git_timeout.try_into().context("--git-timeout is too long")?;
             let search = std::env::var_os("PATH");
             let builder = Builder::new(&args.sync.git_cache, &args.sync.kustomize, &args.sync.helm, search.as_deref());
-            let mirrors = Mirrors::new(args.sync.git_cache, args.sync.git_file_root, timeout);
+            let mirrors = Mirrors::new(args.sync.git_cache, args.sync.git_file_root, timeout, args.sync.git_max_size);
             Some(Git {
                 hands: Hands::new(
                     pace.of(impersonate(config, &account)?),
@@ -260,6 +262,7 @@ fn endpoints(
         rate: Rate { per_second: args.rate_limit, burst: args.rate_limit_burst },
         accept_deprecated: options.accept_deprecated,
         gate: args.authenticate.then(|| Gate::new(shared.client.clone())),
+        hooks: None,
     })
 }
 

@@ -129,6 +129,7 @@ fn endpoints(keys: impl IntoIterator<Item = RingKey>) -> Endpoints {
         rate: Rate { per_second: NonZeroU32::MAX, burst: 1_000 },
         accept_deprecated: true,
         gate: None,
+        hooks: None,
     }
 }
 

@@ -286,25 +286,109 @@ pub struct GitSource {
     /// https, http, ssh or file.
     #[x_kube(validation = Rule::new("self.matches('^(https?|ssh|file)://')").message("must begin with https://, http://, ssh:// or file://"))]
     pub url: String,
+    /// Other places of the same repository, tried in their order while the first cannot be reached. What refuses the
+    /// credentials, or has something else to say, is not passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback_urls: Vec<String>,
     /// What to follow.
     #[serde(rename = "ref", default)]
     pub reference: GitReference,
-    /// Secret in the GitSync's namespace: username and password for http; identity and known_hosts for ssh.
+    /// Secret in the GitSync's namespace. For https: username and password, or bearerToken; ca.crt, the authorities that
+    /// are trusted beside the usual ones; tls.crt and tls.key, a client certificate. For ssh: identity and known_hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretReference>,
+    /// Secret in the GitSync's namespace with the address of an HTTP proxy, and its username and password if it wants
+    /// them. For https and http.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_secret_ref: Option<SecretReference>,
+    /// Whose signatures a commit must bear to be applied. While the newest does not, the last one that did stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
+    /// Lets the Git host say that something was pushed, by POST to /hook/NAMESPACE/NAME of this GitSync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
 }
 
-/// What to follow.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What to follow. Where several are given, the last of them counts: branch, tag, semver, name, commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GitReference {
-    /// Branch name.
-    #[serde(default = "default_branch")]
-    pub branch: String,
+    /// Branch name; main when nothing else is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// Tag name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// The tag with the highest version in a range, such as ">=1.0.0 <2.0.0", 1.x, ~1.2 or ^1. Pre-releases count only
+    /// for a range that names one, such as ">=1.0.0-0".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub semver: Option<String>,
+    /// Any reference by its full name, such as refs/pull/420/head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Id of a commit. Hosts that do not hand out commits by their ids need the branch that it is on, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+}
+
+/// See [`GitSource::verify`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verify {
+    /// What must be signed.
+    #[serde(default)]
+    pub mode: VerifyMode,
+    /// Whether every commit since the last applied one must be signed too, and not the newest alone: else whoever may
+    /// push has somebody's next signed commit carry theirs along. A switch beside the mode, because it goes with each.
+    /// What is fetched then is as deep as that range. Before the first commit is applied there is none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub range: bool,
+    /// Secret in the GitSync's namespace with the public keys of those who may sign: OpenPGP keys in entries that end in
+    /// .asc, SSH keys, one a line, in entries that end in .sshpub or .pub or are named allowed_signers.
+    pub secret_ref: SecretReference,
+}
+
+/// See [`Verify::mode`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VerifyMode {
+    /// The commit.
+    #[default]
+    #[serde(rename = "HEAD", alias = "head")]
+    Head,
+    /// The tag that leads to it, which must be an annotated one.
+    Tag,
+    /// Both.
+    #[serde(rename = "TagAndHEAD")]
+    TagAndHead,
+}
+
+/// See [`GitSource::webhook`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Webhook {
+    /// How the host shows that it knows the token.
+    #[serde(rename = "type", default)]
+    pub kind: WebhookType,
+    /// Secret in the GitSync's namespace; its entry token is what the host was given too.
+    pub secret_ref: SecretReference,
+}
+
+/// See [`Webhook::kind`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WebhookType {
+    /// X-Hub-Signature-256: sha256=HMAC of the body.
+    GitHub,
+    /// X-Gitlab-Token: the token itself.
+    GitLab,
+    /// X-Gitea-Signature: HMAC of the body. Forgejo's too.
+    Gitea,
+    /// X-Signature: sha256=HMAC of the body.
+    #[default]
+    Generic,
 }
 
 /// A Secret by name.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretReference {
     /// Its name.
     pub name: String,
@@ -314,13 +398,14 @@ pub struct SecretReference {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GitSyncStatus {
-    /// Ready, and Reconciling or Stalled where they hold, as kstatus reads them; Healthy and Drifted.
+    /// Ready, and Reconciling or Stalled where they hold, as kstatus reads them; Healthy and Drifted; SourceVerified and
+    /// FallbackInUse where the source asks for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The generation that was last handled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The commit that was last tried, as branch@sha1:commit.
+    /// The commit that was last tried, as main@sha1:commit, v1.0.0@sha1:commit, refs/…@sha1:commit or sha1:commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_attempted_revision: Option<String>,
     /// The commit that was last applied whole.
@@ -405,6 +490,13 @@ pub struct BadDuration {
     text: String,
 }
 
+impl GitSource {
+    /// Whether both follow the same thing, however they get to it.
+    pub fn follows_same(&self, other: &Self) -> bool {
+        (&self.url, &self.reference) == (&other.url, &other.reference)
+    }
+}
+
 impl GitSyncSpec {
     /// [`Self::interval`], parsed.
     pub fn interval(&self) -> Result<SignedDuration, BadDuration> {
@@ -448,16 +540,6 @@ impl Default for GitSyncSpec {
             allow_plain_secrets: false,
         }
     }
-}
-
-impl Default for GitReference {
-    fn default() -> Self {
-        Self { branch: default_branch() }
-    }
-}
-
-fn default_branch() -> String {
-    "main".to_owned()
 }
 
 fn default_interval() -> String {

@@ -53,6 +53,32 @@ impl Certificates {
     }
 }
 
+/// Those of one host that serves TLS, and of a client that it knows.
+pub struct HostCertificates {
+    pub authority: String,
+    pub serving: Pair,
+    pub client: Pair,
+}
+
+impl HostCertificates {
+    /// For a host of these names.
+    pub fn mint(names: &[&str]) -> Result<Self> {
+        let mut params = named("signet-test-host-ca", None);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let mut serving = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        serving.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let mut client = named("git-client", None);
+        client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(Self {
+            authority: authority.pem(),
+            serving: Pair::sign(&serving, &authority)?,
+            client: Pair::sign(&client, &authority)?,
+        })
+    }
+}
+
 impl Pair {
     fn sign(params: &CertificateParams, authority: &CertifiedIssuer<'_, KeyPair>) -> Result<Self> {
         let key = KeyPair::generate()?;

@@ -90,7 +90,21 @@ impl GitServer {
     /// From now on only these credentials are let in; our own pushes carry them.
     pub fn require_basic(&self, user: &str, password: &str) {
         let header = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
+        self.require(header);
+    }
+
+    /// The same with a token.
+    pub fn require_bearer(&self, token: &str) {
+        self.require(format!("Bearer {token}"));
+    }
+
+    fn require(&self, header: String) {
         *self.site.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.site.port
     }
 
     /// How many requests came so far, refused ones included.

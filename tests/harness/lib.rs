@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod command;
 pub mod control_plane;
 pub mod controller;
+pub mod forward;
 pub mod git;
 pub mod go_build;
 pub mod kubeconfig;
@@ -27,16 +28,19 @@ pub mod repository;
 pub mod scratch;
 pub mod seal;
 pub mod ssh;
+pub mod tls;
 pub mod tools;
 pub mod wait;
 
 pub use cluster::{Cluster, ClusterOptions, shared, shared_with_controllers};
 pub use command::Output;
 pub use controller::{Controller, ControllerOptions};
+pub use forward::ForwardProxy;
 pub use git::GitServer;
 pub use repository::Repository;
 pub use seal::{kubeseal, seal};
 pub use ssh::SshServer;
+pub use tls::TlsFront;
 pub use wait::eventually;
 
 /// Chooses the one TLS implementation of the process; a second call changes nothing.

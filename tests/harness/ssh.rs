@@ -4,7 +4,10 @@
 use std::{
     path::{Component, Path, PathBuf},
     process::Stdio,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -26,6 +29,7 @@ pub struct SshServer {
     port: u16,
     private_key: String,
     host_key: String,
+    old_protocol: Arc<AtomicBool>,
     _serving: Background,
     _home: Arc<Scratch>,
 }
@@ -43,8 +47,10 @@ impl SshServer {
             home: Arc::clone(&home),
             authorized: client.public_key().clone(),
             protocol: None,
+            old_protocol: Arc::default(),
             channel: None,
         };
+        let old_protocol = Arc::clone(&login.old_protocol);
         // A refusal need not be slow: there is nothing to guess here.
         let config = Arc::new(server::Config {
             keys: vec![host],
@@ -54,7 +60,12 @@ impl SshServer {
         let (listener, port) = listen()?;
         let serving = Background::run("ssh", move || serve(listener, config, login))?;
         let private_key = client.to_openssh(LineEnding::LF)?.to_string();
-        Ok(Self { port, private_key, host_key, _serving: serving, _home: home })
+        Ok(Self { port, private_key, host_key, old_protocol, _serving: serving, _home: home })
+    }
+
+    /// From now on it speaks the oldest protocol, whatever it is asked: then a host hands out only what it advertises.
+    pub fn speak_only_old_protocol(&self) {
+        self.old_protocol.store(true, Ordering::Relaxed);
     }
 
     /// The URL of a repository in the folder, by its name without `.git`.
@@ -96,6 +107,7 @@ struct Login {
     home: Arc<Scratch>,
     authorized: PublicKey,
     protocol: Option<String>,
+    old_protocol: Arc<AtomicBool>,
     channel: Option<Channel<Msg>>,
 }
 
@@ -106,6 +118,7 @@ impl Clone for Login {
             home: Arc::clone(&self.home),
             authorized: self.authorized.clone(),
             protocol: None,
+            old_protocol: Arc::clone(&self.old_protocol),
             channel: None,
         }
     }
@@ -131,7 +144,7 @@ impl Handler for Login {
     }
 
     async fn env_request(&mut self, channel: ChannelId, name: &str, value: &str, session: &mut Session) -> Result<()> {
-        if name == "GIT_PROTOCOL" {
+        if name == "GIT_PROTOCOL" && !self.old_protocol.load(Ordering::Relaxed) {
             self.protocol = Some(value.to_owned());
             session.channel_success(channel)?;
         } else {

@@ -7,16 +7,17 @@
 
 mod count;
 mod gate;
+mod hook;
 mod limit;
 mod refusal;
 mod serve;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::to_bytes,
-    extract::{Request, State},
+    extract::{Path, Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
@@ -40,6 +41,7 @@ use self::{
 };
 pub use self::{
     gate::Gate,
+    hook::Hooks,
     limit::Rate,
     serve::{Timeouts, bind, serve},
 };
@@ -57,6 +59,9 @@ const BODIES: usize = 4;
 const CERTIFICATE: &str = "/v1/cert.pem";
 const VERIFY: &str = "/v1/verify";
 const ROTATE: &str = "/v1/rotate";
+const HOOK: &str = "/hook/{namespace}/{name}";
+/// A push may be told to every GitSync of a repository at once. It costs no RSA, but two calls to the API server.
+const HOOK_RATE: Rate = Rate { per_second: NonZeroU32::MIN.saturating_add(19), burst: 200 };
 
 /// What the endpoints tell, and how.
 #[derive(Clone)]
@@ -79,6 +84,8 @@ pub struct Endpoints {
     pub accept_deprecated: bool,
     /// `--authenticate`: decides who may have something verified or rotated. Without it, whoever gets here may.
     pub gate: Option<Gate>,
+    /// Where Git hosts call, if GitSyncs are followed.
+    pub hooks: Option<Hooks>,
 }
 
 struct Shared {
@@ -92,7 +99,8 @@ pub fn main_routes(endpoints: &Endpoints) -> Router {
     let counted = |path| from_fn_with_state((endpoints.metrics.clone(), path), counted);
     // Each path by itself, and all clients together: what a client says about itself can be anything, and behind the
     // service proxy all are the API server.
-    let limited = || from_fn_with_state(Arc::new(Limiter::new(endpoints.rate)), limited);
+    let at_most = |rate| from_fn_with_state(Arc::new(Limiter::new(rate)), limited);
+    let limited = || at_most(endpoints.rate);
     let reads = || async { Refusal::method("GET, HEAD") };
     let posts = || async { Refusal::method("POST") };
     Router::new()
@@ -101,6 +109,7 @@ pub fn main_routes(endpoints: &Endpoints) -> Router {
         .route(CERTIFICATE, get(certificate).fallback(reads).layer(counted(CERTIFICATE)))
         .route(VERIFY, post(verify).fallback(posts).layer(limited()).layer(counted(VERIFY)))
         .route(ROTATE, post(rotate).fallback(posts).layer(limited()).layer(counted(ROTATE)))
+        .route(HOOK, post(hook).fallback(posts).layer(at_most(HOOK_RATE)).layer(counted(HOOK)))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing here") })
         .layer(from_fn(worded))
         .with_state(Arc::new(Shared {
@@ -251,6 +260,20 @@ fn candidate(text: &str) -> Result<Candidate, Refusal> {
     }
     let object = only.value.map_err(|error| unreadable(format!("the body is neither JSON nor YAML: {error}")))?;
     Candidate::new(object).map_err(unreadable)
+}
+
+/// 202 when it was heard, whether it is news or not.
+async fn hook(
+    State(shared): State<Arc<Shared>>,
+    Path((namespace, name)): Path<(String, String)>,
+    request: Request,
+) -> Result<StatusCode, Refusal> {
+    let nothing = || Refusal::new(StatusCode::NOT_FOUND, "GitSyncs are not followed here");
+    let hooks = shared.endpoints.hooks.as_ref().ok_or_else(nothing)?;
+    let _body = shared.bodies.acquire().await.map_err(|_| Refusal::internal("the controller is stopping"))?;
+    let headers = request.headers().clone();
+    let body = read(request, shared.endpoints.timeouts.read).await?;
+    hooks.receive((&namespace, &name), &headers, body.as_bytes()).await
 }
 
 async fn metrics(State(endpoints): State<Arc<Endpoints>>, headers: HeaderMap) -> Response {

@@ -56,7 +56,7 @@ fn unready(sync: &GitSync, attempted: Option<&str>, other: &GitSync) -> Option<&
         return Some("is not ready");
     }
     let applied = status.and_then(|status| status.last_applied_revision.as_deref());
-    let behind = sync.spec.source == other.spec.source && attempted.is_some() && attempted != applied;
+    let behind = sync.spec.source.follows_same(&other.spec.source) && attempted.is_some() && attempted != applied;
     behind.then_some("has not applied this revision")
 }
 

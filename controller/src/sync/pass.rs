@@ -1,4 +1,4 @@
-//! One pass over a GitSync: fetch, render, plan, execute, report. Touches the world through the modules it calls and
+//! One pass over a GitSync: render, plan, execute, report. Touches the world through the modules it calls and
 //! leaves the deciding to the pure ones.
 
 use std::{
@@ -16,7 +16,7 @@ use kube::{ResourceExt as _, runtime::controller::Action};
 use super::{
     Error, State, Syncer, depends,
     execute::execute,
-    fetch, guarded_key,
+    guarded_key,
     hands::AccountError,
     key,
     look::{ids, kinds_of},
@@ -48,8 +48,8 @@ impl Syncer {
             return Ok(Action::await_change());
         }
         if state.fetching.is_due(sync, Instant::now()) {
-            let outcome = fetch::fetch(&self.context.client, &self.git.mirrors, sync).await;
-            let named = outcome.as_ref().map_or_else(|(error, _)| error.cause().reason, |_| "success");
+            let outcome = state.fetching.fetch(&self.context.client, &self.git.mirrors, sync, interval).await;
+            let named = outcome.as_ref().map_or_else(|missed| missed.0.cause().reason, |_| "success");
             self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named }).inc();
             self.context.metrics.git_syncs.asked(&key(sync), Timestamp::now());
             state.fetching.done(sync, outcome, interval, Instant::now());

@@ -18,7 +18,7 @@ use super::{
     kinds::Kinds,
     render::{self, Desired, Documents, Owner, Problem, SourceFile},
     rollback, sealed,
-    source::{Commit, SourceError, Survey},
+    source::{SourceError, Survey, Tip},
     status::{self, Cause},
 };
 use crate::{calls::bounded, context::chain, metrics};
@@ -31,17 +31,17 @@ impl Syncer {
         state: &mut State,
         status: &mut GitSyncStatus,
     ) -> Result<Option<Cause>, Error> {
-        let Some(commit) = state.fetching.commit.clone() else { return Ok(None) };
-        let newest = format!("{}@sha1:{commit}", sync.spec.source.reference.branch);
+        let Some(tip) = state.fetching.tip.clone() else { return Ok(None) };
+        let newest = tip.revision();
         let asked = sync.annotations().get(ROLLBACK).map(String::as_str);
         match rollback::pin(asked, status.rollback.take(), &status.history, &newest) {
             Ok(pin) => status.rollback = pin,
             Err(cause) => return Ok(Some(cause)),
         }
         let pinned = rollback::pinned(status.rollback.as_ref(), &newest);
-        let (commit, revision) = match pinned.and_then(|it| Some((Commit::of_revision(it)?, it.to_owned()))) {
+        let (commit, revision) = match pinned.and_then(|it| Some((Tip::from_revision(it)?.commit, it.to_owned()))) {
             Some(pinned) => pinned,
-            None => (commit, newest),
+            None => (tip.commit, newest),
         };
         let is_applied = status.last_applied_revision.as_ref() == Some(&revision);
         self.context.metrics.git_syncs.saw(&key(sync), &revision, is_applied, Timestamp::now());

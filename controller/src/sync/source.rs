@@ -1,14 +1,21 @@
-//! The Git side of a GitSync: fetches a branch into a mirror on disk, and reads manifests straight out of the mirror's
+//! The Git side of a GitSync: fetches what is followed into a mirror on disk, and reads manifests straight out of the mirror's
 //! object database. What was fetched once is there when Git is away. It must not show a credential, whatever goes
 //! wrong, and must not let one slow host hold up another.
 
+mod credentials;
+mod error;
+mod meter;
 mod mirror;
+mod range;
+mod reference;
+mod signed;
 mod transfer;
 mod tree;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt::{self, Write as _},
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,258 +24,87 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::git_sync::{GitSyncSpec, Renderer};
+use crds::git_sync::{GitSource, GitSyncSpec, Renderer};
 use gix::ObjectId;
 use jiff::Timestamp;
-use k8s_openapi::ByteString;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use url::{Host, Url};
-use zeroize::Zeroizing;
 
-use self::{mirror::Mirror, transfer::Attempt};
+pub use self::{
+    credentials::{Credentials, CredentialsError, Proxy, SecretData},
+    error::SourceError,
+    reference::Reference,
+    signed::{Signature, Signed, Walk},
+};
+use self::{error::Place, mirror::Mirror, transfer::Attempt};
 use super::{
     render::{Problem, SourceFile},
-    ssh::{Login, LoginError, Patience},
+    ssh::Patience,
 };
 
-/// Why a source gives nothing. The text says what was done, to what, why it failed and what to do.
-#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
-pub enum SourceError {
-    /// The URL can be no source.
-    #[error("cannot use {url} as a Git source: {why}")]
-    InvalidUrl { url: String, why: String },
-    /// There can be no such branch.
-    #[error("cannot follow the branch {branch:?}: this is no name of a branch")]
-    InvalidBranch { branch: String },
-    /// The path leads out of the repository.
-    #[error("cannot read the path {path:?}: it must stay in the repository, without ..")]
-    InvalidPath { path: String },
-    /// Credentials are missing, or of a kind that the URL cannot take.
-    #[error("cannot fetch from {url}: {why}")]
-    InvalidCredentials { url: String, why: &'static str },
-    /// The host does not let us in.
-    #[error("cannot fetch {place}: {why}")]
-    AuthenticationFailed { place: Place, why: String },
-    /// The host is not the one that known_hosts knows.
-    #[error("cannot fetch {place}: the host cannot be trusted: {why}")]
-    HostKeyRefused { place: Place, why: String },
-    /// The host has no such repository, or does not show it to us.
-    #[error("cannot fetch {place}: there is no such repository, or the credentials may not see it ({why})")]
-    RepositoryNotFound { place: Place, why: String },
-    /// The repository has no such branch.
-    #[error("cannot fetch {place}: the repository has no such branch; push it, or correct source.ref.branch")]
-    BranchNotFound { place: Place },
-    /// The host cannot be reached, or is in trouble.
-    #[error("cannot fetch {place}: {why}; check that the host is well and can be reached from here")]
-    Unreachable { place: Place, why: String },
-    /// The host takes too long.
-    #[error("cannot fetch {place}: it took longer than {} s (--git-timeout)", after.as_secs_f32())]
-    Timeout { place: Place, after: Duration },
-    /// Something else went wrong between the host and us.
-    #[error("cannot fetch {place}: {why}")]
-    FetchFailed { place: Place, why: String },
-    /// The mirror's folder cannot be written.
-    #[error("cannot keep a mirror of {url}: {why}; check the volume given as --git-cache")]
-    StorageFailed { url: String, why: String },
-    /// The mirror cannot be read; the next fetch replaces it.
-    #[error("cannot read the mirror of {url}, which will be fetched anew: {why}")]
-    MirrorDamaged { url: String, why: String },
-    /// The mirror does not have the commit.
-    #[error("cannot read the commit {commit} of {url}: it is no longer in the mirror; a newer one will be fetched")]
-    CommitNotFound { url: String, commit: Commit },
-    /// The repository has no such path.
-    #[error("cannot read the path {path:?} of {url}: {why} at the commit {commit}; correct spec.path or push it")]
-    PathNotFound { url: String, path: String, commit: Commit, why: &'static str },
-    /// There is more than the controller wants to hold.
-    #[error(
-        "cannot read the path {path:?} of {url} at the commit {commit}: it holds more than {limit}; split it into several GitSyncs"
-    )]
-    TooLarge { url: String, path: String, commit: Commit, limit: &'static str },
-    /// A bug.
-    #[error("cannot work on the mirror of {url}: a defect of the controller ended the attempt")]
-    Defect { url: String },
-}
+/// Commits that are fetched to find the last applied one among them, first and if that was not enough.
+const SOME_HISTORY: u32 = 64;
+const ALL_HISTORY: u32 = i32::MAX.unsigned_abs();
 
-impl SourceError {
-    /// Its kind, such as `BranchNotFound`: the reason of a condition, the label of a metric.
-    pub fn reason(&self) -> &'static str {
-        self.into()
-    }
+/// How long an answer is kept for others. Longer intervals ask for themselves.
+const REMEMBERED: Duration = Duration::from_hours(1);
 
-    /// Without the mirror's folder.
-    fn without(mut self, folder: &Path) -> Self {
-        if let Self::RepositoryNotFound { why, .. }
-        | Self::Unreachable { why, .. }
-        | Self::FetchFailed { why, .. }
-        | Self::StorageFailed { why, .. }
-        | Self::MirrorDamaged { why, .. } = &mut self
-        {
-            *why = mirror::hide(why, folder);
-        }
-        self
-    }
-}
-
-/// A branch of a repository, as errors name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    url: String,
-    branch: String,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the branch {} of {}", self.branch, self.url)
-    }
-}
-
-/// Why a Secret holds no credentials. Never holds a part of them.
-#[derive(Debug, thiserror::Error)]
-pub enum CredentialsError {
-    /// Entries are missing.
-    #[error("it has no {missing}: {scheme} needs {needs}")]
-    Missing { scheme: &'static str, missing: String, needs: &'static str },
-    /// An entry is binary.
-    #[error("its {0} is not text")]
-    NotText(&'static str),
-    /// Basic authentication has no way to write it.
-    #[error("its username has a colon in it, which http cannot carry")]
-    Colon,
-    /// SSH cannot use it.
-    #[error("its {0}")]
-    Login(#[from] LoginError),
-    /// The URL takes none.
-    #[error("{0} takes no credentials: remove source.secretRef")]
-    NotTaken(String),
-}
-
-/// What opens a repository. Printed by nobody, wiped when dropped.
-pub enum Credentials {
-    /// Everybody may read it.
-    None,
-    /// For http and https.
-    Basic { username: Zeroizing<String>, password: Zeroizing<String> },
-    /// For ssh.
-    Ssh(Login),
-}
-
-impl Credentials {
-    /// Reads the entries that Flux reads: `username` and `password` for http, `identity` and `known_hosts` for ssh.
-    pub fn from_secret_data(scheme: &str, data: &BTreeMap<String, ByteString>) -> Result<Self, CredentialsError> {
-        match &*scheme.to_ascii_lowercase() {
-            "http" | "https" => {
-                let [username, password] = texts("http", data, ["username", "password"], "username and password")?;
-                if username.contains(':') {
-                    return Err(CredentialsError::Colon);
-                }
-                Ok(Self::Basic { username, password })
-            }
-            "ssh" => {
-                let needs = "identity (a private key) and known_hosts (the host's public key)";
-                let [identity, known_hosts] = texts("ssh", data, ["identity", "known_hosts"], needs)?;
-                Ok(Self::Ssh(Login::new(&identity, &known_hosts)?))
-            }
-            other => Err(CredentialsError::NotTaken(other.to_owned())),
-        }
-    }
-
-    /// Bytes that differ when the credentials do.
-    fn digest(&self) -> [u8; 32] {
-        let mut hasher = Sha256::new();
-        let parts: [&[u8]; 3] = match self {
-            Self::None => [b"none", b"", b""],
-            Self::Basic { username, password } => [b"basic", username.as_bytes(), password.as_bytes()],
-            Self::Ssh(login) => return Sha256::digest(login.fingerprint()).into(),
-        };
-        for part in parts {
-            hasher.update(part.len().to_be_bytes());
-            hasher.update(part);
-        }
-        hasher.finalize().into()
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Basic { .. } => "Basic(<redacted>)",
-            Self::Ssh(_) => "Ssh(<redacted>)",
-        })
-    }
-}
-
-/// The entries as text; the line's end that an editor or `echo` leaves behind is no part of it.
-fn texts<const N: usize>(
-    scheme: &'static str,
-    data: &BTreeMap<String, ByteString>,
-    keys: [&'static str; N],
-    needs: &'static str,
-) -> Result<[Zeroizing<String>; N], CredentialsError> {
-    let missing: Vec<&str> =
-        keys.into_iter().filter(|key| data.get(*key).is_none_or(|value| value.0.is_empty())).collect();
-    if !missing.is_empty() {
-        return Err(CredentialsError::Missing { scheme, missing: missing.join(" and no "), needs });
-    }
-    let mut read = keys.map(|_| Zeroizing::new(String::new()));
-    for (slot, key) in read.iter_mut().zip(keys) {
-        let bytes = data.get(key).map(|value| value.0.as_slice()).unwrap_or_default();
-        let text = std::str::from_utf8(bytes).map_err(|_| CredentialsError::NotText(key))?;
-        text.trim_end_matches(['\r', '\n']).clone_into(slot);
-    }
-    Ok(read)
-}
-
-/// Where to fetch from.
+/// Where to fetch from, and what.
 #[derive(Clone, Debug)]
 pub struct Source {
-    url: Url,
-    branch: String,
+    /// The first counts; the others are for while it cannot be reached.
+    urls: Vec<Url>,
+    reference: Reference,
     credentials: Arc<Credentials>,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl Source {
     /// Refuses what could show a credential, and what can be no source.
-    pub fn new(url: &str, branch: &str, credentials: Credentials) -> Result<Self, SourceError> {
-        let url = parse(url)?;
-        let invalid = |why| Err(SourceError::InvalidCredentials { url: url.to_string(), why });
-        match (url.scheme(), &credentials) {
-            ("http", Credentials::Basic { .. }) if !is_loopback(&url) => {
-                return invalid("over http everybody on the way could read the password; use https");
+    pub fn new(spec: &GitSource, credentials: Credentials, proxy: Option<Proxy>) -> Result<Self, SourceError> {
+        let urls = [&spec.url].into_iter().chain(&spec.fallback_urls).map(|url| parse(url));
+        let urls = urls.collect::<Result<Vec<_>, _>>()?;
+        for url in &urls {
+            if let Some(why) = credentials.refused_at(url, proxy.as_ref()) {
+                return Err(SourceError::InvalidCredentials { url: url.to_string(), why });
             }
-            ("ssh", Credentials::None) => {
-                return invalid("ssh needs a Secret with identity and known_hosts, named in source.secretRef");
-            }
-            ("http" | "https", Credentials::None | Credentials::Basic { .. })
-            | ("ssh", Credentials::Ssh(_))
-            | ("file", Credentials::None) => {}
-            _ => return invalid("these credentials are for another kind of URL"),
         }
-        if gix::refs::FullName::try_from(format!("refs/heads/{branch}")).is_err() {
-            return Err(SourceError::InvalidBranch { branch: branch.to_owned() });
-        }
-        Ok(Self { url, branch: branch.to_owned(), credentials: Arc::new(credentials) })
+        let reference = Reference::new(&spec.reference)?;
+        Ok(Self { urls, reference, credentials: Arc::new(credentials), proxy: proxy.map(Arc::new) })
+    }
+
+    /// The same repository, but this commit of it.
+    #[must_use]
+    pub fn at(&self, commit: &Commit) -> Self {
+        let branch = match &self.reference {
+            Reference::Branch(branch) => Some(branch.clone()),
+            Reference::Commit { branch, .. } => branch.clone(),
+            _ => None,
+        };
+        Self { reference: Reference::Commit { id: commit.0, branch }, ..self.clone() }
     }
 
     /// The URL. It holds no credentials, so it can be shown.
     pub fn url(&self) -> &str {
-        self.url.as_str()
+        self.urls.first().map(Url::as_str).unwrap_or_default()
     }
 
-    /// The branch that is followed.
-    pub fn branch(&self) -> &str {
-        &self.branch
-    }
-
-    fn place(&self) -> Place {
-        Place { url: self.url.to_string(), branch: self.branch.clone() }
+    fn place(&self, url: &str) -> Place {
+        Place { url: url.to_owned(), what: self.reference.to_string() }
     }
 
     /// Name of the mirror's folder: who has other credentials has another mirror, and so sees nothing by being second.
+    /// The same for whoever is led elsewhere by the same name, over a proxy or to a host that only he trusts: what he
+    /// is given is for nobody else.
     fn mirror(&self) -> String {
-        let mut hasher = Sha256::new_with_prefix(self.url.as_str());
+        let mut hasher = Sha256::new();
+        for url in &self.urls {
+            hasher.update(url.as_str());
+            hasher.update([0]);
+        }
         hasher.update(self.credentials.digest());
+        hasher.update(self.proxy.as_ref().map(|proxy| proxy.digest()).unwrap_or_default());
         hasher.finalize().iter().fold(String::new(), |mut name, byte| {
             // Writing to a String cannot fail.
             let _ = write!(name, "{byte:02x}");
@@ -279,7 +115,7 @@ impl Source {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.place().fmt(f)
+        write!(f, "{} of {}", self.reference, self.url())
     }
 }
 
@@ -326,17 +162,64 @@ fn is_loopback(url: &Url) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Commit(ObjectId);
 
-impl Commit {
-    /// Of a revision such as branch@sha1:commit.
-    pub fn of_revision(revision: &str) -> Option<Self> {
-        ObjectId::from_hex(revision.rsplit_once(':')?.1.as_bytes()).ok().map(Self)
-    }
-}
-
 impl fmt::Display for Commit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// What was found at the end of a reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tip {
+    /// The commit.
+    pub commit: Commit,
+    /// The annotated tag that led to it.
+    pub tag: Option<ObjectId>,
+    /// What of the repository is followed, as a revision shows it; empty for a commit by itself.
+    name: String,
+}
+
+impl Tip {
+    /// As Flux writes it: `main@sha1:…`, `v1.2.0@sha1:…`, `refs/pull/1/head@sha1:…`, `sha1:…`.
+    pub fn revision(&self) -> String {
+        let Self { commit, name, .. } = self;
+        if name.is_empty() { format!("sha1:{commit}") } else { format!("{name}@sha1:{commit}") }
+    }
+
+    /// The tag that is followed, if one is.
+    pub fn tag_name(&self) -> &str {
+        self.name.strip_prefix("refs/tags/").unwrap_or(&self.name)
+    }
+
+    /// The other way round. Whether a tag led there it does not tell.
+    pub fn from_revision(revision: &str) -> Option<Self> {
+        let (name, id) = match revision.rsplit_once("@sha1:") {
+            Some(both) => both,
+            None => ("", revision.strip_prefix("sha1:")?),
+        };
+        let commit = Commit(ObjectId::from_hex(id.as_bytes()).ok()?);
+        Some(Self { commit, tag: None, name: name.to_owned() })
+    }
+}
+
+/// What a fetch came to.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// What the host has.
+    pub tip: Tip,
+    /// When it was asked.
+    pub began: Instant,
+    /// Which fallback answered, and why the others did not.
+    pub fallback: Option<String>,
+}
+
+/// A mirror's name, and what of it is followed.
+type Name = (String, Reference);
+
+/// The last answer of a repository, for whoever wants to know the same.
+struct Answer {
+    began: Instant,
+    outcome: Result<Fetched, SourceError>,
 }
 
 /// A file of a commit.
@@ -387,39 +270,103 @@ pub struct Mirrors {
     root: PathBuf,
     file_root: Option<PathBuf>,
     timeout: Duration,
+    max_size: u64,
     opened: Mutex<HashMap<String, Arc<Mirror>>>,
+    answers: Arc<Mutex<HashMap<Name, Answer>>>,
 }
 
 impl Mirrors {
-    /// `file_root` is the folder below which file:// may read, `timeout` the time that a fetch may take.
-    pub fn new(root: PathBuf, file_root: Option<PathBuf>, timeout: Duration) -> Self {
-        Self { root, file_root, timeout, opened: Mutex::default() }
+    /// `file_root` is the folder below which file:// may read, `timeout` the time that a fetch from one place may take,
+    /// and `max_size` the bytes that it may bring.
+    pub fn new(root: PathBuf, file_root: Option<PathBuf>, timeout: Duration, max_size: u64) -> Self {
+        Self { root, file_root, timeout, max_size, opened: Mutex::default(), answers: Arc::default() }
     }
 
-    /// Asks for the branch's commit, and transfers it when it is new. What is answered is whole, and on disk.
-    pub async fn fetch(&self, source: &Source) -> Result<Commit, SourceError> {
+    /// Asks for the newest commit, and transfers it when it is new. What is answered is whole, and on disk. Whoever
+    /// shares the repository shares the answers: one that was asked for no earlier than `since` will do.
+    pub async fn fetch(&self, source: &Source, since: Instant) -> Result<Fetched, SourceError> {
+        self.ask(source, since, NonZeroU32::MIN).await
+    }
+
+    async fn ask(&self, source: &Source, since: Instant, depth: NonZeroU32) -> Result<Fetched, SourceError> {
+        let asked = Instant::now();
         let interrupt = Interrupt::default();
-        let patience = Patience { deadline: Instant::now() + self.timeout, interrupt: interrupt.0.clone() };
-        let late = SourceError::Timeout { place: source.place(), after: self.timeout };
-        let (mirror, file_root, timeout) = (self.mirror(source), self.file_root.clone(), self.timeout);
-        let (turn, source) = (mirror.turn.clone(), source.clone());
+        let places = u32::try_from(source.urls.len()).unwrap_or(u32::MAX);
+        let within = self.timeout.saturating_mul(places);
+        let late = || SourceError::Timeout { place: source.place(source.url()), after: self.timeout };
+        let mirror = self.mirror(source);
+        let name = (source.mirror(), source.reference.clone());
         let work = async {
             // Whoever fetches holds the turn until that really ended, even when nobody waits for it any more.
-            let turn = turn.lock_owned().await;
-            run(&mirror.clone(), source.clone(), move |source| {
+            let turn = mirror.turn.clone().lock_owned().await;
+            if depth == NonZeroU32::MIN
+                && let Some(known) = self.known(&name, asked, since)
+            {
+                return known;
+            }
+            let began = Instant::now();
+            let (here, file_root, timeout, limit) =
+                (mirror.clone(), self.file_root.clone(), self.timeout, self.max_size);
+            let (interrupt, answers) = (interrupt.0.clone(), self.answers.clone());
+            run(&mirror, source.clone(), move |source| {
                 let _turn = turn;
-                let location = locate(source, file_root.as_deref())?;
-                mirror.fetch(&Attempt { source, location, timeout, patience })
+                let attempt = |url: &Url| {
+                    let patience = Patience { deadline: Instant::now() + timeout, interrupt: interrupt.clone() };
+                    let location = locate(source, url, file_root.as_deref())?;
+                    here.fetch(&Attempt { source, url, location, timeout, limit, depth, patience })
+                };
+                let outcome = first_that_answers(source, attempt, &interrupt).map(|(tip, fallback)| Fetched {
+                    tip,
+                    began,
+                    fallback,
+                });
+                let mut answers = answers.lock();
+                answers.retain(|_, answer| answer.began.elapsed() < REMEMBERED);
+                answers.insert(name, Answer { began, outcome: outcome.clone() });
+                outcome
             })
             .await
         };
-        tokio::time::timeout(self.timeout, work).await.unwrap_or(Err(late))
+        tokio::time::timeout(within, work).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// The branch's commit that the mirror on disk has: what to go on with while Git is away.
-    pub async fn cached(&self, source: &Source) -> Option<Commit> {
-        let (mirror, branch) = (self.mirror(source), source.branch.clone());
-        tokio::task::spawn_blocking(move || mirror.cached(&branch)).await.ok().flatten()
+    fn known(&self, name: &Name, asked: Instant, since: Instant) -> Option<Result<Fetched, SourceError>> {
+        let answers = self.answers.lock();
+        let answer = answers.get(name)?;
+        let will_do = answer.began >= asked || (answer.began >= since && answer.outcome.is_ok());
+        will_do.then(|| answer.outcome.clone())
+    }
+
+    /// What the mirror on disk has of it: what to go on with while Git is away.
+    pub async fn cached(&self, source: &Source) -> Option<Tip> {
+        let (mirror, reference) = (self.mirror(source), source.reference.clone());
+        tokio::task::spawn_blocking(move || mirror.cached(&reference)).await.ok().flatten()
+    }
+
+    /// What is signed of a commit, and of the tag that led to it.
+    pub async fn signed(&self, source: &Source, tip: &Tip) -> Result<Signed, SourceError> {
+        let tag = tip.tag;
+        self.visit(source, &tip.commit, move |mirror, url, commit| mirror.signed(url, commit, tag)).await
+    }
+
+    /// All commits that came since `base`: of the history no more is fetched than is needed to tell.
+    pub async fn since(&self, source: &Source, tip: &Tip, base: &Commit) -> Result<Walk, SourceError> {
+        if self.cached(&source.at(base)).await.is_none() {
+            self.fetch(&source.at(base), Instant::now()).await?;
+        }
+        let here = source.at(&tip.commit);
+        let mut walk = Walk::Shallow;
+        for depth in [None, NonZeroU32::new(SOME_HISTORY), NonZeroU32::new(ALL_HISTORY)] {
+            if let Some(depth) = depth {
+                self.ask(&here, Instant::now(), depth).await?;
+            }
+            let base = base.clone();
+            walk = self.visit(&here, &tip.commit, move |mirror, url, tip| mirror.since(url, tip, &base)).await?;
+            if !matches!(walk, Walk::Shallow) {
+                break;
+            }
+        }
+        Ok(walk)
     }
 
     /// All files at and below `path` whose name is `wanted`, in the order of their paths, or the one file that `path`
@@ -463,13 +410,16 @@ impl Mirrors {
             let here = mirror.clone();
             async move { run(&here, source.clone(), move |source| look(&mirror, source.url(), &commit)).await }
         };
-        match once().await {
-            Err(SourceError::MirrorDamaged { .. } | SourceError::CommitNotFound { .. }) => {
-                self.fetch(source).await?;
-                once().await
+        // What is followed first: that makes a damaged mirror anew, and is most often the very commit.
+        for again in [source.clone(), source.at(commit)] {
+            match once().await {
+                Err(SourceError::MirrorDamaged { .. } | SourceError::CommitNotFound { .. }) => {
+                    self.fetch(&again, Instant::now()).await?;
+                }
+                seen => return seen,
             }
-            seen => seen,
         }
+        once().await
     }
 
     fn mirror(&self, source: &Source) -> Arc<Mirror> {
@@ -479,13 +429,33 @@ impl Mirrors {
     }
 }
 
+/// Goes on to the next place while nobody is there. With what was found, says which place it was, if not the first.
+fn first_that_answers(
+    source: &Source,
+    attempt: impl Fn(&Url) -> Result<Tip, SourceError>,
+    interrupt: &AtomicBool,
+) -> Result<(Tip, Option<String>), SourceError> {
+    let mut away = Vec::new();
+    for url in &source.urls {
+        match attempt(url) {
+            Ok(tip) => {
+                let why = SourceError::together(away);
+                return Ok((tip, why.map(|why| format!("{url} is in use, because: {why}"))));
+            }
+            Err(error) if error.is_away() && !interrupt.load(Ordering::Relaxed) => away.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(SourceError::together(away).unwrap_or(SourceError::Defect { url: source.url().to_owned() }))
+}
+
 /// Does what blocks. If it ends in a defect, a mirror that provokes it is not asked again.
 async fn run<T: Send + 'static>(
     mirror: &Mirror,
     source: Source,
     work: impl FnOnce(&Source) -> Result<T, SourceError> + Send + 'static,
 ) -> Result<T, SourceError> {
-    let url = source.url.to_string();
+    let url = source.url().to_owned();
     tokio::task::spawn_blocking(move || work(&source)).await.unwrap_or_else(|_| {
         mirror.distrust();
         Err(SourceError::Defect { url })
@@ -504,24 +474,26 @@ impl Drop for Interrupt {
 
 /// What gix shall connect to. A file:// URL must lead below `file_root`, whatever links are on the way; of what is
 /// elsewhere it is not even told whether it exists.
-fn locate(source: &Source, file_root: Option<&Path>) -> Result<gix::Url, SourceError> {
-    let invalid = |why: String| SourceError::InvalidUrl { url: source.url.to_string(), why };
-    if source.url.scheme() != "file" {
-        return gix::url::parse(source.url.as_str()).map_err(|error| invalid(error.to_string()));
+fn locate(source: &Source, url: &Url, file_root: Option<&Path>) -> Result<gix::Url, SourceError> {
+    let invalid = |why: String| SourceError::InvalidUrl { url: url.to_string(), why };
+    if url.scheme() != "file" {
+        return gix::url::parse(url.as_str()).map_err(|error| invalid(error.to_string()));
     }
     let refused = |why: &str| Err(invalid(why.to_owned()));
     let Some(root) = file_root else {
         return refused("the controller reads no files; start it with --git-file-root to allow them below a folder");
     };
-    let Ok(path) = source.url.to_file_path() else { return refused("it is no path on this machine") };
+    let Ok(path) = url.to_file_path() else { return refused("it is no path on this machine") };
     let Ok(real_root) = root.canonicalize() else {
         return refused("the folder given as --git-file-root does not exist");
     };
     if !path.starts_with(root) && !path.starts_with(&real_root) {
         return refused("it is not below --git-file-root");
     }
-    let not_found =
-        |error: std::io::Error| SourceError::RepositoryNotFound { place: source.place(), why: error.to_string() };
+    let not_found = |error: std::io::Error| SourceError::RepositoryNotFound {
+        place: source.place(url.as_str()),
+        why: error.to_string(),
+    };
     let path = path.canonicalize().map_err(not_found)?;
     if !path.starts_with(&real_root) {
         return refused("it is not below --git-file-root");

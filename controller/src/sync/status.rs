@@ -149,7 +149,7 @@ pub fn overall(unrendered: Option<Cause>, applied: Verdict, unfetched: Option<Ca
 /// What only another spec can mend is stalled; everything else is tried again.
 fn failure(cause: Cause) -> Verdict {
     match cause.reason {
-        "InvalidUrl" | "InvalidBranch" | "InvalidPath" | CYCLE => Verdict::Stalled(cause),
+        "InvalidUrl" | "InvalidReference" | "InvalidPath" | CYCLE => Verdict::Stalled(cause),
         _ => Verdict::Failed(cause),
     }
 }

@@ -48,8 +48,8 @@ impl Syncer {
         state.facts = facts.map(|fact| Fact { message: state.mask(&fact.message), ..fact }).collect();
         let before = current_status(sync, state);
         let generation = sync.metadata.generation;
-        status.conditions =
-            status::conditions(&before.conditions, &verdict, &state.facts, generation, Timestamp::now());
+        let facts: Vec<_> = state.facts.iter().chain(&state.fetching.facts).cloned().collect();
+        status.conditions = status::conditions(&before.conditions, &verdict, &facts, generation, Timestamp::now());
         status.observed_generation = generation;
         status.last_handled_reconcile_at = state.fetching.handled().map(str::to_owned);
         if status == before {

@@ -21,7 +21,9 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Commit, File, SourceError, Survey,
+    Commit, File, Reference, Signed, SourceError, Survey, Tip, Walk,
+    reference::{highest, remote, tags},
+    signed,
     transfer::{Attempt, Failure, Present, text},
     tree::{self, Files, Reader, Unread, parts},
 };
@@ -49,7 +51,7 @@ pub struct Mirror {
     tidied: AtomicBool,
     /// Reading failed.
     damaged: AtomicBool,
-    /// Commits that were looked through, by branch: what nothing has moved is not looked through again.
+    /// Commits that were looked through, by what leads to them: what nothing has moved is not looked through again.
     whole: Mutex<HashMap<String, ObjectId>>,
 }
 
@@ -66,25 +68,24 @@ impl Mirror {
     }
 
     /// Whoever calls has the turn.
-    pub fn fetch(&self, attempt: &Attempt) -> Result<Commit, SourceError> {
-        let id = self.follow(attempt).map_err(|error| error.without(&self.folder))?;
-        self.whole.lock().insert(attempt.source.branch().to_owned(), id);
-        Ok(Commit(id))
+    pub fn fetch(&self, attempt: &Attempt) -> Result<Tip, SourceError> {
+        let (tracking, tip) = self.follow(attempt).map_err(|error| error.without(&self.folder))?;
+        self.whole.lock().insert(tracking, tip.commit.0);
+        Ok(tip)
     }
 
-    fn follow(&self, attempt: &Attempt) -> Result<ObjectId, SourceError> {
+    fn follow(&self, attempt: &Attempt) -> Result<(String, Tip), SourceError> {
         self.prepare().map_err(|error| attempt.storage(&error))?;
         let current = self.current();
         if let Some(current) = &current
             && !self.damaged.load(Ordering::Relaxed)
         {
             let updated = open(current).map_err(Failure::Mirror).and_then(|repository| {
-                let whole = self.whole.lock().get(attempt.source.branch()).copied();
-                let present = Present { tip: tip(&repository, attempt.source.branch()), whole, packs: packs(current) };
+                let present = Present { whole: &self.whole, packs: packs(current) };
                 attempt.transfer(&repository, Some(&present), &[])
             });
             match updated {
-                Ok(id) => return Ok(id),
+                Ok(tip) => return Ok(tip),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Mirror(_)) if attempt.patience.interrupt.load(Ordering::Relaxed) => {
                     return Err(attempt.late());
@@ -95,9 +96,9 @@ impl Mirror {
                 }
             }
         }
-        let id = self.renew(attempt, current.as_deref())?;
+        let tip = self.renew(attempt, current.as_deref())?;
         self.damaged.store(false, Ordering::Relaxed);
-        Ok(id)
+        Ok(tip)
     }
 
     /// From now on the mirror is taken for damaged; the next fetch replaces it.
@@ -105,12 +106,33 @@ impl Mirror {
         self.damaged.store(true, Ordering::Relaxed);
     }
 
-    pub fn cached(&self, branch: &str) -> Option<Commit> {
+    pub fn cached(&self, reference: &Reference) -> Option<Tip> {
         let _reading = self.reading.read();
         let repository = open(&self.current()?).ok()?;
-        let id = tip(&repository, branch)?;
-        whole(&repository, id, &AtomicBool::new(false)).ok()?;
-        Some(Commit(id))
+        let all = names(&repository);
+        let (tracking, shown) = match reference {
+            Reference::Semver { range, .. } => {
+                let tags = all.iter().filter_map(|name| Some((name.strip_prefix(&tags())?, name)));
+                let (tag, name) = highest(range, tags)?;
+                (name.clone(), tag)
+            }
+            other => (other.tracking()?, other.shown()),
+        };
+        let tip = match reference {
+            // Whatever led to it.
+            Reference::Commit { id, .. } => Tip { commit: Commit(*id), tag: None, name: shown.to_owned() },
+            _ => peeled(&repository, id_at(&repository, &tracking)?, shown).ok()?,
+        };
+        whole(&repository, tip.commit.0, &AtomicBool::new(false)).ok()?;
+        Some(tip)
+    }
+
+    pub fn signed(&self, url: &str, commit: &Commit, tag: Option<ObjectId>) -> Result<Signed, SourceError> {
+        self.visit(url, commit, "", |repository, _| signed::signed(repository, commit.0, tag))
+    }
+
+    pub fn since(&self, url: &str, tip: &Commit, base: &Commit) -> Result<Walk, SourceError> {
+        self.visit(url, tip, "", |repository, _| signed::since(repository, tip.0, base.0))
     }
 
     pub fn read(
@@ -224,12 +246,13 @@ impl Mirror {
         Some(self.folder.join(number.to_string()))
     }
 
-    /// Builds a mirror aside, with the branches that the present one has, and puts it in its place.
-    fn renew(&self, attempt: &Attempt, current: Option<&Path>) -> Result<ObjectId, SourceError> {
+    /// Builds a mirror aside, with what the present one follows, and puts it in its place.
+    fn renew(&self, attempt: &Attempt, current: Option<&Path>) -> Result<(String, Tip), SourceError> {
         if current.is_none() {
             self.sweep();
         }
-        let others = current.and_then(|current| open(current).ok()).map(|old| branches(&old)).unwrap_or_default();
+        let others = current.and_then(|current| open(current).ok()).map(|old| names(&old)).unwrap_or_default();
+        let others: Vec<String> = others.iter().filter_map(|name| remote(name)).collect();
         let fresh = self.folder.join(FRESH);
         let storage = |error: io::Error| attempt.storage(&error);
         if fresh.exists() {
@@ -238,7 +261,7 @@ impl Mirror {
         let kind = gix::create::Kind::Bare;
         let made = gix::ThreadSafeRepository::init_opts(&fresh, kind, gix::create::Options::default(), options());
         let repository: Repository = made.map_err(|error| attempt.storage(&error))?.into();
-        let id = attempt.transfer(&repository, None, &others).map_err(|failure| match failure {
+        let tip = attempt.transfer(&repository, None, &others).map_err(|failure| match failure {
             Failure::Final(error) => error,
             Failure::Mirror(why) => attempt.failed(why),
         })?;
@@ -252,7 +275,7 @@ impl Mirror {
             let _ = fs::remove_dir_all(current);
         }
         self.whole.lock().clear();
-        Ok(id)
+        Ok(tip)
     }
 
     /// Removes the mirrors beside this one that nothing asks for. What cannot be removed now can be later.
@@ -286,21 +309,25 @@ fn open(folder: &Path) -> Result<Repository, String> {
     gix::open_opts(folder, options()).map_err(|error| text(&error))
 }
 
-pub fn tracking(branch: &str) -> String {
-    format!("refs/remotes/origin/{branch}")
-}
-
-pub fn tip(repository: &Repository, branch: &str) -> Option<ObjectId> {
-    let reference = repository.try_find_reference(tracking(branch).as_str()).ok().flatten()?;
+/// Where a reference of the mirror leads, a tag not peeled.
+pub fn id_at(repository: &Repository, name: &str) -> Option<ObjectId> {
+    let reference = repository.try_find_reference(name).ok().flatten()?;
     Some(reference.try_id()?.detach())
 }
 
-fn branches(repository: &Repository) -> Vec<String> {
-    let prefix = tracking("");
+/// The commit at the end, and the tag that led to it.
+pub fn peeled(repository: &Repository, id: ObjectId, name: &str) -> Result<Tip, String> {
+    let object = repository.find_object(id).map_err(|error| text(&error))?;
+    let tag = (object.kind == gix::object::Kind::Tag).then_some(id);
+    let commit = object.peel_to_commit().map_err(|error| text(&error))?;
+    Ok(Tip { commit: Commit(commit.id), tag, name: name.to_owned() })
+}
+
+/// Everything that the mirror follows.
+fn names(repository: &Repository) -> Vec<String> {
     let Ok(platform) = repository.references() else { return Vec::new() };
     let Ok(all) = platform.all() else { return Vec::new() };
-    let branch = |name: &gix::refs::FullNameRef| name.as_bstr().to_str().ok()?.strip_prefix(&prefix).map(str::to_owned);
-    all.flatten().filter_map(|reference| branch(reference.name())).collect()
+    all.flatten().filter_map(|reference| reference.name().as_bstr().to_str().ok().map(str::to_owned)).collect()
 }
 
 /// Whether every object of the commit is there.

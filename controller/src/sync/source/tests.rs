@@ -1,18 +1,37 @@
 //! Against real repositories, made by the real git, over file://.
 
+mod references;
+
 use std::{
-    collections::BTreeMap,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::ByteString;
 use tempfile::TempDir;
 
-use super::{Commit, Credentials, Mirrors, Source};
+use crds::git_sync::{GitReference, GitSource};
+
+use super::{Commit, Credentials, Mirrors, Proxy, Source, SourceError};
+
+/// More than any repository here holds.
+const LIMIT: u64 = 64 << 20;
+
+fn of(url: &str, branch: &str) -> Result<Source, SourceError> {
+    let reference = GitReference { branch: Some(branch.to_owned()), ..GitReference::default() };
+    Source::new(&GitSource { url: url.to_owned(), reference, ..GitSource::default() }, Credentials::None, None)
+}
+
+async fn fetch(mirrors: &Mirrors, source: &Source) -> Result<Commit, SourceError> {
+    Ok(mirrors.fetch(source, Instant::now()).await?.tip.commit)
+}
+
+async fn cached(mirrors: &Mirrors, source: &Source) -> Option<Commit> {
+    Some(mirrors.cached(source).await?.commit)
+}
 
 /// A folder with a repository that somebody writes to, and mirrors of it.
 struct World {
@@ -73,7 +92,7 @@ impl World {
     }
 
     fn mirrors(&self) -> Mirrors {
-        Mirrors::new(self.cache(), Some(self.folder.path().join("served")), Duration::from_secs(30))
+        Mirrors::new(self.cache(), Some(self.folder.path().join("served")), Duration::from_secs(30), LIMIT)
     }
 
     fn cache(&self) -> PathBuf {
@@ -81,7 +100,7 @@ impl World {
     }
 
     fn source(&self, branch: &str) -> Source {
-        Source::new(&format!("file://{}", self.repository().display()), branch, Credentials::None).unwrap()
+        of(&format!("file://{}", self.repository().display()), branch).unwrap()
     }
 
     /// The one mirror's folder.
@@ -133,8 +152,8 @@ async fn a_commit_is_fetched_and_read() {
     let id = world.commit("deep/er/c.yaml", "c");
     let (mirrors, source) = (world.mirrors(), world.source("main"));
 
-    assert!(mirrors.cached(&source).await.is_none());
-    let commit = mirrors.fetch(&source).await.unwrap();
+    assert!(cached(&mirrors, &source).await.is_none());
+    let commit = fetch(&mirrors, &source).await.unwrap();
     assert_eq!(commit.to_string(), id);
     let all = pairs(&[("a.yaml", "a"), ("a/z.yaml", "z"), ("b.yaml", "b"), ("deep/er/c.yaml", "c")]);
     for path in ["", ".", "/", "./"] {
@@ -154,18 +173,18 @@ async fn history_is_not_fetched_nor_is_anything_twice() {
     let first = world.commit("a.yaml", "1");
     world.commit("a.yaml", "2");
     let (mirrors, source) = (world.mirrors(), world.source("main"));
-    mirrors.fetch(&source).await.unwrap();
+    fetch(&mirrors, &source).await.unwrap();
     let mirror = gix::open(world.mirror()).unwrap();
     assert!(!mirror.has_object(gix::ObjectId::from_hex(first.as_bytes()).unwrap()), "only the newest commit is needed");
 
     let before = (world.mirror(), world.packs());
-    let again = mirrors.fetch(&source).await.unwrap();
-    let restarted = world.mirrors().fetch(&source).await.unwrap();
+    let again = fetch(&mirrors, &source).await.unwrap();
+    let restarted = fetch(&world.mirrors(), &source).await.unwrap();
     assert_eq!((world.mirror(), world.packs()), before, "nothing moved, so nothing is transferred");
     assert_eq!(again, restarted);
 
     let third = world.commit("a.yaml", "3");
-    let commit = mirrors.fetch(&source).await.unwrap();
+    let commit = fetch(&mirrors, &source).await.unwrap();
     assert_eq!(commit.to_string(), third);
     assert_eq!(world.packs().len(), 2);
     assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "3")]));
@@ -176,11 +195,11 @@ async fn a_force_push_is_followed() {
     let world = World::new();
     world.commit("a.yaml", "1");
     let (mirrors, source) = (world.mirrors(), world.source("main"));
-    let before = mirrors.fetch(&source).await.unwrap();
+    let before = fetch(&mirrors, &source).await.unwrap();
     world.git(&["checkout", "--quiet", "--orphan", "other"]);
     world.commit("a.yaml", "rewritten");
     world.git(&["branch", "--force", "main"]);
-    let commit = mirrors.fetch(&source).await.unwrap();
+    let commit = fetch(&mirrors, &source).await.unwrap();
     assert_ne!(commit, before);
     assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "rewritten")]));
     assert_eq!(read(&mirrors, &source, &before, "").await, pairs(&[("a.yaml", "1")]), "the old one is still there");
@@ -192,11 +211,11 @@ async fn content_that_returns_from_history_is_whole() {
     world.commit("a.yaml", "returns");
     world.commit("a.yaml", "other");
     let (mirrors, source) = (world.mirrors(), world.source("main"));
-    mirrors.fetch(&source).await.unwrap();
+    fetch(&mirrors, &source).await.unwrap();
     // As if killed between writing the pack and the boundary of the history: git then believes that we have it all.
     fs::remove_file(world.mirror().join("shallow")).unwrap();
     world.commit("a.yaml", "returns");
-    let commit = mirrors.fetch(&source).await.unwrap();
+    let commit = fetch(&mirrors, &source).await.unwrap();
     assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "returns")]));
 }
 
@@ -208,35 +227,35 @@ async fn branches_share_a_mirror() {
     let next = world.commit("a.yaml", "2");
     let mirrors = world.mirrors();
     for (branch, id) in [("main", &main), ("team/next", &next), ("main", &main)] {
-        assert_eq!(mirrors.fetch(&world.source(branch)).await.unwrap().to_string(), *id);
+        assert_eq!(fetch(&mirrors, &world.source(branch)).await.unwrap().to_string(), *id);
     }
-    assert_eq!(mirrors.cached(&world.source("team/next")).await.unwrap().to_string(), next);
+    assert_eq!(cached(&mirrors, &world.source("team/next")).await.unwrap().to_string(), next);
     assert!(world.mirror().exists());
 
     // A branch may turn into a folder of branches.
     world.git(&["checkout", "--quiet", "--detach"]);
     world.git(&["branch", "--delete", "--force", "main"]);
     world.git(&["branch", "main/stable"]);
-    assert_eq!(mirrors.fetch(&world.source("main/stable")).await.unwrap().to_string(), next);
-    let error = mirrors.fetch(&world.source("main")).await.unwrap_err();
-    assert_eq!(error.reason(), "BranchNotFound");
-    assert_eq!(mirrors.cached(&world.source("team/next")).await.unwrap().to_string(), next);
+    assert_eq!(fetch(&mirrors, &world.source("main/stable")).await.unwrap().to_string(), next);
+    let error = fetch(&mirrors, &world.source("main")).await.unwrap_err();
+    assert_eq!(error.reason(), "ReferenceNotFound");
+    assert_eq!(cached(&mirrors, &world.source("team/next")).await.unwrap().to_string(), next);
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_named() {
     let world = World::new();
     let mirrors = world.mirrors();
-    let empty = mirrors.fetch(&world.source("main")).await.unwrap_err();
-    assert_eq!(empty.reason(), "BranchNotFound", "an empty repository: {empty}");
+    let empty = fetch(&mirrors, &world.source("main")).await.unwrap_err();
+    assert_eq!(empty.reason(), "ReferenceNotFound", "an empty repository: {empty}");
 
     world.commit("folder/a.yaml", "1");
-    let missing = mirrors.fetch(&world.source("missing")).await.unwrap_err();
-    assert_eq!(missing.reason(), "BranchNotFound");
+    let missing = fetch(&mirrors, &world.source("missing")).await.unwrap_err();
+    assert_eq!(missing.reason(), "ReferenceNotFound");
     assert!(missing.to_string().contains("the branch missing of file:///"), "{missing}");
 
     let source = world.source("main");
-    let commit = mirrors.fetch(&source).await.unwrap();
+    let commit = fetch(&mirrors, &source).await.unwrap();
     for path in ["folder/b", "other", "folder/a.yaml/below"] {
         let error = mirrors.read(&source, &commit, path, is_yaml).await.unwrap_err();
         assert_eq!(error.reason(), "PathNotFound", "{path}");
@@ -245,12 +264,10 @@ async fn what_is_not_there_is_named() {
     for path in ["..", "folder/../..", "../../etc"] {
         assert_eq!(mirrors.read(&source, &commit, path, is_yaml).await.unwrap_err().reason(), "InvalidPath", "{path}");
     }
-    let absent = Source::new(&format!("{}x", source.url()), "main", Credentials::None).unwrap();
-    let error = mirrors.fetch(&absent).await.unwrap_err();
+    let absent = of(&format!("{}x", source.url()), "main").unwrap();
+    let error = fetch(&mirrors, &absent).await.unwrap_err();
     assert_eq!(error.reason(), "RepositoryNotFound", "{error}");
-    assert!(
-        Source::new(source.url(), "ma in", Credentials::None).is_err_and(|error| error.reason() == "InvalidBranch")
-    );
+    assert!(of(source.url(), "ma in").is_err_and(|error| error.reason() == "InvalidReference"));
 }
 
 #[tokio::test]
@@ -261,7 +278,7 @@ async fn links_are_not_followed() {
     }
     world.commit("real.yaml", "1");
     let (mirrors, source) = (world.mirrors(), world.source("main"));
-    let commit = mirrors.fetch(&source).await.unwrap();
+    let commit = fetch(&mirrors, &source).await.unwrap();
     assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("real.yaml", "1")]));
     for path in ["passwd.yaml", "up", "up/app"] {
         assert_eq!(mirrors.read(&source, &commit, path, is_yaml).await.unwrap_err().reason(), "PathNotFound", "{path}");
@@ -282,7 +299,7 @@ async fn too_much_is_refused() {
     let commit = world.git(&["commit-tree", "-m", "Large", &world.tree(&tree)]);
     world.git(&["update-ref", "refs/heads/main", &commit]);
     let (mirrors, source) = (world.mirrors(), world.source("main"));
-    let commit = mirrors.fetch(&source).await.unwrap();
+    let commit = fetch(&mirrors, &source).await.unwrap();
     for (path, limit) in [("large", "32 MiB"), ("many", "10,000 files"), ("", "split it")] {
         let error = mirrors.read(&source, &commit, path, is_yaml).await.unwrap_err();
         assert_eq!(error.reason(), "TooLarge");
@@ -296,10 +313,9 @@ async fn what_a_killed_process_left_behind_does_no_harm() {
     let world = World::new();
     world.commit("a.yaml", "1");
     let source = world.source("main");
-    world.mirrors().fetch(&source).await.unwrap();
+    fetch(&world.mirrors(), &source).await.unwrap();
     let mirror = world.mirror();
-    let stale =
-        ["shallow.lock", "refs/remotes/origin/main.lock", "objects/pack/.tmpAbCdEf", "objects/pack/pack-1.pack"];
+    let stale = ["shallow.lock", "refs/mirror/heads/main.lock", "objects/pack/.tmpAbCdEf", "objects/pack/pack-1.pack"];
     for path in stale {
         fs::write(mirror.join(path), "").unwrap();
     }
@@ -308,7 +324,7 @@ async fn what_a_killed_process_left_behind_does_no_harm() {
     fs::write(unfinished.join("HEAD"), "half").unwrap();
 
     let second = world.commit("a.yaml", "2");
-    assert_eq!(world.mirrors().fetch(&source).await.unwrap().to_string(), second);
+    assert_eq!(fetch(&world.mirrors(), &source).await.unwrap().to_string(), second);
     assert_eq!(world.mirror(), mirror, "what was there is used on");
     assert!(!unfinished.exists());
     for path in stale {
@@ -330,14 +346,14 @@ async fn a_damaged_mirror_is_fetched_anew() {
     for (index, damage) in damages.into_iter().enumerate() {
         for restarted in [false, true] {
             let mut mirrors = world.mirrors();
-            let commit = mirrors.fetch(&source).await.unwrap();
+            let commit = fetch(&mirrors, &source).await.unwrap();
             damage(&world);
             if restarted {
                 mirrors = world.mirrors();
-                assert_eq!(mirrors.fetch(&source).await.unwrap(), commit, "damage {index}");
+                assert_eq!(fetch(&mirrors, &source).await.unwrap(), commit, "damage {index}");
             }
             assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "1")]), "damage {index}");
-            assert_eq!(mirrors.fetch(&source).await.unwrap(), commit, "damage {index}");
+            assert_eq!(fetch(&mirrors, &source).await.unwrap(), commit, "damage {index}");
         }
     }
 }
@@ -355,18 +371,18 @@ async fn a_mirror_with_many_packs_is_replaced_with_all_its_branches() {
     world.commit("a.yaml", "0");
     world.git(&["branch", "quiet"]);
     let (mirrors, source) = (world.mirrors(), world.source("main"));
-    let quiet = mirrors.fetch(&world.source("quiet")).await.unwrap();
+    let quiet = fetch(&mirrors, &world.source("quiet")).await.unwrap();
     let (first, mut commit) = (world.mirror(), quiet.clone());
     for round in 1..=64 {
         world.commit("a.yaml", &round.to_string());
-        commit = mirrors.fetch(&source).await.unwrap();
+        commit = fetch(&mirrors, &source).await.unwrap();
         assert!(world.packs().len() <= 64);
     }
     assert_ne!(world.mirror(), first);
     assert!(!first.exists());
     assert!(world.packs().len() < 3);
     assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "64")]));
-    assert_eq!(mirrors.cached(&world.source("quiet")).await, Some(quiet));
+    assert_eq!(cached(&mirrors, &world.source("quiet")).await, Some(quiet));
 }
 
 #[tokio::test]
@@ -374,23 +390,23 @@ async fn a_mirror_outlives_the_repository() {
     let world = World::new();
     let id = world.commit("a.yaml", "1");
     let source = world.source("main");
-    world.mirrors().fetch(&source).await.unwrap();
+    fetch(&world.mirrors(), &source).await.unwrap();
     fs::rename(world.repository(), world.folder.path().join("away")).unwrap();
 
     let restarted = world.mirrors();
-    assert_eq!(restarted.fetch(&source).await.unwrap_err().reason(), "RepositoryNotFound");
-    let commit = restarted.cached(&source).await.unwrap();
+    assert_eq!(fetch(&restarted, &source).await.unwrap_err().reason(), "RepositoryNotFound");
+    let commit = cached(&restarted, &source).await.unwrap();
     assert_eq!(commit.to_string(), id);
     assert_eq!(read(&restarted, &source, &commit, "").await, pairs(&[("a.yaml", "1")]));
     fs::remove_dir_all(world.mirror().join("objects")).unwrap();
-    assert!(world.mirrors().cached(&source).await.is_none(), "a commit without its objects is none");
+    assert!(cached(&world.mirrors(), &source).await.is_none(), "a commit without its objects is none");
 }
 
 #[tokio::test]
 async fn mirrors_that_nothing_asks_for_are_removed() {
     let world = World::new();
     world.commit("a.yaml", "1");
-    world.mirrors().fetch(&world.source("main")).await.unwrap();
+    fetch(&world.mirrors(), &world.source("main")).await.unwrap();
     let forgotten = only(&world.cache(), |_| true);
     let last = std::time::SystemTime::now() - Duration::from_hours(100);
     fs::File::open(forgotten.join("used")).unwrap().set_modified(last).unwrap();
@@ -400,7 +416,7 @@ async fn mirrors_that_nothing_asks_for_are_removed() {
     fs::create_dir_all(world.folder.path().join("served/link")).unwrap();
     std::os::unix::fs::symlink(world.repository(), world.folder.path().join("served/link/app")).unwrap();
     let url = format!("file://{}", world.folder.path().join("served/link/app").display());
-    world.mirrors().fetch(&Source::new(&url, "main", Credentials::None).unwrap()).await.unwrap();
+    fetch(&world.mirrors(), &of(&url, "main").unwrap()).await.unwrap();
     assert!(!forgotten.exists());
     assert!(foreign.exists());
 }
@@ -410,9 +426,9 @@ async fn files_are_read_only_below_the_given_folder() {
     let world = World::new();
     world.commit("a.yaml", "1");
     let served = world.folder.path().join("served");
-    let within = |root: Option<PathBuf>| Mirrors::new(world.cache(), root, Duration::from_secs(30));
+    let within = |root: Option<PathBuf>| Mirrors::new(world.cache(), root, Duration::from_secs(30), LIMIT);
     let refused = async |mirrors: Mirrors, url: &str| {
-        let error = mirrors.fetch(&Source::new(url, "main", Credentials::None).unwrap()).await.unwrap_err();
+        let error = fetch(&mirrors, &of(url, "main").unwrap()).await.unwrap_err();
         assert_eq!(error.reason(), "InvalidUrl", "{error}");
         error.to_string()
     };
@@ -445,79 +461,47 @@ fn urls_that_hold_credentials_are_refused_without_showing_them() {
         "ftp://ada:s3cret@example.com/app.git",
     ];
     for url in urls {
-        let error = Source::new(url, "main", Credentials::None).unwrap_err();
+        let error = of(url, "main").unwrap_err();
         assert_eq!(error.reason(), "InvalidUrl", "{url}");
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
     }
-    let error = Source::new(urls[0], "main", Credentials::None).unwrap_err().to_string();
+    let error = of(urls[0], "main").unwrap_err().to_string();
     assert!(error.contains("https://example.com/app.git") && error.contains("source.secretRef"), "{error}");
-    let error = Source::new("git@example.com:app.git", "main", Credentials::None).unwrap_err().to_string();
+    let error = of("git@example.com:app.git", "main").unwrap_err().to_string();
     assert!(error.contains("ssh://git@host/path"), "{error}");
     for url in ["https://", "https://example.com", "ssh:///app", "git://example.com/app", "file://other/app", ""] {
-        assert!(Source::new(url, "main", Credentials::None).is_err(), "{url}");
-    }
-}
-
-fn basic() -> Credentials {
-    let data = secret(&[("username", "ada"), ("password", "s3cret\n")]);
-    Credentials::from_secret_data("https", &data).unwrap()
-}
-
-fn secret(entries: &[(&str, &str)]) -> BTreeMap<String, ByteString> {
-    entries.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))).collect()
-}
-
-#[test]
-fn credentials_are_never_shown() {
-    let source = Source::new("https://example.com/app.git", "main", basic()).unwrap();
-    let shown = format!("{source} {source:?} {:?} {}", source.credentials, source.url());
-    assert!(!shown.contains("s3cret") && !shown.contains("ada"), "{shown}");
-    let Credentials::Basic { password, .. } = basic() else { panic!("not basic") };
-    assert_eq!(**password, *"s3cret", "the line's end is no part of a password");
-}
-
-#[test]
-fn credentials_go_only_where_they_are_safe() {
-    for (url, credentials, reason) in [
-        ("http://example.com/app.git", basic(), Some("InvalidCredentials")),
-        ("http://localhost.example.com/app.git", basic(), Some("InvalidCredentials")),
-        ("http://127.0.0.1:80/app.git", basic(), None),
-        ("http://[::1]/app.git", basic(), None),
-        ("https://example.com/app.git", basic(), None),
-        ("http://example.com/app.git", Credentials::None, None),
-        ("ssh://git@example.com/app.git", Credentials::None, Some("InvalidCredentials")),
-        ("ssh://git@example.com/app.git", basic(), Some("InvalidCredentials")),
-        ("file:///app.git", basic(), Some("InvalidCredentials")),
-    ] {
-        assert_eq!(Source::new(url, "main", credentials).err().map(|error| error.reason()), reason, "{url}");
+        assert!(of(url, "main").is_err(), "{url}");
     }
 }
 
 #[test]
-fn missing_entries_of_the_secret_are_named() {
-    let tell = |scheme, entries: &[_]| Credentials::from_secret_data(scheme, &secret(entries)).unwrap_err().to_string();
-    assert_eq!(tell("https", &[("username", "ada")]), "it has no password: http needs username and password");
-    assert!(tell("https", &[]).starts_with("it has no username and no password:"));
-    assert!(tell("ssh", &[("identity", "x")]).starts_with("it has no known_hosts:"));
-    assert!(tell("ssh", &[("identity", "nonsense"), ("known_hosts", "x")]).contains("no private key"));
-    assert!(tell("https", &[("username", "a:b"), ("password", "x")]).contains("colon"));
-    assert!(tell("file", &[]).contains("remove source.secretRef"));
-    let binary = BTreeMap::from([
-        ("username".to_owned(), ByteString(vec![0xff])),
-        ("password".to_owned(), ByteString(b"x".to_vec())),
-    ]);
-    assert_eq!(Credentials::from_secret_data("http", &binary).unwrap_err().to_string(), "its username is not text");
-}
-
-#[test]
-fn other_credentials_have_another_mirror() {
-    let mirror = |credentials| Source::new("https://example.com/app.git", "main", credentials).unwrap().mirror();
-    let with = |username, password| {
-        let data = secret(&[("username", username), ("password", password)]);
-        mirror(Credentials::from_secret_data("https", &data).unwrap())
+fn who_trusts_or_goes_another_way_has_another_mirror() {
+    let data = |entries: &[(&str, &str)]| -> super::SecretData {
+        entries.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))).collect()
     };
-    assert_eq!(with("ada", "one"), with("ada", "one"));
-    assert_ne!(with("ada", "one"), with("ada", "two"));
-    assert_ne!(with("ad", "aone"), with("ada", "one"));
-    assert_ne!(with("ada", "one"), mirror(Credentials::None));
+    let mirror = |fallback: Option<&str>, password: Option<&str>, proxy: Option<&str>| {
+        let spec = GitSource {
+            url: "https://example.com/app.git".to_owned(),
+            fallback_urls: fallback.into_iter().map(str::to_owned).collect(),
+            ..GitSource::default()
+        };
+        let credentials = match password {
+            Some(password) => {
+                Credentials::from_secret_data("https", &data(&[("username", "ada"), ("password", password)])).unwrap()
+            }
+            None => Credentials::None,
+        };
+        let proxy = proxy.map(|address| Proxy::from_secret_data(&data(&[("address", address)])).unwrap());
+        Source::new(&spec, credentials, proxy).unwrap().mirror()
+    };
+    let mirrors = [
+        mirror(None, None, None),
+        mirror(Some("https://example.org/app.git"), None, None),
+        mirror(None, Some("one"), None),
+        mirror(None, Some("two"), None),
+        mirror(None, None, Some("http://proxy:1")),
+    ];
+    let different: std::collections::HashSet<_> = mirrors.iter().collect();
+    assert_eq!(different.len(), mirrors.len());
+    assert_eq!(mirror(None, Some("one"), None), mirrors[2]);
 }
