@@ -1,7 +1,7 @@
 //! What others change is told exactly: which field of which object, and who. Some of it is theirs to change.
 
 use anyhow::Result;
-use harness::eventually;
+use harness::{eventually, seal};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kube::{
     Api, ResourceExt as _,
@@ -176,6 +176,9 @@ async fn ignored_fields_are_the_clusters() -> Result<()> {
     let fourth = repository.commit("four").await?;
     place.applied("app", &fourth).await?;
     place.says("settings", &[("value", "tuned"), ("more", "x")]).await?;
+    let name = format!("{}/app", place.namespace);
+    let diff = seal(Some(place.world.cluster.kubeconfig()), &["sync", "diff", &name], "").await?.success()?;
+    assert!(diff.contains("0 changed"), "what is ignored is no difference: {diff}");
 
     // What is made anew is made as Git says, and without the rules all is.
     deployments.delete("app", &DeleteParams::default()).await?;

@@ -10,7 +10,7 @@ use std::{
 use crds::{
     GitSync,
     git_sync::{NAME_LABEL, NAMESPACE_LABEL},
-    sync::{kinds::Kinds, marks::marks, object::ObjectId, render::Desired},
+    sync::{ignore, kinds::Kinds, marks::marks, object::ObjectId, render::Desired},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::ResourceExt as _;
@@ -143,7 +143,7 @@ async fn wanted(
 
 /// Tries one. What the API server refuses is one object's trouble; what it cannot be asked is everybody's.
 async fn compare(cluster: &Cluster, kinds: &Kinds, object: &Desired) -> Result<Compared, Error> {
-    let Desired { id, version, body, marks, place, .. } = object;
+    let Desired { id, version, body, marks, place, ignored, .. } = object;
     // A hook is run, not kept.
     if marks.ignored || marks.hook.is_some() {
         return Ok(Ok(None));
@@ -156,6 +156,10 @@ async fn compare(cluster: &Cluster, kinds: &Kinds, object: &Desired) -> Result<C
     if live.is_some() && marks.once {
         return Ok(Ok(None));
     }
+    let body = match &live {
+        Some(live) => &ignore::payload(body, ignored, live),
+        None => body,
+    };
     match cluster.tried(kind, id, body).await {
         Ok(tried) => difference(object, live.as_ref(), Some(&tried)).map(Ok),
         // It will be there before the object is: it is among them, or nothing would say so.
