@@ -172,6 +172,9 @@ async fn in_all_namespaces_with_git_and_tokens() -> Result<()> {
     });
     world.cluster.apply(&sync.to_string()).await?;
     place.ready("shop", |ready, _| ready.status == "True").await?;
+    let hook = world.controller.url("/hook/default/shop");
+    let answer = reqwest::Client::builder().no_proxy().build()?.post(hook).send().await?;
+    assert_eq!(answer.status().as_u16(), 404, "it was looked at, and has no webhook");
     place.syncs().delete("shop", &DeleteParams::default()).await?;
 
     world.cluster.kubectl(&["create", "serviceaccount", "asking"]).await?;
