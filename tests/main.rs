@@ -31,6 +31,7 @@ mod rights;
 mod rollback;
 mod rollout;
 mod runbook;
+mod scenarios;
 mod sealing;
 mod source;
 mod sync;
