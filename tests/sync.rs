@@ -253,7 +253,7 @@ async fn a_definition_and_its_objects_come_in_one_commit() -> Result<()> {
     let commit = repository.commit("a kind of our own").await?;
     place.sync("app", &repository.url(), "/").await?;
     place.applied("app", &commit).await?;
-    let of_it = ["-n", &place.namespace, "get", "widget", "first", "-o", "jsonpath={.spec.size}"];
+    let of_it = ["-n", &place.namespace, "get", "widgets.tests.signet.dev", "first", "-o", "jsonpath={.spec.size}"];
     assert_eq!(place.world.cluster.kubectl(&of_it).await?, "3");
 
     // It goes as it came: the object, then its definition.
