@@ -87,13 +87,15 @@ async fn branches_tags_ranges_names_and_commits_are_followed() -> Result<()> {
     let first = commit(&repository, "one").await?;
     applied(&place, "app", &format!("main@sha1:{first}")).await?;
 
+    // Another reference to the same commit.
     repository.git(&["tag", "--annotate", "--message=one", "v1.0.0"]).await?;
+    repository.git(&["push", "--quiet", "--tags", "origin"]).await?;
+    change(&place, "app", json!({"ref": {"tag": "v1.0.0"}})).await?;
+    applied(&place, "app", &format!("v1.0.0@sha1:{first}")).await?;
     let second = commit(&repository, "two").await?;
     repository.git(&["tag", "v1.1.0"]).await?;
     repository.git(&["push", "--quiet", "--tags", "origin"]).await?;
     repository.git(&["push", "--quiet", "origin", &format!("{first}:refs/pull/7/head")]).await?;
-    change(&place, "app", json!({"ref": {"tag": "v1.0.0"}})).await?;
-    applied(&place, "app", &format!("v1.0.0@sha1:{first}")).await?;
     change(&place, "app", json!({"ref": {"semver": ">=1.0.0 <2.0.0"}})).await?;
     applied(&place, "app", &format!("v1.1.0@sha1:{second}")).await?;
     // A version that comes is followed; one that is not asked for is not.

@@ -52,7 +52,9 @@ impl Syncer {
         let variables = variables.as_deref();
         let origin = Origin::new(commit, &sync.spec, variables);
         status.last_attempted_revision = Some(revision.clone());
-        if state.good.as_ref().is_some_and(|good| good.origin == origin) {
+        if let Some(good) = state.good.as_mut().filter(|good| good.origin == origin) {
+            // Another reference may lead to the same commit.
+            good.revision = revision;
             return Ok(None);
         }
         let read = match state.read.take().filter(|read| read.origin == origin) {
