@@ -19,7 +19,7 @@ async fn token(place: &Place<'_>, account: &str, flags: &[&str]) -> Result<Strin
 }
 
 /// `deploy/` with the component, as an overlay of one's own has it.
-async fn deployed(options: ControllerOptions) -> Result<World> {
+pub async fn deployed(options: ControllerOptions) -> Result<World> {
     let cluster = Cluster::start().await?;
     cluster.deploy().await?;
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy");

@@ -303,13 +303,15 @@ async fn each_alert_has_its_entry() -> Result<()> {
     let runbook = fs::read_to_string(chart::folder().with_file_name("docs").join("runbook-alerts.md"))?;
     let mut entries: Vec<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     let groups = document(&fs::read_to_string(&rules)?)?;
+    let values = document(&fs::read_to_string(chart::folder().join("chart/values.yaml"))?)?;
+    let runbooks = values["prometheusRule"]["runbook"].as_str().context("where to read on")?;
     for rule in groups["groups"][0]["rules"].as_array().context("rules")? {
         let name = rule["alert"].as_str().context("a name")?;
         assert!(["critical", "warning"].contains(&rule["labels"]["severity"].as_str().unwrap_or_default()), "{name}");
         for field in ["summary", "description"] {
             assert!(rule["annotations"][field].is_string(), "{name} has no {field}");
         }
-        let url = format!("https://signet.dev/docs/runbook-alerts.html#{}", name.to_lowercase());
+        let url = format!("{runbooks}#{}", name.to_lowercase());
         assert_eq!(rule["annotations"]["runbook_url"], url, "{name}");
         let is_seen = include_str!("alerts.rs").contains(&format!("{name:?}"));
         assert!(is_seen, "no test sees {name} fire");

@@ -111,6 +111,7 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
         ("replicas=0", "/replicas"),
         ("replicas=2,flags.leaderElect=false", "without flags.leaderElect there can be one only"),
         ("image.digest=abc", "/image/digest"),
+        ("prometheusRule.runbook=https://example.com/#it", "/prometheusRule/runbook"),
         ("serviceProxier.verbs={delete}", "/serviceProxier/verbs"),
         ("updateStatus=false", "updateStatus"),
     ] {
@@ -136,7 +137,7 @@ async fn what_is_rendered_is_applied() -> Result<()> {
         "serviceAccount": {"annotations": {"a": "b"}}, "service": {"annotations": {"a": "b"}},
         "networkPolicy": {"enabled": true, "metrics": [{"namespaceSelector": {}}], "egress": [{"ports": [{"port": 443}]}]},
         "podDisruptionBudget": {"enabled": true}, "serviceMonitor": {"enabled": true, "interval": "30s", "labels": {"a": "b"}},
-        "prometheusRule": {"enabled": true, "labels": {"a": "b"}},
+        "prometheusRule": {"enabled": true, "labels": {"a": "b"}, "runbook": "https://example.com/runbook"},
         "nodeSelector": {"kubernetes.io/os": "linux"}, "tolerations": [{"operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},
         "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
@@ -148,6 +149,7 @@ async fn what_is_rendered_is_applied() -> Result<()> {
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: text, namespace: kube-system}",
         ],
         "keysOperator": {"subjects": [{"kind": "ServiceAccount", "name": "ops", "namespace": "kube-system"}]},
+        "syncOperator": {"subjects": [{"kind": "ServiceAccount", "name": "ops", "namespace": "kube-system"}]},
     });
     let alone =
         json!({"flags": {"leaderElect": false}, "crds": {"install": false}, "networkPolicy": {"enabled": true}});

@@ -5,6 +5,7 @@
 
 mod access;
 mod alerts;
+mod book;
 mod chart;
 mod choices;
 mod controllers_run;

@@ -1,7 +1,7 @@
 //! From upstream's controller to ours and back, in a living cluster: upstream's own chart and program, its keys, its
-//! SealedSecrets. Nothing is made anew, and nothing stays that should go.
+//! SealedSecrets; and `docs/migration.md`, word for word. Nothing is made anew, and nothing stays that should go.
 
-use std::{os::unix::fs::symlink, process::Command};
+use std::{os::unix::fs::symlink, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use crds::SealedSecret;
@@ -13,11 +13,17 @@ use harness::{
     publish::PublishedPort,
     tools::{Tool, UPSTREAM_ACCOUNT},
 };
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Secret};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Secret, Service},
+};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::{Value, json};
 
-use crate::world::{KEYS, SOON, document};
+use crate::{
+    book::{Desk, Page},
+    world::{KEYS, SOON, document},
+};
 
 const NAMES: [&str; 2] = ["db", "cache"];
 const NAME: &str = "sealed-secrets-controller";
@@ -49,9 +55,12 @@ async fn upstream(cluster: &Cluster) -> Result<Process> {
         .arg(format!("--listen-addr=127.0.0.1:{http}"))
         .arg(format!("--listen-metrics-addr=127.0.0.1:{metrics}"));
     let process = Process::start(scratch, "upstream", &mut run)?;
-    cluster
-        .publish_service("kube-system", NAME, PublishedPort { name: "http", port: 8080, loopback_port: http })
-        .await?;
+    // Upstream's chart names the port, its manifest does not.
+    let service = Api::<Service>::namespaced(cluster.admin().await?, "kube-system").get(NAME).await?;
+    let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
+    let name = ports.first().and_then(|port| port.name.as_deref()).unwrap_or_default();
+    let port = PublishedPort { name, port: 8080, loopback_port: http };
+    cluster.publish_service("kube-system", NAME, port).await?;
     let client = cluster.kubeconfig();
     eventually("upstream to serve its certificate", SOON, || async {
         process.ensure_running()?;
@@ -61,23 +70,96 @@ async fn upstream(cluster: &Cluster) -> Result<Process> {
     Ok(process)
 }
 
-/// Upstream's chart, out of its own sources.
-async fn upstreams_chart() -> Result<String> {
+/// Upstream's own sources, in Go's module cache.
+async fn upstreams_sources() -> Result<PathBuf> {
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/upstream-controller");
     let home = std::env::var("HOME")?;
     let mut go = command::clean("go", home.as_ref());
     go.current_dir(tools).args(["list", "-m", "-f", "{{.Dir}}", "github.com/bitnami/sealed-secrets"]);
     let folder = command::run(&mut go, b"").await?.success()?;
     ensure!(!folder.trim().is_empty(), "Go's module cache holds no sources of upstream's controller any more");
-    Ok(format!("{}/helm/sealed-secrets", folder.trim()))
+    Ok(folder.trim().into())
+}
+
+async fn upstreams_chart() -> Result<String> {
+    Ok(upstreams_sources().await?.join("helm/sealed-secrets").display().to_string())
+}
+
+/// `controller.yaml`, as upstream makes it for a release. kubecfg lends one function that jsonnet has under another name.
+async fn upstreams_manifest() -> Result<String> {
+    const ALL: &str = "local all = import 'controller.jsonnet'; \
+        {apiVersion: 'v1', kind: 'List', items: [all[name] for name in std.objectFields(all)]}";
+    const KUBECFG: &str =
+        "{parseYaml(text):: local all = std.parseYaml(text); if std.isArray(all) then all else [all]}";
+    let home = tempfile::tempdir()?;
+    std::fs::write(home.path().join("kubecfg.libsonnet"), KUBECFG)?;
+    let mut jsonnet = command::clean(Tool::Jsonnet.path().await?, home.path());
+    jsonnet.arg("--jpath").arg(upstreams_sources().await?).arg("--jpath").arg(home.path());
+    jsonnet.args(["--ext-str", "CONTROLLER_IMAGE=upstream:1", "--ext-str", "IMAGE_PULL_POLICY=", "--exec", ALL]);
+    command::run(&mut jsonnet, b"").await?.success()
 }
 
 struct Moving {
     cluster: Cluster,
     namespace: String,
+    page: Page,
+    desk: Desk,
 }
 
 impl Moving {
+    async fn new() -> Result<Self> {
+        let cluster =
+            Cluster::start_with(ClusterOptions { controller_manager: true, ..ClusterOptions::default() }).await?;
+        let namespace = cluster.namespace("moving").await?;
+        let mut desk = Desk::new(None, Some(cluster.kubeconfig())).await?;
+        desk.bring("deploy", &chart::folder())?;
+        desk.call("sealed-secrets/sealed-secrets", upstreams_chart().await?);
+        Ok(Self { cluster, namespace, page: Page::read("migration.md")?, desk })
+    }
+
+    /// Does what the page says under a heading.
+    async fn follow(&self, heading: &str) -> Result<()> {
+        let steps: Vec<_> = self.page.steps.iter().filter(|step| step.heading == heading).collect();
+        ensure!(!steps.is_empty(), "the page says nothing of {heading:?}");
+        self.desk.follow_all(steps).await
+    }
+
+    /// Upstream runs and has opened all.
+    async fn begun(&self) -> Result<Process> {
+        self.cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
+        let running = upstream(&self.cluster).await?;
+        for name in NAMES {
+            self.seal(name, |_| ()).await?;
+        }
+        self.synced().await?;
+        Ok(running)
+    }
+
+    /// We run, and have looked at all that is there.
+    async fn taken_over(&self) -> Result<Controller> {
+        let controller = Controller::start(&self.cluster).await?;
+        self.synced().await?;
+        let sealed = Api::<SealedSecret>::namespaced(self.cluster.admin().await?, &self.namespace);
+        let recorded = || async {
+            let all = sealed.list(&ListParams::default()).await?;
+            let recorded = |it: &SealedSecret| it.status.as_ref().is_some_and(|status| status.unsealed.is_some());
+            Ok(all.iter().all(recorded).then_some(()))
+        };
+        eventually("all to be looked at by us", SOON, recorded).await?;
+        Ok(controller)
+    }
+
+    /// Our Service has our Pods, and nobody else's selector is left on it.
+    async fn leads_to_us(&self) -> Result<()> {
+        let selectors = ["-n", "kube-system", "get", "service", "-o", "jsonpath={.items[*].spec.selector}"];
+        let selectors = self.cluster.kubectl(&selectors).await?;
+        ensure!(
+            selectors == r#"{"app.kubernetes.io/name":"signet"} {"app.kubernetes.io/name":"signet"}"#,
+            "{selectors}"
+        );
+        Ok(())
+    }
+
     async fn secrets(&self) -> Result<Api<Secret>> {
         Ok(Api::namespaced(self.cluster.admin().await?, &self.namespace))
     }
@@ -136,37 +218,19 @@ fn items(secret: &Secret) -> Vec<&str> {
 
 #[tokio::test]
 async fn upstreams_release_is_taken_over_and_given_back() -> Result<()> {
-    let cluster = Cluster::start_with(ClusterOptions { controller_manager: true, ..ClusterOptions::default() }).await?;
-    let namespace = cluster.namespace("moving").await?;
-    let theirs = upstreams_chart().await?;
-    let ours = chart::folder().join("chart");
-    let ours = ours.to_str().context("UTF-8")?;
+    let it = Moving::new().await?;
     let name = format!("--set=fullnameOverride={NAME}");
-    let install = ["install", "sealed-secrets", &theirs, "--namespace=kube-system", &name];
-    cluster.helm(&install).await?;
-    cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
-    let it = Moving { cluster, namespace };
-    let running = upstream(&it.cluster).await?;
-    for name in NAMES {
-        it.seal(name, |_| ()).await?;
-    }
-    it.synced().await?;
+    it.cluster
+        .helm(&["install", "sealed-secrets", &upstreams_chart().await?, "--namespace=kube-system", &name])
+        .await?;
+    let running = it.begun().await?;
     let before = it.seen().await?;
     assert_eq!(before.len(), 1 + NAMES.len());
 
-    // As docs/migration.md has it.
-    it.cluster.helm(&["uninstall", "sealed-secrets", "--namespace=kube-system", "--wait"]).await?;
     running.terminate(SOON).await?;
-    it.cluster.helm(&["install", "signet", ours, "--namespace=kube-system", "--take-ownership"]).await?;
-    let controller = Controller::start(&it.cluster).await?;
-    it.synced().await?;
-    let sealed = Api::<SealedSecret>::namespaced(it.cluster.admin().await?, &it.namespace);
-    let recorded = || async {
-        let all = sealed.list(&ListParams::default()).await?;
-        let recorded = |it: &SealedSecret| it.status.as_ref().is_some_and(|status| status.unsealed.is_some());
-        Ok(all.iter().all(recorded).then_some(()))
-    };
-    eventually("all to be looked at by us", SOON, recorded).await?;
+    it.follow("With Helm").await?;
+    it.leads_to_us().await?;
+    let controller = it.taken_over().await?;
     assert_eq!(it.seen().await?, before);
 
     // What upstream wrote goes with what it was written for: an item, a label, an annotation.
@@ -183,10 +247,8 @@ async fn upstreams_release_is_taken_over_and_given_back() -> Result<()> {
     let between = it.seen().await?;
     assert_eq!(between[1]["metadata"]["uid"], before[1]["metadata"]["uid"]);
 
-    // And back.
     controller.terminate().await?;
-    it.cluster.helm(&["uninstall", "signet", "--namespace=kube-system", "--wait"]).await?;
-    it.cluster.helm(&install).await?;
+    it.follow("Back with Helm").await?;
     let _running = upstream(&it.cluster).await?;
     it.synced().await?;
     assert_eq!(it.seen().await?, between);
@@ -196,20 +258,40 @@ async fn upstreams_release_is_taken_over_and_given_back() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn upstreams_manifest_is_taken_over_and_given_back() -> Result<()> {
+    let it = Moving::new().await?;
+    let manifest = upstreams_manifest().await?;
+    it.desk.write("controller.yaml", &manifest)?;
+    let apply = ["apply", "--filename=-"];
+    it.cluster.kubectl_as(it.cluster.kubeconfig(), &apply, &manifest).await?.success()?;
+    let running = it.begun().await?;
+    let before = it.seen().await?;
+
+    running.terminate(SOON).await?;
+    it.follow("With kubectl").await?;
+    it.leads_to_us().await?;
+    let controller = it.taken_over().await?;
+    assert_eq!(it.seen().await?, before);
+    // Under our rights alone, and by our definitions.
+    it.cluster.kubectl(&["get", "gitsyncs", "-A"]).await?;
+
+    controller.terminate().await?;
+    it.follow("Back with kubectl").await?;
+    let _running = upstream(&it.cluster).await?;
+    it.synced().await?;
+    assert_eq!(it.seen().await?, before);
+    it.seal("db", |secret| secret["stringData"] = json!({"password": "again", "more": "1"})).await?;
+    it.until("upstream to write it", |secret| items(secret) == ["more", "password"]).await
+}
+
 /// Changed while nobody was there: what upstream wrote for what is gone by now is found out too.
 #[tokio::test]
 async fn what_was_changed_between_the_two_is_caught_up_with() -> Result<()> {
-    let cluster = Cluster::start_with(ClusterOptions { controller_manager: true, ..ClusterOptions::default() }).await?;
-    let namespace = cluster.namespace("moving").await?;
-    let name = format!("--set=fullnameOverride={NAME}");
-    cluster.helm(&["install", "sealed-secrets", &upstreams_chart().await?, "--namespace=kube-system", &name]).await?;
-    cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
-    let it = Moving { cluster, namespace };
-    let running = upstream(&it.cluster).await?;
-    for name in NAMES {
-        it.seal(name, |_| ()).await?;
-    }
-    it.synced().await?;
+    let it = Moving::new().await?;
+    let manifest = upstreams_manifest().await?;
+    it.cluster.apply(&manifest).await?;
+    let running = it.begun().await?;
     let uid = it.secrets().await?.get("db").await?.uid();
     // Somebody else's label is no business of either controller.
     it.cluster.kubectl(&["-n", &it.namespace, "label", "secret", "db", "theirs=stays"]).await?;
@@ -222,10 +304,7 @@ async fn what_was_changed_between_the_two_is_caught_up_with() -> Result<()> {
     it.cluster
         .kubectl(&["-n", &it.namespace, "patch", "sealedsecret", "db", "--type=json", "--patch", &change])
         .await?;
-    it.cluster.helm(&["uninstall", "sealed-secrets", "--namespace=kube-system"]).await?;
-    let deploy = chart::folder();
-    let deploy = deploy.to_str().context("UTF-8")?;
-    it.cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "--kustomize", deploy]).await?;
+    it.follow("With kubectl").await?;
     let _controller = Controller::start(&it.cluster).await?;
     it.until("it to be as it is now", |secret| {
         items(secret) == ["password"] && secret.labels().keys().eq(["theirs"]) && secret.uid() == uid

@@ -18,9 +18,9 @@ use harness::{
 async fn without_go_the_error_says_what_to_do() -> Result<()> {
     let scratch = Scratch::new("signet-no-go-")?;
     let surroundings = Surroundings {
-        assets: None,
         cache: Some(scratch.path().to_owned()),
         path: Some(scratch.folder("bin")?.into_os_string()),
+        ..Surroundings::default()
     };
     let error = Tool::ApiServer.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
     assert!(error.contains("kube-apiserver v1.") && error.contains("https://go.dev/dl"), "{error}");
@@ -34,6 +34,27 @@ fn an_assets_folder_without_the_program_is_named() -> Result<()> {
     let surroundings = Surroundings { assets: Some(scratch.path().to_owned()), ..Surroundings::default() };
     let error = Tool::Etcd.locate(&surroundings).err().map(|error| format!("{error:#}")).unwrap_or_default();
     assert!(error.contains(&*scratch.path().to_string_lossy()) && error.contains("no etcd"), "{error}");
+    Ok(())
+}
+
+/// The servers of the newest three minors; the rest is what it always is.
+#[test]
+fn another_minor_may_be_asked_for() -> Result<()> {
+    let scratch = Scratch::new("signet-minor-")?;
+    let assets = Some(scratch.folder("assets")?);
+    scratch.file("assets/kubectl", "")?;
+    let go = with_go(&scratch, "echo whole > \"$out\"")?;
+    for minor in ["1.34", "1.35"] {
+        let surroundings = Surroundings { kubernetes: Some(minor.to_owned()), assets: assets.clone(), ..go.clone() };
+        for tool in [Tool::ApiServer, Tool::ControllerManager] {
+            let path = tool.locate(&surroundings)?.display().to_string();
+            assert!(path.contains(&format!("control-plane-{minor}-")), "{path}");
+        }
+        assert!(Tool::Kubectl.locate(&surroundings)?.starts_with(scratch.path().join("assets")));
+    }
+    let unknown = Surroundings { kubernetes: Some("1.2".to_owned()), ..go };
+    let error = Tool::ApiServer.locate(&unknown).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    assert!(error.contains("SIGNET_KUBERNETES") && error.contains("control-plane-1.2"), "{error}");
     Ok(())
 }
 
@@ -88,7 +109,8 @@ fn with_go(scratch: &Scratch, script: &str) -> Result<Surroundings> {
     let find_out = "while [ \"$1\" != -o ]; do shift; done; out=$2";
     let go = scratch.file("bin/go", format!("#!/bin/sh\n{find_out}\n{script}\n"))?;
     fs::set_permissions(go, fs::Permissions::from_mode(0o755))?;
-    Ok(Surroundings { assets: None, cache: Some(scratch.folder("cache")?), path: Some(bin.into_os_string()) })
+    let (cache, path) = (Some(scratch.folder("cache")?), Some(bin.into_os_string()));
+    Ok(Surroundings { cache, path, ..Surroundings::default() })
 }
 
 /// What stands in the cache, locks aside.

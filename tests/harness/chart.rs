@@ -20,18 +20,27 @@ pub struct Rendering {
     pub values: Option<&'static str>,
     /// The one template that goes in, or else all.
     pub only: Option<&'static str>,
+    /// Only what stands below `spec` of the one object, as other programs read it.
+    pub is_spec: bool,
 }
 
 /// All of them.
-pub const RENDERINGS: [Rendering; 7] = [
-    Rendering { file: "install.yaml", values: None, only: None },
-    Rendering { file: "sealing/install.yaml", values: Some("sealing"), only: None },
-    Rendering { file: "namespaced/install.yaml", values: Some("namespaced"), only: None },
-    Rendering { file: "selected/install.yaml", values: Some("selected"), only: None },
-    Rendering { file: "authenticated/rbac.yaml", values: Some("authenticated"), only: Some("authenticated") },
-    Rendering { file: "keys-operator/rbac.yaml", values: Some("keys-operator"), only: Some("keys-operator") },
-    Rendering { file: "monitoring/prometheusrule.yaml", values: Some("monitoring"), only: Some("prometheusrule") },
+pub const RENDERINGS: [Rendering; 9] = [
+    Rendering { file: "install.yaml", values: None, only: None, is_spec: false },
+    Rendering { file: "sealing/install.yaml", values: Some("sealing"), only: None, is_spec: false },
+    Rendering { file: "namespaced/install.yaml", values: Some("namespaced"), only: None, is_spec: false },
+    Rendering { file: "selected/install.yaml", values: Some("selected"), only: None, is_spec: false },
+    single("authenticated/rbac.yaml", "authenticated", "authenticated"),
+    single("keys-operator/rbac.yaml", "keys-operator", "keys-operator"),
+    single("sync-operator/rbac.yaml", "sync-operator", "sync-operator"),
+    single("monitoring/prometheusrule.yaml", "monitoring", "prometheusrule"),
+    Rendering { is_spec: true, ..single("monitoring/rules.yaml", "monitoring", "prometheusrule") },
 ];
+
+/// One template.
+const fn single(file: &'static str, values: &'static str, template: &'static str) -> Rendering {
+    Rendering { file, values: Some(values), only: Some(template), is_spec: false }
+}
 
 /// What stands above each.
 const HEAD: &str = "# Rendered from deploy/chart: cargo render. The definitions of crds/ go with it.\n";
@@ -56,6 +65,10 @@ impl Rendering {
         args.extend(self.only.map(|template| format!("--show-only=templates/{template}.yaml")));
         let text = template(&args.iter().map(String::as_str).collect::<Vec<_>>()).await?.success()?;
         let lines = text.lines().filter(|line| !line.starts_with("# Source: ")).map(str::trim_end);
+        if self.is_spec {
+            let below = lines.skip_while(|line| *line != "spec:").skip(1);
+            return Ok(below.fold(HEAD.to_owned(), |text, line| text + line.strip_prefix("  ").unwrap_or(line) + "\n"));
+        }
         Ok(lines.fold(HEAD.to_owned(), |text, line| text + line + "\n"))
     }
 }

@@ -24,6 +24,8 @@ pub enum Tool {
     Kubeseal,
     /// Upstream's controller, to compare with.
     UpstreamController,
+    /// What makes upstream's manifest of its sources.
+    Jsonnet,
     Kustomize,
     Helm,
     /// What opens backups of keys without us.
@@ -57,6 +59,8 @@ struct Recipe {
 pub struct Surroundings {
     /// `KUBEBUILDER_ASSETS`, by convention a folder with etcd, kube-apiserver and kubectl.
     pub assets: Option<PathBuf>,
+    /// `SIGNET_KUBERNETES`, an older minor for the servers, such as 1.34; goes before `assets`.
+    pub kubernetes: Option<String>,
     /// The user's cache folder.
     pub cache: Option<PathBuf>,
     /// PATH, for Go.
@@ -68,6 +72,7 @@ impl Surroundings {
         let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         Self {
             assets: folder("KUBEBUILDER_ASSETS"),
+            kubernetes: env::var("SIGNET_KUBERNETES").ok().filter(|minor| !minor.is_empty()),
             cache: folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache"))),
             path: env::var_os("PATH"),
         }
@@ -85,7 +90,9 @@ impl Tool {
         let Recipe { program, folder, module, package, takes, stamp, tags, patches } = self.recipe();
         // Of the others what counts is the version: the one that we promise to match, or that the image ships.
         let conventional = matches!(self, Self::Etcd | Self::ApiServer | Self::ControllerManager | Self::Kubectl);
-        if let (Some(assets), true) = (&surroundings.assets, conventional) {
+        let older =
+            surroundings.kubernetes.as_ref().filter(|_| matches!(self, Self::ApiServer | Self::ControllerManager));
+        if let (Some(assets), true, None) = (&surroundings.assets, conventional, older) {
             let path = assets.join(program);
             ensure!(
                 path.is_file(),
@@ -94,7 +101,13 @@ impl Tool {
             );
             return Ok(path);
         }
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(folder);
+        let folder = older.map_or_else(|| folder.to_owned(), |minor| format!("{folder}-{minor}"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(&folder);
+        ensure!(
+            source.is_dir(),
+            "SIGNET_KUBERNETES asks for a minor whose servers are not described: there is no {}",
+            source.display()
+        );
         let cache = surroundings.cache.as_ref().context("neither HOME nor XDG_CACHE_HOME says where to keep tools")?;
         let (hash, version) = pinned(&source, module, patches)?;
         let build = Build {
@@ -139,6 +152,16 @@ impl Tool {
                 stamp: |version| format!("-X main.VERSION={version}"),
                 tags: "",
                 patches: &IN_CLUSTER,
+            },
+            Self::Jsonnet => Recipe {
+                program: "jsonnet",
+                folder: "jsonnet",
+                module: "github.com/google/go-jsonnet",
+                package: "github.com/google/go-jsonnet/cmd/jsonnet",
+                takes: "20 seconds",
+                stamp: |_| String::new(),
+                tags: "",
+                patches: &[],
             },
             Self::Kustomize => Recipe {
                 program: "kustomize",
