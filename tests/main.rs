@@ -22,6 +22,7 @@ mod hooks;
 mod install;
 mod keys;
 mod kubeseal_parity;
+mod lifecycle;
 mod migration;
 mod modes;
 mod recipients;

@@ -12,7 +12,10 @@ use kube::{
 use serde::Serialize;
 use serde_json::json;
 
-use crate::context::{FIELD_MANAGER, chain};
+use crate::{
+    context::{FIELD_MANAGER, chain},
+    pulse,
+};
 
 /// Longest wait for one answer of the API server. It answers within a second or is in trouble.
 const CALL: Duration = Duration::from_secs(30);
@@ -60,7 +63,9 @@ pub async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T
 
 /// Awaits one call for so long.
 pub async fn within<T>(time: Duration, call: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
-    tokio::time::timeout(time, call).await.map_err(|_| CallError::Timeout(time))?.map_err(CallError::Api)
+    let answer = tokio::time::timeout(time, call).await;
+    pulse::beat();
+    answer.map_err(|_| CallError::Timeout(time))?.map_err(CallError::Api)
 }
 
 /// Writes a status whole, and only to the very object that it is about. One that is gone needs none.

@@ -10,7 +10,7 @@ use kube::{
 };
 use parking_lot::RwLock;
 
-use crate::{keys::Ring, metrics::Metrics};
+use crate::{keys::Ring, metrics::Metrics, pulse::Pulses};
 
 /// Name under which the controller writes, so that its fields can be told from others'.
 pub const FIELD_MANAGER: &str = "signet-controller";
@@ -58,6 +58,8 @@ pub struct Context {
     pub sealed: SealedSecrets,
     /// Counters.
     pub metrics: Metrics,
+    /// Signs of life.
+    pub pulses: Pulses,
 }
 
 /// An error and all its causes in one line. A cause that only repeats its effect is left out.

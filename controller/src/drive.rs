@@ -43,11 +43,12 @@ pub async fn drive<K, C, E, Pass>(
     let counted = |object: Arc<K>, context: Arc<C>| {
         let (key, failures) = (ObjectRef::from_obj(object.as_ref()), failures.clone());
         queue.leave(&key);
+        let pulse = queue.pass(&key);
         let succeeded = move |action| {
             forget(&failures, &key);
             action
         };
-        Box::pin(pass(object, context).map_ok(succeeded))
+        Box::pin(pulse.scope(pass(object, context)).map_ok(succeeded))
     };
     let retry = |object: Arc<K>, error: &E, _: Arc<C>| {
         let key = ObjectRef::from_obj(object.as_ref());
@@ -66,22 +67,79 @@ pub async fn drive<K, C, E, Pass>(
     let triggers = triggers.take_until(stop.cancelled_owned());
     let triggers = triggers.inspect(|object| queue.enter(object)).map(Ok::<_, Infallible>);
     let config = controller::Config::default().concurrency(limits.concurrency);
-    applier(counted, retry, context, store, triggers, config)
-        .for_each(|result| async {
-            match result {
-                Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {} // logged above
-                // Deleted while it waited for its turn.
-                Err(controller::Error::ObjectNotFound(object)) => {
-                    queue.leave(&object);
-                    tracing::debug!(%object, "gone before its pass");
-                }
-                Err(error) => tracing::error!(%error, "the reconciler cannot go on"),
+    let passes = applier(counted, retry, context, store, triggers, config).for_each(|result| async {
+        match result {
+            Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {} // logged above
+            // Deleted while it waited for its turn.
+            Err(controller::Error::ObjectNotFound(object)) => {
+                queue.leave(&object);
+                tracing::debug!(%object, "gone before its pass");
             }
-        })
-        .await;
+            Err(error) => tracing::error!(%error, "the reconciler cannot go on"),
+        }
+    });
+    queue.turning().idle(passes).await;
     queue.close();
 }
 
 fn forget<K: Eq + Hash>(failures: &Mutex<HashMap<K, u32>>, key: &K) {
     failures.lock().remove(key);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use futures::stream;
+    use jiff::Timestamp;
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::{ResourceExt as _, runtime::reflector, runtime::watcher::Event};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{health::PASS, metrics::Metrics, pulse::Pulses};
+
+    /// Hears of a pass, and when that may end.
+    type Hang = (oneshot::Sender<String>, oneshot::Receiver<()>);
+
+    #[tokio::test]
+    async fn a_pass_that_hangs_is_noticed_until_it_ends() {
+        let (pulses, stop) = (Pulses::default(), CancellationToken::new());
+        let (store, mut writer) = reflector::store();
+        let mut secret = Secret::default();
+        (secret.metadata.name, secret.metadata.namespace) = (Some("db".to_owned()), Some("shop".to_owned()));
+        let reference = ObjectRef::from_obj(&secret);
+        for event in [Event::Init, Event::InitApply(secret), Event::InitDone] {
+            writer.apply_watcher_event(&event);
+        }
+        let (begun, has_begun) = oneshot::channel();
+        let (end, may_end) = oneshot::channel::<()>();
+        let hangs = Arc::new(Mutex::new(Some((begun, may_end))));
+        let pass = |secret: Arc<Secret>, hangs: Arc<Mutex<Option<Hang>>>| async move {
+            let Some((begun, may_end)) = hangs.lock().take() else { return Ok(Action::await_change()) };
+            let _ = begun.send(secret.name_any());
+            let _ = may_end.await;
+            Ok::<_, std::fmt::Error>(Action::await_change())
+        };
+        let queue = Queue::new("unseal", Metrics::new(Timestamp::UNIX_EPOCH), pulses.clone());
+        let triggers = stream::iter([reference]).chain(stream::pending());
+        let limits = Limits { concurrency: 1, retries: None };
+        let driven = drive(pass, hangs, store, triggers, limits, queue, stop.clone());
+        let judged = async {
+            let name = has_begun.await.unwrap();
+            let stuck = pulses.stuck(Instant::now() + PASS);
+            assert!(stuck.iter().any(|it| it.name == "unseal" && it.about == format!("shop/{name}")), "{stuck:?}");
+            assert!(pulses.stuck(Instant::now()).is_empty(), "not yet");
+            end.send(()).unwrap();
+            let ended = async {
+                while pulses.stuck(Instant::now() + PASS).iter().any(|it| !it.about.is_empty()) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), ended).await.unwrap();
+            stop.cancel();
+        };
+        tokio::join!(driven, judged);
+        assert!(pulses.stuck(Instant::now() + PASS).is_empty(), "the loop has ended, and is not stuck");
+    }
 }

@@ -11,8 +11,8 @@
 //! | module | touches the world | |
 //! |---|---|---|
 //! | [`args`], [`telemetry`], [`metrics`] | | flags, logs, counters |
-//! | [`runtime`], [`drive`], [`calls`], [`pace`], [`queue`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
-//! | [`observed`], [`backoff`] | pure | what a watch has shown; how long to wait |
+//! | [`runtime`], [`drive`], [`calls`], [`pace`], [`queue`], [`pulse`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
+//! | [`observed`], [`backoff`], [`health`], [`exit`] | pure | what a watch has shown; how long to wait; who is stuck; how it ends |
 //! | [`keys`] | IO | the ring of keys, minting; `crds::key_life` decides |
 //! | [`lead`] | IO, with `lease` pure | which of several replicas works |
 //! | [`unseal`] | IO, with `adopt`, `choices`, `decide`, `status` pure | SealedSecret to Secret |
@@ -26,12 +26,15 @@ pub mod calls;
 pub mod context;
 pub mod drive;
 pub mod events;
+pub mod exit;
+pub mod health;
 pub mod http;
 pub mod keys;
 pub mod lead;
 pub mod metrics;
 pub mod observed;
 pub mod pace;
+pub mod pulse;
 pub mod queue;
 pub mod runtime;
 pub mod sync;

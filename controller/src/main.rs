@@ -1,15 +1,15 @@
 //! The doorway: process-wide set-up, then `runtime::run`.
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use controller::{args::Args, runtime, telemetry};
+use controller::{args::Args, context::chain, exit::Exit, runtime, telemetry};
 use crds::guard;
 
 #[global_allocator]
 static ALLOCATOR: guard::Allocator = guard::ALLOCATOR;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let private = guard::keep_memory_private();
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", guard::told(panic))));
     let args = Args::from_command_line(std::env::args_os(), |variable| std::env::var_os(variable));
@@ -20,6 +20,18 @@ fn main() -> anyhow::Result<()> {
     }
     // kube and gix share one TLS provider; it must stand before the first client.
     let _already_there = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(args) {
+        Ok(()) => Exit::Told,
+        Err(error) => {
+            let exit = Exit::of(&error);
+            tracing::error!(code = exit as u8, "{}", chain(error.as_ref()));
+            exit
+        }
+    }
+    .into()
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
     let tokio = tokio::runtime::Runtime::new().context("cannot start threads")?;
     let ended = tokio.block_on(runtime::run(args));
     // A thread that waits for a silent Git host is not waited for.

@@ -1,4 +1,5 @@
-//! How many objects wait for their pass, and for how long. Looks on: the order is the scheduler's.
+//! How many objects wait for their pass, for how long, and whether passes go on once they began. Looks on: the order is
+//! the scheduler's.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,7 +10,11 @@ use std::{
 use kube::runtime::reflector::{Lookup, ObjectRef};
 use parking_lot::Mutex;
 
-use crate::metrics::{Metrics, QueueName};
+use crate::{
+    health::{LOOP, PASS},
+    metrics::{Metrics, QueueName},
+    pulse::{Pulse, Pulses},
+};
 
 /// Namespace and name.
 type Key = (Option<String>, String);
@@ -19,15 +24,16 @@ type Key = (Option<String>, String);
 pub struct Queue {
     waiting: Arc<Mutex<HashMap<Key, Instant>>>,
     metrics: Metrics,
+    pulses: Pulses,
     name: QueueName,
 }
 
 impl Queue {
     /// Empty.
-    pub fn new(name: &'static str, metrics: Metrics) -> Self {
+    pub fn new(name: &'static str, metrics: Metrics, pulses: Pulses) -> Self {
         let name = QueueName { queue: name };
         drop(metrics.queue_depth.get_or_create(&name)); // told even while it is 0
-        Self { waiting: Arc::default(), metrics, name }
+        Self { waiting: Arc::default(), metrics, pulses, name }
     }
 
     /// A pass was asked for.
@@ -44,6 +50,17 @@ impl Queue {
             self.metrics.queue_depth.get_or_create(&self.name).dec();
             self.metrics.queue_waits.get_or_create(&self.name).observe(since.elapsed().as_secs_f64());
         }
+    }
+
+    /// The pass over an object, as something that has to go on.
+    pub fn pass<K: Lookup>(&self, object: &ObjectRef<K>) -> Pulse {
+        let about = object.namespace.iter().chain([&object.name]).cloned().collect::<Vec<_>>().join("/");
+        self.pulses.begin(self.name.queue, about, PASS)
+    }
+
+    /// The same of the loop that makes the passes.
+    pub fn turning(&self) -> Pulse {
+        self.pulses.begin(self.name.queue, "", LOOP)
     }
 
     /// Nobody works on it any more.
@@ -67,7 +84,7 @@ mod tests {
     #[test]
     fn an_object_waits_once_however_often_it_is_asked_for() {
         let metrics = Metrics::new(Timestamp::UNIX_EPOCH);
-        let queue = Queue::new("unseal", metrics.clone());
+        let queue = Queue::new("unseal", metrics.clone(), Pulses::default());
         let (one, two) = (ObjectRef::<Secret>::new("one"), ObjectRef::<Secret>::new("two"));
         [&one, &one, &two].into_iter().for_each(|object| queue.enter(object));
         let depth = || metrics.queue_depth.get_or_create(&QueueName { queue: "unseal" }).get();

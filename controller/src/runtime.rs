@@ -20,20 +20,29 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::{ApiArgs, Args, HttpArgs, KeyArgs},
+    args::{ApiArgs, Args, HttpArgs, KeyArgs, SyncArgs},
     context::{Context, SealedSecrets},
     events::Events,
+    exit::StartError,
+    health::LOOP,
     http::{self, Endpoints, Gate, Hooks, Rate, Timeouts},
     keys::{self, Keeper},
     lead::{Candidate, Role, Roles},
     metrics::Metrics,
     pace::Pace,
+    pulse::Pulses,
     sync::{self, Builder, Git, Hands, Mirrors},
     unseal,
 };
 
-/// Time for what is under way at the end; a Pod gets 30 s in all.
-const DRAIN: Duration = Duration::from_secs(8);
+/// Time for what is under way to come to its end, once the controller is told to. What takes longer is broken off
+/// between two requests, and taken up by the next leader.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Time after that to give the Lease back and to answer who has asked. A Pod gets 30 s for all.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// What runs side by side.
+type Parts = JoinSet<anyhow::Result<()>>;
 
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -44,7 +53,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (config, namespace) = configure(&args.api).await?;
     let metrics = Metrics::new(Timestamp::now());
     let pace = Pace::new(args.api.kubeclient_qps, args.api.kubeclient_burst, metrics.clone());
-    let client = pace.of(Client::try_from(config.clone()).context("cannot make a client for the API server")?);
+    let client = pace.of(Client::try_from(config.clone()).map_err(StartError::Connection)?);
 
     let (listed, is_listed) = watch::channel(false);
     let keeper = Keeper::new(
@@ -54,11 +63,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Events::new(client.clone(), "sealed-secrets"),
         metrics.clone(),
     );
-    let shared = Context { client: client.clone(), ring: keeper.ring(), sealed: SealedSecrets::default(), metrics };
+    let (sealed, pulses) = (SealedSecrets::default(), Pulses::default());
+    let shared = Context { client: client.clone(), ring: keeper.ring(), sealed, metrics, pulses: pulses.clone() };
     let options = args.unseal.options(&namespace);
     let single = options.namespaces.are_single();
     let follows = args.sync.git_sync.unwrap_or(!single);
-    let mut endpoints = endpoints(&args.http, &options, &shared, is_listed)?;
+    if follows && single {
+        let why = "GitSyncs are followed in all namespaces or not at all: leave --git-sync out, or watch all";
+        return Err(StartError::Usage(why.to_owned()).into());
+    }
+    let mut endpoints = endpoints(&args.http, &options, &shared, is_listed, stop.clone());
     endpoints.hooks = follows.then(|| Hooks::new(client.clone()));
     let timeouts = endpoints.timeouts;
 
@@ -75,38 +89,25 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ));
 
     let home = single.then_some(namespace.as_str());
-    require::<SealedSecret>(&client, home, options.label_selector.as_deref()).await?;
+    let there = async {
+        require::<SealedSecret>(&client, home, options.label_selector.as_deref()).await?;
+        if follows { require::<GitSync>(&client, None, None).await } else { Ok(()) }
+    };
+    // An API server that says nothing keeps nobody from ending this.
+    let Some(there) = stop.run_until_cancelled(there).await else { return Ok(()) };
+    there?;
     let role = Arc::new(watch::Sender::default());
-    servers.spawn(forever("keys", keeper.run(renew, role.subscribe(), serving.clone()), serving.clone()));
+    let pulse = |name| pulses.begin(name, "", LOOP);
+    let keeping = pulse("keys").scope(keeper.run(renew, role.subscribe(), serving.clone()));
+    servers.spawn(forever("keys", keeping, serving.clone()));
     if args.api.leader_elect {
         let candidate = Candidate::new(client.clone(), &namespace, identity(args.api.identity));
-        servers.spawn(forever("lead", candidate.run(role.clone(), serving.clone()), serving.clone()));
+        let standing = pulse("lead").scope(candidate.run(role.clone(), serving.clone()));
+        servers.spawn(forever("lead", standing, serving.clone()));
     } else {
         role.send_replace(Role::Leading);
     }
-    let sync = match follows {
-        true if single => {
-            anyhow::bail!("GitSyncs are followed in all namespaces or not at all: leave --git-sync out, or watch all")
-        }
-        true => {
-            require::<GitSync>(&client, None, None).await?;
-            let account = format!("system:serviceaccount:{namespace}:{}", args.sync.sync_service_account);
-            let timeout = args.sync.git_timeout.try_into().context("--git-timeout is too long")?;
-            let search = std::env::var_os("PATH");
-            let builder = Builder::new(&args.sync.git_cache, &args.sync.kustomize, &args.sync.helm, search.as_deref());
-            let mirrors = Mirrors::new(args.sync.git_cache, args.sync.git_file_root, timeout, args.sync.git_max_size);
-            Some(Git {
-                hands: Hands::new(
-                    pace.of(impersonate(config, &account)?),
-                    client.clone(),
-                    args.sync.default_service_account,
-                ),
-                mirrors: mirrors.into(),
-                builder: builder.into(),
-            })
-        }
-        false => None,
-    };
+    let sync = follows.then(|| git(args.sync, config, &client, &pace, &namespace)).transpose()?;
     let work = Work { shared, options, listed, sync };
     let mut workers = JoinSet::new();
     workers.spawn(work.run(role.subscribe(), stop.clone()));
@@ -117,16 +118,29 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     tracing::info!("stopping: ending what is under way");
     stop.cancel();
-    let drained = async {
-        while workers.join_next().await.is_some() {}
-        // Keys, HTTP and the Lease are kept until nobody works any more.
-        serving.cancel();
-        while servers.join_next().await.is_some() {}
-    };
-    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+    close(workers, servers, &serving).await;
+    ended
+}
+
+/// Ends what works, and then what it needs: keys, HTTP and the Lease are kept until nobody works any more.
+async fn close(mut workers: Parts, mut servers: Parts, serving: &CancellationToken) {
+    if tokio::time::timeout(DRAIN, all(&mut workers)).await.is_err() {
         tracing::warn!("not everything ended in time; it will be taken up at the next start");
     }
-    ended
+    let closed = async {
+        workers.shutdown().await;
+        serving.cancel();
+        all(&mut servers).await;
+    };
+    if tokio::time::timeout(CLOSE, closed).await.is_err() {
+        tracing::warn!(
+            "somebody who asked gets no answer, or the Lease was not given back; another takes it in seconds"
+        );
+    }
+}
+
+async fn all(parts: &mut Parts) {
+    while parts.join_next().await.is_some() {}
 }
 
 /// What the leader does.
@@ -160,7 +174,7 @@ impl Work {
         Ok(())
     }
 
-    fn start(&self, stop: &CancellationToken) -> JoinSet<anyhow::Result<()>> {
+    fn start(&self, stop: &CancellationToken) -> Parts {
         let mut parts = JoinSet::new();
         let (sealed_changed, changes) = mpsc::unbounded_channel();
         let tell = move |sealed: &_| {
@@ -176,6 +190,18 @@ impl Work {
         }
         parts
     }
+}
+
+/// What Git is reached, rendered and written with.
+fn git(args: SyncArgs, config: Config, client: &Client, pace: &Pace, namespace: &str) -> anyhow::Result<Git> {
+    let account = format!("system:serviceaccount:{namespace}:{}", args.sync_service_account);
+    let timeout = args.git_timeout.unsigned_abs();
+    let search = std::env::var_os("PATH");
+    let builder = Builder::new(&args.git_cache, &args.kustomize, &args.helm, search.as_deref());
+    let mirrors = Mirrors::new(args.git_cache, args.git_file_root, timeout, args.git_max_size);
+    let own = pace.of(impersonate(config, &account)?);
+    let hands = Hands::new(own, client.clone(), args.default_service_account);
+    Ok(Git { hands, mirrors: mirrors.into(), builder: builder.into() })
 }
 
 /// The name of this replica: the Pod's, which in a Pod is the host's.
@@ -248,38 +274,40 @@ fn endpoints(
     options: &unseal::Options,
     shared: &Context,
     listed: watch::Receiver<bool>,
-) -> anyhow::Result<Endpoints> {
-    Ok(Endpoints {
+    stopping: CancellationToken,
+) -> Endpoints {
+    Endpoints {
         ring: shared.ring.clone(),
         metrics: shared.metrics.clone(),
         sealed: shared.sealed.clone(),
         listed,
         omit_names: args.metrics_omit_secret_labels,
-        timeouts: Timeouts {
-            read: args.read_timeout.try_into().context("--read-timeout is too long")?,
-            write: args.write_timeout.try_into().context("--write-timeout is too long")?,
-        },
+        timeouts: Timeouts { read: args.read_timeout.unsigned_abs(), write: args.write_timeout.unsigned_abs() },
         rate: Rate { per_second: args.rate_limit, burst: args.rate_limit_burst },
         accept_deprecated: options.accept_deprecated,
         gate: args.authenticate.then(|| Gate::new(shared.client.clone())),
         hooks: None,
-    })
+        pulses: shared.pulses.clone(),
+        stopping,
+    }
 }
 
 /// The API server to talk to, and the controller's own namespace.
-async fn configure(args: &ApiArgs) -> anyhow::Result<(Config, String)> {
+async fn configure(args: &ApiArgs) -> Result<(Config, String), StartError> {
     let config = match &args.kubeconfig {
         Some(path) => from_file(path).await?,
-        None => Config::incluster().context("not running in a Pod; name a kubeconfig with --kubeconfig")?,
+        None => Config::incluster().map_err(StartError::NoPod)?,
     };
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     Ok((config, namespace))
 }
 
-async fn from_file(path: &Path) -> anyhow::Result<Config> {
-    let what = || format!("cannot use the kubeconfig {}", path.display());
-    let kubeconfig = Kubeconfig::read_from(path).with_context(what)?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.with_context(what)
+async fn from_file(path: &Path) -> Result<Config, StartError> {
+    let read = async {
+        let kubeconfig = Kubeconfig::read_from(path)?;
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
+    };
+    read.await.map_err(|source| StartError::Kubeconfig { path: path.to_owned(), source })
 }
 
 /// A client that closes each connection after its answer.
@@ -295,7 +323,7 @@ fn impersonate(mut config: Config, account: &str) -> anyhow::Result<Client> {
 }
 
 /// A missing definition or right is told at once, with what to do about it.
-async fn require<K>(client: &Client, namespace: Option<&str>, labels: Option<&str>) -> anyhow::Result<()>
+async fn require<K>(client: &Client, namespace: Option<&str>, labels: Option<&str>) -> Result<(), StartError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -311,11 +339,28 @@ where
     match api.list_metadata(&one).await {
         // A right that one namespace lacks is no reason to end: its watch says so, and goes on trying.
         Err(kube::Error::Api(status)) if status.code == 403 && namespace.is_some() => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 400 => {
-            anyhow::bail!("cannot list {}: {}; see --label-selector", K::plural(&()), status.message)
+        answer => answer.map(drop).map_err(|error| StartError::list(&K::plural(&()), &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::yaml;
+
+    use super::*;
+
+    /// A Pod that is told to end gets half as much time again, before the kubelet kills it.
+    #[test]
+    fn a_pod_gets_the_time_that_ending_takes() {
+        let mut deployments = 0;
+        for document in yaml::documents(include_str!("../../deploy/install.yaml")) {
+            let object = document.value.unwrap();
+            if object["kind"] == "Deployment" {
+                let grace = object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
+                assert!(Duration::from_secs(grace) >= (DRAIN + CLOSE) * 3 / 2, "{grace} s");
+                deployments += 1;
+            }
         }
-        answer => answer.map(drop).with_context(|| {
-            format!("cannot list {}; apply crds/crds.yaml and deploy/install.yaml first", K::plural(&()))
-        }),
+        assert_eq!(deployments, 1);
     }
 }

@@ -1,7 +1,14 @@
 //! The command line as a process sees it: what goes to which stream, and how it ends.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::NamedTempFile;
 
 fn run(flags: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_signet-controller"));
@@ -41,6 +48,59 @@ fn a_wrong_value_ends_with_2_and_names_the_flag() {
 fn an_empty_variable_counts_as_absent() {
     let output = run(&[], &[("SEALED_SECRETS_KEY_SIZE", ""), ("SIGNET_GIT_SYNC", "")]);
     assert!(text(&output.stdout).contains("Starting signet-controller"), "{}", text(&output.stderr));
+}
+
+/// A kubeconfig for an API server at that port of this machine.
+fn kubeconfig(port: u16) -> NamedTempFile {
+    let text = format!(
+        "{{current-context: x, contexts: [{{name: x, context: {{cluster: x, user: x}}}}], users: [{{name: x, user: {{}}}}], \
+         clusters: [{{name: x, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]}}"
+    );
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+/// With addresses of nobody's.
+fn controller(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_signet-controller"));
+    let free = ["LISTEN_ADDR", "LISTEN_METRICS_ADDR"].map(|flag| (format!("SEALED_SECRETS_{flag}"), "127.0.0.1:0"));
+    command.env_clear().envs(free).env("POD_NAMESPACE", "x").args(flags);
+    command
+}
+
+#[test]
+fn why_it_does_not_start_is_told_with_a_remedy_and_by_the_code() {
+    let (taken, nobody) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let silent = kubeconfig(nobody.local_addr().unwrap().port());
+    drop(nobody);
+    let silent = format!("--kubeconfig={}", silent.path().display());
+    let address = format!("--listen-metrics-addr={}", taken.local_addr().unwrap());
+    for (flags, code, told) in [
+        (vec![silent.as_str(), "--all-namespaces=false", "--git-sync"], 2, "leave --git-sync out"),
+        (vec!["--kubeconfig=/nowhere/at/all"], 3, "name another with --kubeconfig"),
+        (vec![], 3, "not running in a Pod; name a kubeconfig with --kubeconfig"),
+        (vec![&silent], 4, "can be reached from here"),
+        (vec![&silent, &address], 7, "choose another with --listen-addr or --listen-metrics-addr"),
+    ] {
+        let output = controller(&flags).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(code) && said.contains(told), "{flags:?}: {}\n{said}", output.status);
+    }
+}
+
+#[test]
+fn it_ends_when_told_to_though_the_api_server_says_nothing() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = kubeconfig(server.local_addr().unwrap().port());
+    let mut command = controller(&[&format!("--kubeconfig={}", silent.path().display())]);
+    let mut running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
+    assert!(lines.by_ref().any(|line| line.unwrap().contains("serving HTTP")));
+    let (_asked, _) = server.accept().unwrap();
+    kill_process(Pid::from_child(&running), Signal::TERM).unwrap();
+    let output = running.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
 
 #[test]

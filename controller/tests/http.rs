@@ -9,6 +9,7 @@ use controller::{
     context::SealedSecrets,
     http::{Endpoints, Rate, Timeouts, main_routes, metrics_routes, serve},
     metrics::Metrics,
+    pulse::Pulses,
 };
 use crds::{
     Certificate, KeyRing, PrivateKey, Scope,
@@ -130,6 +131,8 @@ fn endpoints(keys: impl IntoIterator<Item = RingKey>) -> Endpoints {
         accept_deprecated: true,
         gate: None,
         hooks: None,
+        pulses: Pulses::default(),
+        stopping: CancellationToken::new(),
     }
 }
 
@@ -274,7 +277,30 @@ async fn a_certificate_that_ended_is_not_served() {
         assert_eq!((answer.code, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
     }
     let answer = none.ask("GET", "/readyz", "", "").await;
-    assert_eq!((answer.code, answer.body.as_str()), (503, "not ready\n"));
+    assert_eq!((answer.code, answer.body.as_str()), (503, "not ready: there is no key yet\n"));
+}
+
+#[tokio::test]
+async fn what_is_stuck_is_named_and_who_stops_is_not_ready() {
+    let told = endpoints([today()]);
+    let server = Server::of(&told).await;
+    let ask = async |path| {
+        let answer = server.ask("GET", path, "", "").await;
+        (answer.code, answer.body)
+    };
+    let going_on = told.pulses.begin("keys", "", SOON);
+    let stuck = told.pulses.begin("sync", "shop/app", Duration::ZERO);
+    // Once in each namespace and twice in the answer would be no better.
+    let again = told.pulses.begin("sync", "shop/other", Duration::ZERO);
+    assert_eq!(ask("/healthz").await, (503, "stuck: sync; the log says with what\n".to_owned()));
+    assert_eq!(ask("/readyz").await.0, 200, "it still serves");
+    drop((stuck, again));
+    assert_eq!(ask("/healthz").await, (200, "ok\n".to_owned()));
+    drop(going_on);
+
+    told.stopping.cancel();
+    assert_eq!(ask("/readyz").await, (503, "not ready: the controller is stopping\n".to_owned()));
+    assert_eq!(ask("/healthz").await.0, 200, "nothing is wrong with it");
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use std::{fs, path::Path};
 /// Files that decide. They take what they need as arguments, time included.
 const PURE: &[&str] = &[
     "backoff.rs",
+    "exit.rs",
+    "health.rs",
     "metrics/book.rs",
     "metrics/exposition.rs",
     "metrics/git_syncs.rs",

@@ -12,7 +12,13 @@ mod limit;
 mod refusal;
 mod serve;
 
-use std::{error::Error, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -47,8 +53,10 @@ pub use self::{
 };
 use crate::{
     context::SealedSecrets,
+    health::readiness,
     keys::Ring,
     metrics::{Format, Metrics, Snapshot},
+    pulse::Pulses,
 };
 
 /// Largest body. No SealedSecret of this size fits into a cluster.
@@ -86,6 +94,10 @@ pub struct Endpoints {
     pub gate: Option<Gate>,
     /// Where Git hosts call, if GitSyncs are followed.
     pub hooks: Option<Hooks>,
+    /// Signs of life.
+    pub pulses: Pulses,
+    /// Cancelled once the controller was told to end.
+    pub stopping: CancellationToken,
 }
 
 struct Shared {
@@ -104,7 +116,7 @@ pub fn main_routes(endpoints: &Endpoints) -> Router {
     let reads = || async { Refusal::method("GET, HEAD") };
     let posts = || async { Refusal::method("POST") };
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }).fallback(reads))
+        .route("/healthz", get(healthz).fallback(reads))
         .route("/readyz", get(readyz).fallback(reads))
         .route(CERTIFICATE, get(certificate).fallback(reads).layer(counted(CERTIFICATE)))
         .route(VERIFY, post(verify).fallback(posts).layer(limited()).layer(counted(VERIFY)))
@@ -124,12 +136,22 @@ pub fn metrics_routes(endpoints: Endpoints) -> Router {
     Router::new().route("/metrics", get(metrics)).with_state(Arc::new(endpoints))
 }
 
-async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let Endpoints { listed, ring, .. } = &shared.endpoints;
-    if *listed.borrow() && ring.borrow().newest().is_some() {
+/// Which loops are stuck. With what, only the log tells: whoever may log in may ask here.
+async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+    let stuck: BTreeSet<_> = shared.endpoints.pulses.stuck(Instant::now()).into_iter().map(|it| it.name).collect();
+    if stuck.is_empty() {
         return "ok\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    let names = stuck.into_iter().collect::<Vec<_>>().join(", ");
+    (StatusCode::SERVICE_UNAVAILABLE, format!("stuck: {names}; the log says with what\n")).into_response()
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let Endpoints { listed, ring, stopping, .. } = &shared.endpoints;
+    match readiness(stopping.is_cancelled(), ring.borrow().newest().is_some(), *listed.borrow()) {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
+    }
 }
 
 async fn certificate(State(shared): State<Arc<Shared>>) -> Result<Response, Refusal> {

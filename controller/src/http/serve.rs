@@ -2,7 +2,6 @@
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use axum::{Router, body::Body};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1};
@@ -14,6 +13,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
+
+use crate::exit::StartError;
 
 /// Connections at once; further ones wait to be taken. Far more than probes, a scraper and the API server's proxy open.
 const CONNECTIONS: usize = 512;
@@ -30,10 +31,8 @@ pub struct Timeouts {
 }
 
 /// Takes the address now, so that one that is taken ends the process and not just a log line.
-pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; choose another with --listen-addr or --listen-metrics-addr")
-    })
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 /// Serves until `stop`, then ends what is under way.

@@ -35,6 +35,7 @@ use crate::{
     events::{Events, Severity},
     lead::{Role, Roles},
     metrics::Metrics,
+    pulse,
 };
 
 /// However long nothing is due, the clock may be set meanwhile.
@@ -87,6 +88,20 @@ struct Held {
     uid: Option<String>,
     /// `None` if it cannot be read. Of a key that does not open nothing but its certificate is.
     key: Option<(Key, Option<RingKey>)>,
+}
+
+/// Why the keeper does something.
+enum Turn {
+    End,
+    Seen(Box<watcher::Result<Event<PartialObjectMeta<Secret>>>>),
+    /// What could not be read may be readable now.
+    Read,
+    /// A key may be due.
+    Due,
+    /// Somebody wants a new key.
+    Asked,
+    /// Who leads has changed.
+    Look,
 }
 
 /// Watches the key Secrets and owns the ring.
@@ -162,21 +177,26 @@ impl Keeper {
             }
             let wait = self.due(leads, now);
             let unread = self.unread.map(backoff::after);
-            tokio::select! {
-                () = stop.cancelled() => return,
-                event = watch.next() => match event {
-                    Some(Ok(event)) => self.on_event(event).await,
-                    Some(Err(error)) => tracing::warn!(%error, "cannot watch the key Secrets; trying again"),
-                    None => return,
-                },
-                () = tokio::time::sleep(unread.unwrap_or_default()), if unread.is_some() => self.read().await,
-                () = tokio::time::sleep(wait.unwrap_or(LOOK).min(LOOK)) => {
-                    if wait.is_some_and(|wait| wait <= LOOK) {
-                        self.mint(&roles).await;
-                    }
+            let turn = pulse::idle(async {
+                tokio::select! {
+                    () = stop.cancelled() => Turn::End,
+                    event = watch.next() => event.map_or(Turn::End, |event| Turn::Seen(event.into())),
+                    () = tokio::time::sleep(unread.unwrap_or_default()), if unread.is_some() => Turn::Read,
+                    () = tokio::time::sleep(wait.unwrap_or(LOOK).min(LOOK)) => Turn::Due,
+                    Some(()) = renew.next() => Turn::Asked,
+                    Ok(()) = roles.changed() => Turn::Look,
                 }
-                Some(()) = renew.next() => self.ask(),
-                Ok(()) = roles.changed() => {}
+            });
+            match turn.await {
+                Turn::End => return,
+                Turn::Seen(event) => match *event {
+                    Ok(event) => self.on_event(event).await,
+                    Err(error) => tracing::warn!(%error, "cannot watch the key Secrets; trying again"),
+                },
+                Turn::Read => self.read().await,
+                Turn::Due if wait.is_some_and(|wait| wait <= LOOK) => self.mint(&roles).await,
+                Turn::Due | Turn::Look => {}
+                Turn::Asked => self.ask(),
             }
         }
     }
@@ -357,8 +377,9 @@ impl Keeper {
             return Err(MintError::NotNewer(name.clone()));
         }
         let request = KeyRequest { bits, common_name, not_before: self.keys.valid_from(Timestamp::now()), lifetime };
-        let minted =
-            tokio::task::spawn_blocking(move || guard::wiped(|| key::mint(&request, &mut rand::rng()))).await??;
+        let minting = tokio::task::spawn_blocking(move || guard::wiped(|| key::mint(&request, &mut rand::rng())));
+        // A large one takes its time, most of all where there is little of it.
+        let minted = pulse::idle(minting).await??;
         loop {
             // In this order: a key that another replica makes after the list has this name.
             let agreed = self.names.next(&prefix).await?;

@@ -16,6 +16,7 @@ use self::lease::{CALL, GIVE_UP, LOOK, Move, RENEW, Sighting, evaluate, holder, 
 use crate::{
     calls::{CallError, within},
     context::chain,
+    pulse,
 };
 
 /// The Lease's name.
@@ -62,6 +63,7 @@ impl Candidate {
         let mut renewed = Instant::now();
         let mut wait = std::time::Duration::ZERO;
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+            pulse::beat();
             let began = Instant::now();
             let leads = *role.borrow() == Role::Leading;
             match self.step(leads, renewed).await {

@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Key, drift, kinds::Kind, marks::marks, object::ObjectId, plan::LiveObject};
 use crate::{
     context::chain,
+    health::LOOP,
     observed::{Observed, Sighting, version},
+    pulse::Pulses,
 };
 
 /// Longest wait for the first list of a kind.
@@ -41,6 +43,7 @@ pub struct Live {
     /// By group and kind: another version shows the same objects.
     watches: Mutex<HashMap<(String, String), Watch>>,
     moved: mpsc::UnboundedSender<Key>,
+    pulses: Pulses,
     stop: CancellationToken,
 }
 
@@ -61,8 +64,8 @@ pub struct WatchError {
 
 impl Live {
     /// `moved` hears of every GitSync of which an object moved.
-    pub fn new(client: Client, moved: mpsc::UnboundedSender<Key>, stop: CancellationToken) -> Self {
-        Self { client, watches: Mutex::default(), moved, stop }
+    pub fn new(client: Client, moved: mpsc::UnboundedSender<Key>, pulses: Pulses, stop: CancellationToken) -> Self {
+        Self { client, watches: Mutex::default(), moved, pulses, stop }
     }
 
     /// Watches these kinds, and waits until each has been listed once.
@@ -109,10 +112,11 @@ impl Live {
         let watch = Watch { objects: objects.clone(), state: listed };
         let (moved, stop) = (self.moved.clone(), self.stop.clone());
         let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(self.client.clone(), &kind.resource);
+        let pulse = self.pulses.begin("watch", kind.resource.kind.as_str(), LOOP);
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let config = watcher::Config::default().labels(NAME_LABEL);
             let mut events = watcher(api, config).default_backoff().boxed();
-            while let Some(event) = events.next().await {
+            while let Some(event) = pulse.idle(events.next()).await {
                 match event {
                     Ok(event) => {
                         take(&objects, &kind, event, &moved, &state);

@@ -213,7 +213,7 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
     let (store, writer) = reflector::store();
     let (moved, drift) = mpsc::unbounded_channel();
     let syncer = Arc::new(Syncer {
-        live: Live::new(git.hands.own().clone(), moved, stop.clone()),
+        live: Live::new(git.hands.own().clone(), moved, context.pulses.clone(), stop.clone()),
         events: Events::new(context.client.clone(), "signet"),
         served: tokio::sync::Mutex::default(),
         states: Mutex::default(),
@@ -228,9 +228,9 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
         keyed(store.clone(), syncer.context.ring.clone()).boxed(),
     ]);
     let pass = |guarded: Arc<Guarded>, syncer: Arc<Syncer>| async move { syncer.reconcile(&guarded).await };
-    let metrics = syncer.context.metrics.clone();
+    let Context { metrics, pulses, .. } = syncer.context.clone();
     metrics.git_syncs.follow(store.clone());
-    let queue = Queue::new("sync", metrics.clone());
+    let queue = Queue::new("sync", metrics.clone(), pulses);
     drive(pass, syncer, store, triggers, Limits { concurrency: CONCURRENCY, retries: None }, queue, stop).await;
     metrics.git_syncs.forget();
 }

@@ -42,6 +42,7 @@ use super::{
     render::{Problem, SourceFile},
     ssh::Patience,
 };
+use crate::pulse;
 
 /// Commits that are fetched to find the last applied one among them, first and if that was not enough.
 const SOME_HISTORY: u32 = 64;
@@ -327,7 +328,7 @@ impl Mirrors {
             })
             .await
         };
-        tokio::time::timeout(within, work).await.unwrap_or_else(|_| Err(late()))
+        pulse::idle(tokio::time::timeout(within, work)).await.unwrap_or_else(|_| Err(late()))
     }
 
     fn known(&self, name: &Name, asked: Instant, since: Instant) -> Option<Result<Fetched, SourceError>> {

@@ -34,6 +34,7 @@ use crate::{
     events::{Events, Severity},
     metrics,
     observed::{Observed, Sighting, version},
+    pulse,
 };
 
 /// Namespace and name, shared by a SealedSecret and its Secret.
@@ -116,7 +117,7 @@ impl Unsealer {
         if sealed.metadata.deletion_timestamp.is_some() {
             return Ok(Action::await_change());
         }
-        self.ready().await;
+        pulse::idle(self.ready()).await;
         let ring = self.context.ring.borrow().clone();
         let last = self.last(sealed).or_else(|| recorded(sealed));
         let mut live = self.live(&key(sealed));
@@ -218,7 +219,7 @@ impl Unsealer {
             Ok((secret, record))
         };
         // Never closed; were it, there would be no bound.
-        let _turn = self.openings.acquire().await;
+        let _turn = pulse::idle(self.openings.acquire()).await;
         Ok(tokio::task::spawn_blocking(|| guard::wiped(work)).await?)
     }
 

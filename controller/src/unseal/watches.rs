@@ -53,7 +53,7 @@ pub async fn run(
         new_keys(&unsealer, store.clone()).boxed(),
     ]);
     let pass = |guarded: Arc<Guarded>, unsealer: Arc<Unsealer>| async move { unsealer.reconcile(guarded).await };
-    let queue = Queue::new("unseal", unsealer.context.metrics.clone());
+    let queue = Queue::new("unseal", unsealer.context.metrics.clone(), unsealer.context.pulses.clone());
     let events = unsealer.events.clone();
     drive(pass, unsealer, store, triggers, limits, queue, stop).await;
     events.sent().await;
