@@ -5,6 +5,7 @@
 
 mod access;
 mod alerts;
+mod audit;
 mod book;
 mod chart;
 mod choices;

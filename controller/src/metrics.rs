@@ -85,6 +85,13 @@ pub struct Step {
     pub step: &'static str,
 }
 
+/// Labels of `git_sync_revisions_total`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Triggered {
+    /// See [`crds::sync::history::Trigger`].
+    pub trigger: &'static str,
+}
+
 /// Labels of `git_sync_drifts_total`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DriftBy {
@@ -182,6 +189,8 @@ pub struct Metrics {
     pub known_keys: Known,
     /// Passes over a GitSync that did something.
     pub syncs: Family<Outcome, Counter>,
+    /// Revisions applied whole.
+    pub sync_revisions: Family<Triggered, Counter>,
     /// Objects changed in the cluster.
     pub sync_steps: Family<Step, Counter>,
     /// Objects that others changed.
@@ -233,6 +242,7 @@ impl Metrics {
             key_mint_failures: Counter::default(),
             known_keys: Known::default(),
             syncs: Family::default(),
+            sync_revisions: Family::default(),
             sync_steps: Family::default(),
             drifts: Family::default(),
             managers: Managers::default(),
@@ -285,6 +295,8 @@ impl Metrics {
         self.known_keys.register(book);
         let help = "Passes over a GitSync that changed its status, by outcome: the reason of its condition Ready";
         book.family("git_sync_passes", help, self.syncs.clone());
+        let help = "Revisions that were applied whole, by what had them applied: Start, Interval, Webhook, Annotation, SpecChange, Drift (something moved in the cluster)";
+        book.family("git_sync_revisions", help, self.sync_revisions.clone());
         let help = "Objects changed in the cluster, by step: apply, heal (drift), run (hooks), prune";
         book.family("git_sync_steps", help, self.sync_steps.clone());
         let help = "Objects that others changed, by field manager (the first 50 by name, then other; unknown for what was deleted or removed) and action: corrected, left. Which object and which fields stands in the Event, the log and the condition Drifted";

@@ -199,7 +199,7 @@ fn git(args: SyncArgs, config: Config, client: &Client, pace: &Pace, namespace: 
     let search = std::env::var_os("PATH");
     let builder = Builder::new(&args.git_cache, &args.kustomize, &args.helm, search.as_deref());
     let mirrors = Mirrors::new(args.git_cache, args.git_file_root, timeout, args.git_max_size);
-    let own = pace.of(impersonate(config, &account)?);
+    let own = (pace.of(impersonate(config, &account)?), account);
     let hands = Hands::new(own, client.clone(), args.default_service_account);
     Ok(Git { hands, mirrors: mirrors.into(), builder: builder.into() })
 }

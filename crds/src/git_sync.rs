@@ -11,7 +11,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::sync::hook::HookRun;
+use crate::sync::{
+    history::{Counts, Trigger},
+    hook::HookRun,
+};
 
 /// Labels that mark what a `GitSync` applied. They make its objects easy to list and to watch; what is pruned is
 /// decided by the inventory.
@@ -461,6 +464,21 @@ pub struct HistoryEntry {
     pub digest: String,
     /// When it was applied whole.
     pub applied_at: Time,
+    /// Who wrote the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// How its message begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// What had it applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
+    /// From then until it was applied whole, such as 1.250s; what it waited for is part of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+    /// What was done to its objects. Drift that was healed meanwhile does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
 }
 
 /// See [`GitSyncStatus::inventory`].
@@ -488,6 +506,14 @@ pub struct InventoryEntry {
 pub struct BadDuration {
     field: &'static str,
     text: String,
+}
+
+impl HistoryEntry {
+    /// With nothing that is known of it beside.
+    pub fn new(revision: String, digest: String, applied_at: Time) -> Self {
+        let (author, subject, trigger, duration, counts) = (None, None, None, None, None);
+        Self { revision, digest, applied_at, author, subject, trigger, duration, counts }
+    }
 }
 
 impl GitSource {

@@ -21,7 +21,7 @@ use super::refusal::Refusal;
 use crate::{
     calls::{CallError, bounded},
     context::{FIELD_MANAGER, chain},
-    sync::fetch::hook::{concerns, is_genuine},
+    sync::fetch::hook::{REQUEST, concerns, is_genuine},
 };
 
 /// The entry of the Secret.
@@ -68,7 +68,8 @@ impl Hooks {
         if !concerns(&sync.spec.source, body) {
             return Ok(StatusCode::ACCEPTED);
         }
-        let asked = json!({"metadata": {"annotations": {RECONCILE_REQUESTED: Timestamp::now().to_string()}}});
+        let request = format!("{REQUEST}{}", Timestamp::now());
+        let asked = json!({"metadata": {"annotations": {RECONCILE_REQUESTED: request}}});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let metadata: Api<PartialObjectMeta<GitSync>> = Api::namespaced(self.client.clone(), namespace);
         let written = bounded(metadata.patch_metadata(name, &params, &Patch::Merge(asked))).await;

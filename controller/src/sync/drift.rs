@@ -11,7 +11,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Map, Value, json};
 
 use super::{SYNC_MANAGER, object::ObjectId};
@@ -156,6 +156,15 @@ pub fn changes(found: &[ManagedFieldsEntry], applied: &[ManagedFieldsEntry], is_
     changes
 }
 
+/// Whether an object was made by the very request that this is the answer to: nobody else has a field of it, and what is
+/// ours is no younger than the object.
+pub fn is_new(object: &ObjectMeta) -> bool {
+    let born = object.creation_timestamp.as_ref();
+    let ours =
+        |entry: &ManagedFieldsEntry| entry.manager.as_deref() == Some(SYNC_MANAGER) && entry.time.as_ref() <= born;
+    object.managed_fields.iter().flatten().all(ours)
+}
+
 fn is_ours(entry: &ManagedFieldsEntry) -> bool {
     entry.manager.as_deref() == Some(SYNC_MANAGER) && entry.operation.as_deref() == Some("Apply") && is_main(entry)
 }
@@ -244,6 +253,8 @@ fn written(path: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
     use super::*;
 
     fn entry(manager: &str, operation: &str, fields: Value) -> ManagedFieldsEntry {
@@ -258,6 +269,25 @@ mod tests {
 
     fn ours(fields: Value) -> ManagedFieldsEntry {
         entry(SYNC_MANAGER, "Apply", fields)
+    }
+
+    #[test]
+    fn what_was_there_before_us_is_not_new() {
+        let at = |second| Some(Time(Timestamp::from_second(second).unwrap()));
+        let object = |entries: &[(&str, i64)]| ObjectMeta {
+            creation_timestamp: at(10),
+            managed_fields: Some(
+                entries
+                    .iter()
+                    .map(|(who, time)| ManagedFieldsEntry { time: at(*time), ..entry(who, "Apply", json!({})) })
+                    .collect(),
+            ),
+            ..ObjectMeta::default()
+        };
+        assert!(is_new(&object(&[(SYNC_MANAGER, 10)])));
+        assert!(is_new(&object(&[(SYNC_MANAGER, 9)])), "the API server read its clock twice");
+        assert!(!is_new(&object(&[(SYNC_MANAGER, 10), ("kubectl", 10)])));
+        assert!(!is_new(&object(&[(SYNC_MANAGER, 11)])), "ours of old, without its label");
     }
 
     fn told(found: &[ManagedFieldsEntry], applied: &[ManagedFieldsEntry]) -> String {

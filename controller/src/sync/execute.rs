@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use super::{
     SYNC_MANAGER,
+    audit::How,
     drift::{self, Drift, What},
     ignore,
     kinds::{Kind, Kinds},
@@ -47,12 +48,10 @@ const RECREATE: Duration = Duration::from_secs(30);
 pub struct Done {
     /// Applied objects, and how each stands now.
     pub applied: HashMap<ObjectId, Applied>,
-    /// Those of them that the API server had to change, and why.
-    pub changed: Vec<(ObjectId, Why)>,
+    /// What the API server had to change, and how.
+    pub acts: Vec<(ObjectId, How)>,
     /// What had become of those that were healed.
     pub drifts: Vec<Drift>,
-    /// Deleted objects.
-    pub pruned: Vec<ObjectId>,
     /// Objects that are no longer there, or no longer ours.
     pub gone: HashSet<ObjectId>,
     /// What could not be applied.
@@ -67,7 +66,7 @@ enum Outcome {
     Applied {
         id: ObjectId,
         applied: Applied,
-        changed: Option<Why>,
+        how: Option<How>,
         drift: Option<Drift>,
     },
     /// It is there, and was to be made only if it were not.
@@ -109,8 +108,8 @@ pub async fn execute(
 impl Done {
     fn take(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Applied { id, applied, changed, drift } => {
-                self.changed.extend(changed.map(|why| (id.clone(), why)));
+            Outcome::Applied { id, applied, how, drift } => {
+                self.acts.extend(how.map(|how| (id.clone(), how)));
                 self.drifts.extend(drift);
                 self.applied.insert(id, applied);
             }
@@ -119,7 +118,7 @@ impl Done {
             }
             Outcome::Pruned(id) => {
                 self.gone.insert(id.clone());
-                self.pruned.push(id);
+                self.acts.push((id, How::Deleted));
             }
             Outcome::Gone(id) => {
                 self.gone.insert(id);
@@ -152,13 +151,20 @@ async fn run(
                 Ok(found) => found,
                 Err(error) => return failed(desired, &format!("cannot be read: {}", chain(&error))),
             };
+            let mut how = match why {
+                Why::Heal => How::Healed,
+                Why::Apply | Why::Run => How::Changed,
+            };
             let written = match apply(client, kind, desired).await {
                 Err(error) if desired.marks.once && error.is_conflict() => {
                     let (digest, uid) = (desired.digest.clone(), String::new());
                     return Outcome::Left(desired.id.clone(), Applied { digest, uid, fields: 0 });
                 }
                 Err(error) if desired.marks.forced && is_immutable(&error) => match before {
-                    Some(live) => recreate(client, kind, desired, &live.uid).await,
+                    Some(live) => {
+                        how = How::Recreated;
+                        recreate(client, kind, desired, &live.uid).await
+                    }
                     None => Err(said(&error)),
                 },
                 written => written.map_err(|error| said(&error)),
@@ -166,13 +172,15 @@ async fn run(
             match written {
                 Ok(written) => {
                     let now = live.wrote(kind, &written);
+                    if how == How::Changed && before.is_none() && drift::is_new(&written.metadata) {
+                        how = How::Created;
+                    }
                     let before = before.map(|live| live.resource_version.as_str());
                     let changed = before != Some(now.resource_version.as_str());
                     let applied = Applied { digest: desired.digest.clone(), uid: now.uid, fields: now.fields };
                     let drift = (why == Why::Heal).then(|| told(desired, found.as_deref(), written.managed_fields()));
                     let drift = drift.filter(|drift| !drift.is_none());
-                    let changed = changed.then_some(why);
-                    Outcome::Applied { id: desired.id.clone(), applied, changed, drift }
+                    Outcome::Applied { id: desired.id.clone(), applied, how: changed.then_some(how), drift }
                 }
                 Err(why) => failed(desired, &why),
             }
@@ -185,8 +193,7 @@ async fn run(
                 Ok(made) => {
                     let now = live.wrote(kind, &made);
                     let applied = Applied { digest: desired.digest.clone(), uid: now.uid, fields: now.fields };
-                    let (id, changed) = (desired.id.clone(), Some(Why::Run));
-                    Outcome::Applied { id, applied, changed, drift: None }
+                    Outcome::Applied { id: desired.id.clone(), applied, how: Some(How::Ran), drift: None }
                 }
                 Err(why) => failed(desired, &why),
             }

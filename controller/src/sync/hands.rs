@@ -45,6 +45,8 @@ pub enum AccountError {
 pub struct Hands {
     /// With the rights of the sync's own account.
     own: Client,
+    /// Which is that.
+    own_account: String,
     /// With the controller's: it may act as others.
     controller: Client,
     default: Option<String>,
@@ -52,8 +54,8 @@ pub struct Hands {
 
 impl Hands {
     /// `default` is the account, in each GitSync's namespace, for those that name none.
-    pub fn new(own: Client, controller: Client, default: Option<String>) -> Self {
-        Self { own, controller, default }
+    pub fn new((own, own_account): (Client, String), controller: Client, default: Option<String>) -> Self {
+        Self { own, own_account, controller, default }
     }
 
     /// For what is not about one GitSync.
@@ -64,7 +66,12 @@ impl Hands {
     /// The client of a GitSync.
     pub fn of(&self, sync: &GitSync) -> Client {
         let Some(name) = self.account(sync) else { return self.own.clone() };
-        acting(&self.controller, &format!("system:serviceaccount:{}:{name}", key(sync).0))
+        acting(&self.controller, &user(sync, name))
+    }
+
+    /// Whose rights those are, as the API server calls him.
+    pub fn identity(&self, sync: &GitSync) -> String {
+        self.account(sync).map_or_else(|| self.own_account.clone(), |name| user(sync, name))
     }
 
     /// Makes sure that its account is there: RBAC itself does not ask.
@@ -84,6 +91,10 @@ impl Hands {
     fn account<'a>(&'a self, sync: &'a GitSync) -> Option<&'a str> {
         sync.spec.service_account_name.as_deref().or(self.default.as_deref()).filter(|name| !name.is_empty())
     }
+}
+
+fn user(sync: &GitSync, name: &str) -> String {
+    format!("system:serviceaccount:{}:{name}", key(sync).0)
 }
 
 /// The same connections, with another's rights.

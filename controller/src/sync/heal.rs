@@ -9,12 +9,13 @@ use kube::Client;
 
 use super::{
     State, Syncer,
+    audit::How,
     drift::{Drift, What},
     execute::{self, CONCURRENCY, Done},
     key,
     kinds::Kinds,
     object::ObjectId,
-    plan::{LiveObject, Why},
+    plan::LiveObject,
     render::Desired,
     status,
 };
@@ -76,7 +77,7 @@ impl Syncer {
     /// Says what was healed, and whether that is of any use.
     pub(super) async fn healed(&self, sync: &GitSync, state: &mut State, revision: &str, done: &Done) {
         let (namespace, name) = key(sync);
-        for (id, _) in done.changed.iter().filter(|(_, why)| *why == Why::Apply) {
+        for (id, _) in done.acts.iter().filter(|(_, how)| matches!(how, How::Created | How::Changed | How::Recreated)) {
             state.fights.forget(id);
         }
         if done.drifts.is_empty() {

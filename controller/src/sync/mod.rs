@@ -5,6 +5,7 @@
 //! Here is the wiring: what triggers a pass, and what is kept between passes. The pass itself is in [`pass`], and what it
 //! is made of in [`prepare`], [`look`], [`rollout`] and [`tell`].
 
+pub mod audit;
 pub mod builder;
 pub mod depends;
 pub mod drift;
@@ -54,8 +55,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{builder::Builder, hands::Hands, source::Mirrors};
 use self::{
+    audit::Record,
     drift::Drift,
     fetch::Fetching,
     fight::Fights,
@@ -66,9 +67,10 @@ use self::{
     object::ObjectId,
     plan::Applied,
     render::{Desired, Documents},
-    source::Commit,
+    source::{Commit, Description},
     status::Fact,
 };
+pub use self::{builder::Builder, hands::Hands, source::Mirrors};
 use crate::{
     calls::{CallError, logged},
     context::Context,
@@ -143,6 +145,7 @@ impl Origin {
 struct Read {
     origin: Origin,
     recipe: String,
+    said: Arc<Description>,
     documents: Arc<Documents>,
 }
 
@@ -152,6 +155,8 @@ struct Good {
     recipe: String,
     /// As branch@sha1:commit.
     revision: String,
+    /// What its commit says of itself.
+    said: Arc<Description>,
     desired: Arc<Vec<Desired>>,
 }
 
@@ -175,6 +180,8 @@ struct State {
     drifts: HashMap<ObjectId, (String, Drift)>,
     /// Who corrects us.
     fights: Fights,
+    /// What is done, and what for.
+    record: Record,
     /// As last found; conditions beside Ready.
     facts: Vec<Fact>,
     /// The revision under way, and since when.

@@ -9,12 +9,15 @@ use std::{
 use crds::{
     GitSync,
     git_sync::{DeletionPolicy, GitSyncStatus, Inventory},
+    sync::history::Trigger,
 };
 use jiff::Timestamp;
 use kube::{ResourceExt as _, runtime::controller::Action};
 
 use super::{
-    Error, State, Syncer, depends,
+    Error, State, Syncer,
+    audit::Pass,
+    depends,
     execute::execute,
     guarded_key,
     hands::AccountError,
@@ -23,6 +26,7 @@ use super::{
     object::ObjectId,
     plan::{self, Known, Step},
     rollback,
+    source::Description,
     status::{self, Cause, Verdict},
     tell::current_status,
 };
@@ -47,7 +51,9 @@ impl Syncer {
         if sync.spec.suspend {
             return Ok(Action::await_change());
         }
-        if state.fetching.is_due(sync, Instant::now()) {
+        let (is_due, began) = (state.fetching.is_due(sync, Instant::now()), Instant::now());
+        let pass = Pass { trigger: state.record.trigger(sync, status.observed_generation, is_due), began };
+        if is_due {
             let outcome = state.fetching.fetch(&self.context.client, &self.git.mirrors, sync, interval).await;
             let named = outcome.as_ref().map_or_else(|missed| missed.0.cause().reason, |_| "success");
             self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named }).inc();
@@ -56,7 +62,7 @@ impl Syncer {
             // What they are read from is not watched.
             state.variables = None;
         }
-        let verdict = match self.bring(sync, state, &mut status, timeout).await {
+        let verdict = match self.bring(sync, state, &mut status, (pass, timeout)).await {
             // The cluster cannot be seen: that too is for whoever looks at the GitSync.
             Err(error @ (Error::Discovery(_) | Error::Watch(_))) => {
                 Verdict::Failed(Cause { reason: "ReconciliationFailed", message: chain(&error) })
@@ -90,14 +96,18 @@ impl Syncer {
         sync: &GitSync,
         state: &mut State,
         status: &mut GitSyncStatus,
-        timeout: Duration,
+        (pass, timeout): (Pass, Duration),
     ) -> Result<Verdict, Error> {
         let unrendered = self.render(sync, state, status).await?;
+        state.record.attempted(sync, status.last_attempted_revision.as_deref().unwrap_or_default(), pass);
         let applied = match state.good.clone() {
             Some(good) => match self.blocked(sync, status, &good.revision) {
                 Some(cause) if cause.reason == depends::CYCLE => Verdict::Stalled(cause),
                 Some(cause) => Verdict::Waiting(cause),
-                None => self.apply(sync, state, status, &good, timeout).await?,
+                None => {
+                    state.record.applying(&good.revision, pass);
+                    self.apply(sync, state, status, &good, timeout).await?
+                }
             },
             None => Verdict::Progressing("waiting for the first commit".to_owned()),
         };
@@ -118,7 +128,9 @@ impl Syncer {
 
     /// Deletes what was applied, before the GitSync itself may go.
     pub(super) async fn cleanup(&self, sync: &GitSync, state: &mut State) -> Result<Action, Error> {
-        let inventory = current_status(sync, state).inventory.unwrap_or_default();
+        let GitSyncStatus { inventory, last_applied_revision, last_attempted_revision, .. } =
+            current_status(sync, state);
+        let inventory = inventory.unwrap_or_default();
         let policy = sync.spec.deletion_policy;
         let prunes = match policy {
             DeletionPolicy::MirrorPrune => sync.spec.prune,
@@ -150,6 +162,12 @@ impl Syncer {
         );
         let going: Vec<ObjectId> = stages.iter().flatten().filter_map(Step::pruned).cloned().collect();
         let done = execute(&self.git.hands.of(sync), &self.live, &known, &served, stages).await;
+        let revision = last_applied_revision.or(last_attempted_revision).unwrap_or_default();
+        let (pass, said) = (Pass { trigger: Trigger::Deletion, began: Instant::now() }, Description::default());
+        state.record.attempted(sync, &revision, pass);
+        state.record.applying(&revision, pass);
+        self.tell(sync, state, &revision, &said, &done);
+        self.sum_up(sync, state, &said).await;
         if !done.unpruned.is_empty() {
             let waits = policy == DeletionPolicy::WaitForTermination;
             let inventory = if waits { inventory } else { plan::settle(&inventory, &[].into(), &done.gone) };
@@ -163,8 +181,7 @@ impl Syncer {
                 return self.stays(sync, state, inventory, why).await;
             }
         }
-        let pruned = done.pruned.len();
-        tracing::info!(namespace = me.0, name = me.1, pruned, "GitSync goes, and its objects with it");
+        tracing::info!(namespace = me.0, name = me.1, "GitSync goes, and its objects with it");
         Ok(Action::await_change())
     }
 

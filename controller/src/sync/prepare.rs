@@ -18,7 +18,7 @@ use super::{
     kinds::Kinds,
     render::{self, Desired, Documents, Owner, Problem, SourceFile},
     rollback, sealed,
-    source::{SourceError, Survey, Tip},
+    source::{Description, SourceError, Survey, Tip},
     status::{self, Cause},
 };
 use crate::{calls::bounded, context::chain, metrics};
@@ -86,7 +86,8 @@ impl Syncer {
                 let desired = Arc::new(desired);
                 let closed = self.closed(&desired).await;
                 if closed.is_empty() {
-                    state.good = Some(Good { origin, recipe: read.recipe, revision, desired });
+                    let Read { recipe, said, .. } = read;
+                    state.good = Some(Good { origin, recipe, revision, said, desired });
                     return Ok(None);
                 }
                 Cause { reason: "SealedSecretFailed", message: status::list(closed.iter()) }
@@ -97,7 +98,7 @@ impl Syncer {
         Ok(Some(cause))
     }
 
-    /// Documents of a commit; none when it holds what the last good rendering was made of.
+    /// Documents of a commit; none when it holds what the last good rendering was made of, which then is this commit's.
     async fn read(
         &self,
         sync: &GitSync,
@@ -116,21 +117,27 @@ impl Syncer {
             Ok(survey) => survey,
             Err(error) => return Ok(Err(unfetched(error))),
         };
-        if let Ok(committed) = mirrors.committed(&source, &origin.commit).await {
-            self.context.metrics.git_syncs.dated(&key(sync), committed);
+        let said = mirrors.described(&source, &origin.commit).await;
+        if let Ok(Description { committed, .. }) = &said {
+            self.context.metrics.git_syncs.dated(&key(sync), *committed);
         }
+        let said = said.unwrap_or_default();
+        // Whoever may push writes this, and may quote what is a secret here.
+        let mask = |text: &str| variables.map_or_else(|| text.to_owned(), |variables| variables.mask(text));
+        let said = Arc::new(Description { author: mask(&said.author), subject: mask(&said.subject), ..said });
         let capabilities = match survey.renderer {
             Renderer::Helm => self.capabilities().await?,
             Renderer::Plain | Renderer::Kustomize => Capabilities::default(),
         };
         let recipe = format!("{} {capabilities:?} {}", survey.digest(), origin.variables);
-        if good.is_some_and(|good| good.recipe == recipe && good.origin.spec == *spec) {
+        if let Some(good) = good.filter(|good| good.recipe == recipe && good.origin.spec == *spec) {
+            good.said = said;
             return Ok(Ok(None));
         }
         let made = |documents: Documents| {
             let outcome = if documents.problems.is_empty() { "success" } else { "failure" };
             self.context.metrics.renders.get_or_create(&metrics::Outcome { outcome }).inc();
-            Ok(Ok(Some(Read { origin: origin.clone(), recipe, documents: Arc::new(documents) })))
+            Ok(Ok(Some(Read { origin: origin.clone(), recipe, said, documents: Arc::new(documents) })))
         };
         if !survey.problems.is_empty() {
             return made(Documents { objects: Vec::new(), problems: survey.problems });

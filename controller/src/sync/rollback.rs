@@ -51,11 +51,8 @@ mod tests {
     use super::*;
 
     fn history() -> Vec<HistoryEntry> {
-        let entry = |revision: &str| HistoryEntry {
-            revision: revision.to_owned(),
-            digest: String::new(),
-            applied_at: Time(Timestamp::UNIX_EPOCH),
-        };
+        let at = Time(Timestamp::UNIX_EPOCH);
+        let entry = |revision: &str| HistoryEntry::new(revision.to_owned(), String::new(), at.clone());
         vec![entry("main@sha1:bbbbbbbb2"), entry("main@sha1:aaaaaaaa1")]
     }
 

@@ -30,6 +30,7 @@ use super::{
     rollback,
     status::{self, Cause, Verdict},
 };
+use crate::metrics;
 
 /// Revisions that are remembered.
 const HISTORY: usize = 10;
@@ -61,6 +62,7 @@ impl Syncer {
         state.since = Some((revision.clone(), since));
         let outcome = self.bring_about(sync, state, status, good).await?;
         let verdict = self.conclude(sync, state, status, good, outcome, since.elapsed() >= timeout);
+        self.sum_up(sync, state, &good.said).await;
         if let (Some(run), Verdict::Failed(_)) = (&mut status.hooks, &verdict) {
             run.failed = true;
         }
@@ -74,7 +76,7 @@ impl Syncer {
         sync: &GitSync,
         state: &mut State,
         status: &mut GitSyncStatus,
-        Good { revision, desired, .. }: &'a Good,
+        Good { revision, desired, said, .. }: &'a Good,
     ) -> Result<Outcome<'a>, Error> {
         let me = key(sync);
         let others: HashSet<_> =
@@ -136,7 +138,7 @@ impl Syncer {
             if done.defined {
                 self.discover().await?;
             }
-            self.tell(sync, revision, &done).await;
+            self.tell(sync, state, revision, said, &done);
             self.healed(sync, state, revision, &done).await;
             let uids = done.applied.iter().filter(|(_, applied)| !applied.uid.is_empty());
             let seen = uids.map(|(id, applied)| (id.clone(), applied.uid.clone())).collect();
@@ -157,7 +159,7 @@ impl Syncer {
         sync: &GitSync,
         state: &mut State,
         status: &mut GitSyncStatus,
-        Good { revision, desired, .. }: &Good,
+        Good { revision, desired, said, .. }: &Good,
         Outcome { planned, unhealthy, drifts, failed, unpruned }: Outcome<'_>,
         is_late: bool,
     ) -> Verdict {
@@ -201,11 +203,18 @@ impl Syncer {
         status.last_applied_revision = Some(revision.clone());
         status.hooks = None;
         let digest = planned.digest;
-        if status.history.first().is_none_or(|last| last.revision != *revision || last.digest != digest) {
+        let last = status.history.first().filter(|last| last.revision == *revision && last.digest == digest);
+        let is_new = last.is_none();
+        if is_new {
             let now = Timestamp::now();
             self.context.metrics.git_syncs.applied(&key(sync), revision, status.history.is_empty(), now);
-            status.history.insert(0, HistoryEntry { revision: revision.clone(), digest, applied_at: Time(now) });
+            status.history.insert(0, HistoryEntry::new(revision.clone(), digest, Time(now)));
             status.history.truncate(HISTORY);
+        }
+        let entry = status.history.first_mut().filter(|_| is_new);
+        if let Some(trigger) = state.record.whole(entry, desired, said, Instant::now()) {
+            let trigger = metrics::Triggered { trigger: trigger.into() };
+            self.context.metrics.sync_revisions.get_or_create(&trigger).inc();
         }
         let waits = || status::awaited("", &unhealthy, is_late);
         opened.or_else(waits).unwrap_or_else(|| {

@@ -169,6 +169,17 @@ impl fmt::Display for Commit {
     }
 }
 
+/// What a commit says of itself: whoever may push writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// When it was made, by the clock of whoever made it.
+    pub committed: Timestamp,
+    /// Who wrote it, shortened.
+    pub author: String,
+    /// The first line of its message, shortened.
+    pub subject: String,
+}
+
 /// What was found at the end of a reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tip {
@@ -389,9 +400,9 @@ impl Mirrors {
         self.visit(source, commit, move |mirror, url, commit| mirror.survey(url, commit, &spec.path, &spec)).await
     }
 
-    /// When a commit was made, by the clock of whoever made it.
-    pub async fn committed(&self, source: &Source, commit: &Commit) -> Result<Timestamp, SourceError> {
-        self.visit(source, commit, Mirror::committed).await
+    /// What a commit says of itself.
+    pub async fn described(&self, source: &Source, commit: &Commit) -> Result<Description, SourceError> {
+        self.visit(source, commit, Mirror::described).await
     }
 
     /// Reads what a survey found.

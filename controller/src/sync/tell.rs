@@ -1,37 +1,39 @@
 //! Says what happened, once: in the log, as a count, as an Event, and in the status.
 
-use crds::{GitSync, git_sync::GitSyncStatus};
+use crds::{GitSync, git_sync::GitSyncStatus, sync::history::Trigger};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use super::{
     Error, State, Syncer,
+    audit::How,
     execute::Done,
     key,
-    plan::Why,
+    source::Description,
     status::{self, Cause, DRIFTED, Fact, Verdict},
 };
 use crate::{calls::write_status, events::Severity, metrics};
 
 impl Syncer {
-    /// One line and one count a change; nothing for nothing.
-    pub(super) async fn tell(&self, sync: &GitSync, revision: &str, done: &Done) {
+    /// The audit: one line and one count for each object that was changed.
+    pub(super) fn tell(&self, sync: &GitSync, state: &mut State, revision: &str, said: &Description, done: &Done) {
         let (namespace, name) = key(sync);
-        let count = |step| self.context.metrics.sync_steps.get_or_create(&metrics::Step { step }).inc();
-        for (object, why) in &done.changed {
-            tracing::info!(namespace, name, revision, %object, "{}", match why { Why::Apply => "applied", Why::Heal => "healed", Why::Run => "ran" });
-            count((*why).into());
+        let identity = self.git.hands.identity(sync);
+        let trigger = state.record.did(done.acts.iter().map(|(_, how)| *how));
+        for (object, how) in &done.acts {
+            let (action, trigger) = (<&str>::from(how), if *how == How::Healed { Trigger::Drift } else { trigger });
+            let (author, identity) = (&said.author, &identity);
+            tracing::info!(namespace, name, revision, author, identity, %trigger, action, %object, "audit");
+            self.context.metrics.sync_steps.get_or_create(&metrics::Step { step: how.step() }).inc();
         }
-        for object in &done.pruned {
-            tracing::info!(namespace, name, revision, %object, "pruned");
-            count("prune");
-        }
-        let (applied, pruned) = (done.changed.iter().filter(|(_, why)| *why == Why::Apply).count(), done.pruned.len());
-        if applied + pruned > 0 {
-            let message = format!("{revision}: {applied} applied, {pruned} pruned");
-            self.events.publish(sync, Severity::Normal, "Applied", &message).await;
-        }
+    }
+
+    /// The audit: one Event for all that a pass changed, and for a revision that is applied whole.
+    pub(super) async fn sum_up(&self, sync: &GitSync, state: &mut State, said: &Description) {
+        let Some(tally) = state.record.untold() else { return };
+        let message = tally.message(&self.git.hands.identity(sync), said);
+        self.events.publish(sync, Severity::Normal, tally.reason(), &message).await;
     }
 
     /// Writes the status, and sends an Event when there is something to look at. True if anything was new.

@@ -3,6 +3,7 @@
 
 pub mod choice;
 pub mod health;
+pub mod history;
 pub mod hook;
 pub mod ignore;
 pub mod images;

@@ -1,5 +1,6 @@
 //! `seal sync history` and `seal sync events`.
 
+use crds::sync::history::Counts;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use serde::Serialize;
@@ -19,18 +20,34 @@ pub async fn history(command: Show, io: &mut Io<'_>) -> Result<Exit, Error> {
     let status = sync.status.unwrap_or_default();
     let (now, coloured) = (io.now, io.colour_stdout);
     let text = || {
-        let mut rows = vec![["", "REVISION", "APPLIED", "PLAN"].map(str::to_owned).to_vec()];
+        let heads = ["", "REVISION", "APPLIED", "FOR", "TOOK", "CHANGES", "AUTHOR", "SUBJECT", "PLAN"];
+        let mut rows = vec![heads.map(str::to_owned).to_vec()];
         for entry in &status.history {
             let is_present = status.last_applied_revision.as_ref() == Some(&entry.revision);
             let mark = if is_present { "*" } else { "" };
             let ago = format!("{} ago", span(entry.applied_at.0.duration_until(now)));
-            rows.push([mark, &entry.revision, &ago, &entry.digest].map(str::to_owned).to_vec());
+            let known = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+            rows.push(vec![
+                mark.to_owned(),
+                entry.revision.clone(),
+                ago,
+                known(entry.trigger.map(|trigger| trigger.to_string())),
+                known(entry.duration.clone()),
+                known(entry.counts.map(short)),
+                known(entry.author.clone()),
+                known(entry.subject.clone()),
+                entry.digest.clone(),
+            ]);
         }
         let present = |row: usize| rows.get(row).is_some_and(|cells| cells.first().is_some_and(|mark| mark == "*"));
         table::render(&rows, |row, column| (coloured && column < 2 && present(row)).then_some(GREEN))
     };
     write(&status.history, text, output, io)?;
     Ok(Exit::Ok)
+}
+
+fn short(Counts { created, changed, deleted, unchanged }: Counts) -> String {
+    format!("+{created} ~{changed} -{deleted} ={unchanged}")
 }
 
 /// One Event, for a program.

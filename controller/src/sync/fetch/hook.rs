@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::super::source::Reference;
 
+/// What a request to look begins with when a Git host made it.
+pub const REQUEST: &str = "webhook ";
+
 /// Whether whoever calls knows the token. Nobody knows an empty one.
 pub fn is_genuine(kind: WebhookType, headers: &HeaderMap, body: &[u8], token: &[u8]) -> bool {
     let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Commit, File, Reference, Signed, SourceError, Survey, Tip, Walk,
+    Commit, Description, File, Reference, Signed, SourceError, Survey, Tip, Walk,
     reference::{highest, remote, tags},
     signed,
     transfer::{Attempt, Failure, Present, text},
@@ -37,6 +37,8 @@ const THREADS: &str = "pack.threads=2";
 const UNUSED: Duration = Duration::from_hours(72);
 /// Where a mirror is built, beside the numbered ones.
 const FRESH: &str = "fresh";
+/// Letters that are kept of what a commit says of itself.
+const LINE: usize = 100;
 /// Touched whenever the mirror is asked for.
 const USED: &str = "used";
 
@@ -150,12 +152,16 @@ impl Mirror {
         })
     }
 
-    pub fn committed(&self, url: &str, commit: &Commit) -> Result<Timestamp, SourceError> {
+    pub fn described(&self, url: &str, commit: &Commit) -> Result<Description, SourceError> {
         self.visit(url, commit, "", |repository, _| {
             let damaged = |error: &dyn std::error::Error| Unread::Damaged(error.to_string());
             let found = repository.find_commit(commit.0).map_err(|error| damaged(&error))?;
             let seconds = found.time().map_err(|error| damaged(&error))?.seconds;
-            Timestamp::from_second(seconds).map_err(|error| damaged(&error))
+            let committed = Timestamp::from_second(seconds).map_err(|error| damaged(&error))?;
+            let author = found.author().map_err(|error| damaged(&error))?;
+            let author = line(format!("{} <{}>", author.name, author.email).as_bytes());
+            let subject = line(found.message().map_err(|error| damaged(&error))?.title);
+            Ok(Description { committed, author, subject })
         })
     }
 
@@ -354,6 +360,16 @@ pub fn whole(repository: &Repository, id: ObjectId, interrupt: &AtomicBool) -> R
         }
     }
     Ok(())
+}
+
+/// One line of no more than [`LINE`] letters: what a stranger wrote, on its way to logs, statuses and terminals.
+fn line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let words =
+        text.split(|letter: char| letter.is_whitespace() || letter.is_control()).filter(|word| !word.is_empty());
+    let text = words.collect::<Vec<_>>().join(" ");
+    let is_long = text.chars().count() > LINE;
+    if is_long { text.chars().take(LINE - 1).chain(['…']).collect() } else { text }
 }
 
 fn packs(folder: &Path) -> usize {
