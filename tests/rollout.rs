@@ -42,10 +42,10 @@ async fn a_wave_waits_for_the_health_of_the_one_before() -> Result<()> {
     assert!(deployments.get_opt("second").await?.is_none());
     rolled_out(&deployments, "first", "Available").await?;
     place.ready("app", waits("0", "second")).await?;
-    assert!(maps(&place).get_opt("third").await?.is_none());
+    assert!(place.maps().get_opt("third").await?.is_none());
     rolled_out(&deployments, "second", "Available").await?;
     place.applied("app", &first).await?;
-    maps(&place).get("third").await?;
+    place.maps().get("third").await?;
     assert_eq!(condition(&place, "app", "Healthy").await?.status, "True");
 
     // One that cannot roll out fails at once, and stops what comes after.
@@ -58,9 +58,9 @@ async fn a_wave_waits_for_the_health_of_the_one_before() -> Result<()> {
     assert!(ready.message.contains("first: ProgressDeadlineExceeded"), "{}", ready.message);
     assert_eq!(condition(&place, "app", "Healthy").await?.status, "False");
     // What waits is not applied.
-    let third = maps(&place).get("third").await?.data.unwrap_or_default();
+    let third = place.maps().get("third").await?.data.unwrap_or_default();
     assert_eq!(third["value"], "one");
-    maps(&place).delete("third", &DeleteParams::default()).await?;
+    place.maps().delete("third", &DeleteParams::default()).await?;
     repository.write("first.yaml", deployment("first", -1, "a"))?;
     let repaired = repository.commit("the good image").await?;
     let generation = deployments.get("first").await?.metadata.generation;
@@ -108,7 +108,7 @@ async fn a_plan_is_shown_and_waits_to_be_allowed() -> Result<()> {
     repository.commit("one").await?;
     follow(&place, "app", &repository, json!({"syncPolicy": "Manual"})).await?;
     let ready = place.ready("app", |ready, _| ready.reason == "ApprovalRequired").await?;
-    assert!(maps(&place).get_opt("a").await?.is_none());
+    assert!(place.maps().get_opt("a").await?.is_none());
     let plan = plan(&place, "app").await?;
     assert_eq!(plan.steps, [format!("apply ConfigMap {}/a", place.namespace)]);
     assert!(ready.message.ends_with(&format!("{APPROVE}={}", plan.digest)), "{}", ready.message);
@@ -128,14 +128,14 @@ async fn a_plan_is_shown_and_waits_to_be_allowed() -> Result<()> {
     repository.write("c.yaml", config_map("c", "one"))?;
     let last = repository.commit("three").await?;
     let newer = planned(3).await?;
-    assert!(maps(&place).get_opt("a").await?.is_none());
+    assert!(place.maps().get_opt("a").await?.is_none());
     approve(&place, "app", &newer.digest).await?;
     let sync = place.applied("app", &last).await?;
     let status = sync.status.context("a status")?;
     assert_eq!(status.plan, None);
     assert_eq!(status.history[0].revision, format!("main@sha1:{last}"));
     // Drift needs nobody's leave, and a restart asks for none again (its digest is in the history).
-    maps(&place).delete("a", &DeleteParams::default()).await?;
+    place.maps().delete("a", &DeleteParams::default()).await?;
     value(&place, "a", "one").await?;
     Ok(())
 }
@@ -150,7 +150,7 @@ async fn drift_may_be_reported_and_left() -> Result<()> {
     place.applied("app", &commit).await?;
     assert_eq!(condition(&place, "app", "Drifted").await?.status, "False");
     let wrong = json!({"data": {"value": "by hand"}});
-    maps(&place).patch("settings", &PatchParams::default(), &Patch::Merge(wrong)).await?;
+    place.maps().patch("settings", &PatchParams::default(), &Patch::Merge(wrong)).await?;
     let drifted = eventually("drift to be told", SOON, || async {
         Ok(Some(condition(&place, "app", "Drifted").await?).filter(|drifted| drifted.status == "True"))
     })
@@ -173,7 +173,7 @@ async fn one_sync_waits_for_another_and_a_circle_is_named() -> Result<()> {
     follow(&place, "app", &repository, json!({"path": "app", "dependsOn": [{"name": "db"}], "interval": "1h"})).await?;
     let ready = place.ready("app", |ready, _| ready.reason == "DependencyNotReady").await?;
     assert!(ready.message.contains(&format!("{}/db does not exist", place.namespace)), "{}", ready.message);
-    assert!(maps(&place).get_opt("app").await?.is_none());
+    assert!(place.maps().get_opt("app").await?.is_none());
     // It does not wait for its own interval.
     follow(&place, "db", &repository, json!({"path": "db"})).await?;
     place.applied("app", &commit).await?;
@@ -205,12 +205,12 @@ async fn mass_deletion_is_asked_about() -> Result<()> {
     let second = repository.commit("one left").await?;
     let ready = place.ready("app", |ready, _| ready.reason == "PruneRefused").await?;
     assert!(ready.message.contains("refusing to delete 14 of 15 objects"), "{}", ready.message);
-    maps(&place).get("map-0").await?;
+    place.maps().get("map-0").await?;
     let digest = ready.message.rsplit('=').next().context("a digest")?;
     approve(&place, "app", digest).await?;
     place.applied("app", &second).await?;
-    assert!(maps(&place).get_opt("map-0").await?.is_none());
-    maps(&place).get("map-14").await?;
+    assert!(place.maps().get_opt("map-0").await?.is_none());
+    place.maps().get("map-14").await?;
     Ok(())
 }
 
@@ -233,7 +233,7 @@ async fn single_objects_are_kept_ignored_or_made_once() -> Result<()> {
     let first = repository.commit("five").await?;
     place.sync("app", &repository.url(), "").await?;
     place.applied("app", &first).await?;
-    let maps = maps(&place);
+    let maps = place.maps();
     assert!(maps.get_opt("ignored").await?.is_none());
     let says = async |name: &str| {
         anyhow::Ok(maps.get(name).await?.data.unwrap_or_default().remove("value").unwrap_or_default())
@@ -275,7 +275,7 @@ async fn what_cannot_be_changed_is_made_anew_where_that_is_allowed() -> Result<(
     let first = repository.commit("one").await?;
     place.sync("app", &repository.url(), "").await?;
     place.applied("app", &first).await?;
-    let before = maps(&place).get("fixed").await?.uid();
+    let before = place.maps().get("fixed").await?.uid();
 
     repository.write("map.yaml", map("two"))?;
     repository.write("binding.yaml", binding("edit"))?;
@@ -293,12 +293,12 @@ async fn what_cannot_be_changed_is_made_anew_where_that_is_allowed() -> Result<(
     repository.write("map.yaml", annotated(&map("two"), forced).replace("value:", "not/a/key:"))?;
     repository.commit("invalid").await?;
     place.ready("app", |ready, _| ready.message.contains("not/a/key")).await?;
-    assert_eq!(maps(&place).get("fixed").await?.uid(), before);
+    assert_eq!(place.maps().get("fixed").await?.uid(), before);
     repository.write("map.yaml", annotated(&map("two"), forced))?;
     let last = repository.commit("forced").await?;
     place.applied("app", &last).await?;
     value(&place, "fixed", "two").await?;
-    assert_ne!(maps(&place).get("fixed").await?.uid(), before);
+    assert_ne!(place.maps().get("fixed").await?.uid(), before);
     // Secrets of others are never written over to get there.
     assert!(Api::<Secret>::namespaced(place.client.clone(), &place.namespace).get_opt("fixed").await?.is_none());
     Ok(())
@@ -319,12 +319,8 @@ async fn condition(place: &Place<'_>, name: &str, kind: &str) -> Result<Conditio
     status.conditions.into_iter().find(|condition| condition.type_ == kind).with_context(|| format!("no {kind}"))
 }
 
-fn maps(place: &Place<'_>) -> Api<ConfigMap> {
-    Api::namespaced(place.client.clone(), &place.namespace)
-}
-
 async fn value(place: &Place<'_>, name: &str, wanted: &str) -> Result<()> {
-    let api = maps(place);
+    let api = place.maps();
     eventually(&format!("ConfigMap {name} to say {wanted}"), SOON, || async {
         let says = |map: &ConfigMap| map.data.iter().flatten().any(|(key, value)| key == "value" && value == wanted);
         Ok(api.get_opt(name).await?.filter(says).map(drop))

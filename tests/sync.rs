@@ -19,7 +19,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{Place, SOON, World, config_map};
+use crate::world::{Place, SOON, World, config_map, start};
 
 /// Nine objects of a public repository, a SealedSecret beside them, and one file that goes.
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn drift_is_healed_within_seconds() -> Result<()> {
     let commit = repository.commit("a ConfigMap").await?;
     slow_sync(&place, "app", &repository).await?;
     place.applied("app", &commit).await?;
-    let maps = maps(&place);
+    let maps = place.maps();
     let before = maps.get("settings").await?;
 
     let wrong = json!({"data": {"value": "wrong"}});
@@ -127,7 +127,7 @@ async fn while_git_is_away_the_last_good_state_is_kept_and_healed() -> Result<()
     git.stop();
     let ready = place.ready("app", |ready, _| ready.status == "False").await?;
     assert!(ready.message.contains(&repository.url()), "{}", ready.message);
-    maps(&place).delete("settings", &DeleteParams::default()).await?;
+    place.maps().delete("settings", &DeleteParams::default()).await?;
     value(&place, "settings", "one").await?;
 
     git.resume();
@@ -152,7 +152,7 @@ async fn a_restart_while_git_is_away_forgets_nothing() -> Result<()> {
 
     git.stop();
     world.controller.kill().await?;
-    maps(&place).delete("settings", &DeleteParams::default()).await?;
+    place.maps().delete("settings", &DeleteParams::default()).await?;
     world.controller.restart().await?;
     value(&place, "settings", "one").await?;
     place.ready("app", |ready, _| ready.status == "False" && ready.reason == "Unreachable").await?;
@@ -285,7 +285,7 @@ async fn what_goes_with_its_git_sync_and_what_stays() -> Result<()> {
         place.syncs().delete(name, &DeleteParams::default()).await?;
         gone(&place, name).await?;
     }
-    assert!(maps(&place).get_opt("pruned").await?.is_none());
+    assert!(place.maps().get_opt("pruned").await?.is_none());
     value(&place, "kept", "x").await?;
     Ok(())
 }
@@ -409,10 +409,6 @@ async fn an_idle_sync_makes_no_call() -> Result<()> {
     Ok(())
 }
 
-async fn start(prefix: &str) -> Result<(Place<'static>, GitServer)> {
-    Ok((World::shared().await?.place(prefix).await?, GitServer::start()?))
-}
-
 /// A GitSync that looks at Git so seldom that only a watch can heal in time.
 async fn slow_sync(place: &Place<'_>, name: &str, repository: &Repository) -> Result<()> {
     let spec = json!({"source": {"url": repository.url()}, "interval": "1h"});
@@ -426,12 +422,8 @@ fn inventory(sync: &GitSync) -> Vec<String> {
     inventory.entries.into_iter().map(|entry| entry.id).collect()
 }
 
-fn maps(place: &Place<'_>) -> Api<ConfigMap> {
-    Api::namespaced(place.client.clone(), &place.namespace)
-}
-
 async fn value(place: &Place<'_>, name: &str, wanted: &str) -> Result<ConfigMap> {
-    let api = maps(place);
+    let api = place.maps();
     eventually(&format!("ConfigMap {name} to say {wanted}"), SOON, || async {
         let labelled = |map: &ConfigMap| map.labels().contains_key("gitsync.signet.dev/name");
         let says = |map: &ConfigMap| map.data.iter().flatten().any(|(key, value)| key == "value" && value == wanted);

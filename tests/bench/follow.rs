@@ -33,8 +33,8 @@ const IN_A_FILE: usize = 10;
 const OBJECTS: usize = NAMESPACES + FILES * IN_A_FILE;
 /// Times that something short is done; the median is shown.
 const ROUNDS: usize = 5;
-/// Looks at Git while nothing changes.
-const LOOKS: u32 = 10;
+/// How long Git is looked at, each second, while nothing changes.
+const LOOKING: Duration = Duration::from_secs(20);
 /// GitSyncs of one repository, and the files in it.
 const SHARING: usize = 200;
 const SHARED_FILES: usize = 20_000;
@@ -171,21 +171,18 @@ pub async fn one_sync() -> Result<Vec<Row>> {
         subject.idle().await?;
     }
 
-    say(format!("{LOOKS} looks at a Git that has nothing new"));
+    say("looks at a Git that has nothing new");
     let often = json!({"spec": {"interval": "1s"}});
     stage.syncs().patch("app", &PatchParams::default(), &Patch::Merge(often)).await?;
     let fetches = async || subject.metric("sealed_secrets_controller_git_sync_fetches_total").await;
-    let looked = async |from: f64, more: u32| {
-        eventually("looks at Git", PATIENCE, || async {
-            Ok((fetches().await? >= from + f64::from(more)).then_some(()))
-        })
-        .await
-    };
-    looked(fetches().await?, 2).await?;
+    let (before, patience) = (fetches().await?, PATIENCE);
+    eventually("a look at Git", patience, || async { Ok((fetches().await? > before).then_some(())) }).await?;
+    // From here on it is left alone: to be asked for its metrics costs it something, too.
     let (from, cpu) = (fetches().await?, subject.cpu()?);
     let asked = requests(&stage.client, ABOUT_SYNCS).await?;
-    looked(from, LOOKS).await?;
-    let (idle_cpu, calls) = (subject.cpu_since(cpu)? / LOOKS, requests(&stage.client, ABOUT_SYNCS).await? - asked);
+    tokio::time::sleep(LOOKING).await;
+    let (idle_cpu, looks) = (subject.cpu_since(cpu)?, fetches().await? - from);
+    let (idle_cpu, calls) = (idle_cpu.div_f64(looks), requests(&stage.client, ABOUT_SYNCS).await? - asked);
     let peak = subject.peak()?;
     subject.end().await?;
     let row = |work: String, to_reach, signet: String| Row { work, to_reach, signet, ..Row::default() };

@@ -168,8 +168,9 @@ Example:
 
 Exit codes: 0 it is done and all is well, 1 not asked for, or something is wrong, 5 not done in time.";
 
+/// How long to wait for what comes of it, and how to hear of it.
 #[derive(Debug, Args)]
-pub struct Now {
+pub struct Waiting {
     /// Do not wait
     #[arg(long)]
     pub no_wait: bool,
@@ -179,6 +180,12 @@ pub struct Now {
     /// How to report
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Now {
+    #[command(flatten)]
+    pub waiting: Waiting,
     #[command(flatten)]
     pub which: Several,
 }
@@ -248,15 +255,8 @@ pub struct Rollback {
     /// Follow Git again
     #[arg(long)]
     pub off: bool,
-    /// Do not wait
-    #[arg(long)]
-    pub no_wait: bool,
-    /// How long to wait: 30s, 2m, or seconds
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = command::duration)]
-    pub timeout: Duration,
-    /// How to report
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
+    #[command(flatten)]
+    pub waiting: Waiting,
     #[command(flatten)]
     pub at: At,
 }

@@ -1,5 +1,5 @@
-//! Secrets that upstream's controller made, and how their fields become ours: else what it wrote would be nobody's to
-//! remove once it has gone. Pure.
+//! Secrets that were created and not applied, by us or by upstream's controller, and how their fields come to be applied
+//! by us: else what was written then would be nobody's to remove once it has gone. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
 use serde_json::{Map, Value};
@@ -9,23 +9,25 @@ use crate::context::FIELD_MANAGER;
 /// What upstream's controller calls itself, by the name of its program.
 const UPSTREAM: &str = "controller";
 
-/// Whether upstream's controller wrote the Secret for the SealedSecret of this UID. Programs of that name are many: it is
-/// the one that wrote the owner.
-pub fn is_upstreams(entry: &ManagedFieldsEntry, owner: &str) -> bool {
+/// Whether it was written when the Secret was made: by us, or by upstream's controller for the SealedSecret of this UID.
+/// Programs of upstream's name are many: it is the one that wrote the owner.
+pub fn is_of_creation(entry: &ManagedFieldsEntry, owner: Option<&str>) -> bool {
     let wrote_owner = || {
         let fields = &entry.fields_v1.as_ref()?.0;
-        fields.get("f:metadata")?.get("f:ownerReferences")?.get(format!("k:{{\"uid\":\"{owner}\"}}"))
+        fields.get("f:metadata")?.get("f:ownerReferences")?.get(format!("k:{{\"uid\":\"{}\"}}", owner?))
     };
-    entry.manager.as_deref() == Some(UPSTREAM)
-        && entry.operation.as_deref() == Some("Update")
-        && entry.subresource.is_none()
-        && wrote_owner().is_some()
+    let known = match entry.manager.as_deref() {
+        Some(FIELD_MANAGER) => true,
+        Some(UPSTREAM) => wrote_owner().is_some(),
+        _ => false,
+    };
+    known && entry.operation.as_deref() == Some("Update") && entry.subresource.is_none()
 }
 
-/// The managed fields with what upstream wrote counted as ours, as if we had applied it. None where there is nothing.
-pub fn adopted(entries: &[ManagedFieldsEntry], owner: &str) -> Option<Vec<ManagedFieldsEntry>> {
-    let (theirs, mut kept): (Vec<_>, Vec<_>) = entries.iter().cloned().partition(|entry| is_upstreams(entry, owner));
-    let first = theirs.first()?;
+/// The managed fields with what was created counted as if we had applied it. None where there is nothing.
+pub fn adopted(entries: &[ManagedFieldsEntry], owner: Option<&str>) -> Option<Vec<ManagedFieldsEntry>> {
+    let (created, mut kept): (Vec<_>, Vec<_>) = entries.iter().cloned().partition(|entry| is_of_creation(entry, owner));
+    let first = created.first()?;
     let ours = |entry: &ManagedFieldsEntry| {
         entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
     };
@@ -39,7 +41,7 @@ pub fn adopted(entries: &[ManagedFieldsEntry], owner: &str) -> Option<Vec<Manage
         },
     };
     let mut fields = adopted.fields_v1.take().map_or_else(|| Value::Object(Map::new()), |fields| fields.0);
-    theirs.into_iter().filter_map(|entry| entry.fields_v1).for_each(|more| unite(&mut fields, more.0));
+    created.into_iter().filter_map(|entry| entry.fields_v1).for_each(|more| unite(&mut fields, more.0));
     adopted.fields_v1 = Some(FieldsV1(fields));
     kept.push(adopted);
     Some(kept)
@@ -77,16 +79,18 @@ mod tests {
     }
 
     #[test]
-    fn what_upstream_wrote_is_ours() {
+    fn what_was_created_is_applied() {
         let other = entry("kubectl", "Update", json!({"f:data": {"f:b": {}}}));
-        let adopted = adopted(&[entry(UPSTREAM, "Update", written("1")), other.clone()], "1").unwrap();
-        assert_eq!(adopted, [other, entry(FIELD_MANAGER, "Apply", written("1"))]);
+        for (creator, owner) in [(UPSTREAM, Some("1")), (FIELD_MANAGER, Some("1")), (FIELD_MANAGER, None)] {
+            let adopted = adopted(&[entry(creator, "Update", written("1")), other.clone()], owner).unwrap();
+            assert_eq!(adopted, [other.clone(), entry(FIELD_MANAGER, "Apply", written("1"))]);
+        }
     }
 
     #[test]
     fn it_comes_to_what_we_have_already() {
         let ours = entry(FIELD_MANAGER, "Apply", json!({"f:data": {"f:a": {}, "f:c": {}}, "f:type": {}}));
-        let adopted = adopted(&[ours, entry(UPSTREAM, "Update", written("1"))], "1").unwrap();
+        let adopted = adopted(&[ours, entry(UPSTREAM, "Update", written("1"))], Some("1")).unwrap();
         let mut all = written("1");
         all["f:data"]["f:c"] = json!({});
         all["f:type"] = json!({});
@@ -104,6 +108,7 @@ mod tests {
             entry("kubectl", "Update", written("1")),
             status,
         ];
-        assert_eq!(adopted(&others, "1"), None);
+        assert_eq!(adopted(&others, Some("1")), None);
+        assert_eq!(adopted(&[entry(UPSTREAM, "Update", written("1"))], None), None);
     }
 }

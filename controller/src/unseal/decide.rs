@@ -30,17 +30,15 @@ pub struct LiveSecret {
     pub patch: bool,
     /// Keys of its data that somebody else wrote, as its managed fields tell. We may have written them too.
     pub foreign: Box<[String]>,
-    /// Upstream's controller wrote some of it, for the owner.
-    pub upstreams: bool,
+    /// Some of it is as it was created, by us or by upstream's controller, and not applied since.
+    pub created: bool,
 }
 
 impl From<&PartialObjectMeta<Secret>> for LiveSecret {
     fn from(secret: &PartialObjectMeta<Secret>) -> Self {
         let marked = |key| secret.annotations().get(key).is_some_and(|value| value == "true");
         let controls = |owner: &&OwnerReference| owner.controller == Some(true);
-        let others = secret.managed_fields().iter().filter(|entry| {
-            entry.manager.as_deref() != Some(FIELD_MANAGER) || entry.operation.as_deref() != Some("Apply")
-        });
+        let others = secret.managed_fields().iter().filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
         // Whoever applies `stringData` is noted under that, although it ends up as data.
         let fields = others.filter_map(|entry| entry.fields_v1.as_ref());
         let data = fields.flat_map(|fields| ["f:data", "f:stringData"].map(|field| fields.0.get(field)));
@@ -49,11 +47,10 @@ impl From<&PartialObjectMeta<Secret>> for LiveSecret {
         foreign.sort_unstable();
         foreign.dedup();
         let owner = secret.owner_references().iter().find(controls).map(|owner| owner.uid.clone());
-        let upstreams = |entry| owner.as_deref().is_some_and(|owner| adopt::is_upstreams(entry, owner));
         Self {
             uid: secret.uid().unwrap_or_default(),
             resource_version: secret.resource_version().unwrap_or_default(),
-            upstreams: secret.managed_fields().iter().any(upstreams),
+            created: secret.managed_fields().iter().any(|entry| adopt::is_of_creation(entry, owner.as_deref())),
             owner,
             managed: marked(MANAGED),
             patch: marked(PATCH),
@@ -197,7 +194,7 @@ mod tests {
             managed: false,
             patch: false,
             foreign: [].into(),
-            upstreams: false,
+            created: false,
         }
     }
 

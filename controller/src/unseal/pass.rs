@@ -10,12 +10,13 @@ use crds::{
     template::Environment,
     unseal::{self as open, Attempt, ClearSecret, UnsealError},
 };
+use http::{HeaderValue, header::ACCEPT};
 use jiff::Timestamp;
 use k8s_openapi::{NamespaceResourceScope, api::core::v1::Secret};
 use kube::{
-    Api, Resource, ResourceExt as _,
+    Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
-    core::PartialObjectMeta,
+    core::{PartialObjectMeta, Request},
     runtime::{controller::Action, reflector::ObjectRef, watcher::Event},
 };
 use parking_lot::RwLock;
@@ -36,6 +37,10 @@ use crate::{
     observed::{Observed, Sighting, version},
     pulse,
 };
+
+/// What was just written need not come back whole.
+const METADATA_ONLY: HeaderValue =
+    HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
 
 /// Namespace and name, shared by a SealedSecret and its Secret.
 pub type Key = (String, String);
@@ -235,7 +240,7 @@ impl Unsealer {
         let name = sealed.name_any();
         let mut written = match live {
             Some(live) => update(&api, &name, &mut secret, live).await,
-            None => apply(&api, &name, &secret, &PatchParams::apply(FIELD_MANAGER)).await,
+            None => create(&self.context.client, &secret).await,
         };
         if let (Err(error), Some(live)) = (&written, live)
             && let Some(fixed) = Fixed::of(&chain(error))
@@ -245,7 +250,7 @@ impl Unsealer {
                 return Ok(Err(Failure::Immutable(format!("{namespace}/{name}"), fixed)));
             }
             tracing::info!(secret = %ObjectRef::from_obj(sealed), "{fixed}: making it anew");
-            written = replace(&api, &name, &mut secret, live).await;
+            written = replace(&self.context.client, &api, &name, &mut secret, live).await;
         }
         match written {
             Ok(written) => {
@@ -254,7 +259,7 @@ impl Unsealer {
                 self.secrets.write().wrote(sighting);
                 Ok(Ok(UnsealedRecord { secret_uid: uid, secret_resource_version: resource_version, ..record }))
             }
-            // Forced, a conflict is a version: the watch brings the newer one. Not forced, the name is taken.
+            // Of an update, a conflict is a version: the watch brings the newer one. Of a creation, the name is taken.
             Err(error) if error.is_conflict() && live.is_none() => Ok(Err(Failure::NotManaged(name))),
             Err(error) if error.is_refusal() && !error.is_conflict() => Ok(Err(Failure::Update(chain(&error)))),
             Err(error) => Err(Error::Secret(error)),
@@ -368,13 +373,21 @@ where
     Ok(bounded(api.list_metadata(&by_name)).await?.items.into_iter().next())
 }
 
-async fn apply(
-    api: &Api<Secret>,
-    name: &str,
-    secret: &ClearSecret,
-    params: &PatchParams,
-) -> Result<PartialObjectMeta<Secret>, CallError> {
-    bounded(api.patch_metadata(name, params, &Patch::Apply(secret.expose()))).await
+/// Makes a Secret where there is none; one of that name is left alone. Costs the API server half of what applying it
+/// does, so what it is later made of is [`adopt`]ed first.
+async fn create(client: &Client, secret: &ClearSecret) -> Result<PartialObjectMeta<Secret>, CallError> {
+    let namespace = secret.expose().metadata.namespace.as_deref();
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let bytes = serde_json::to_vec(secret.expose()).map_err(kube::Error::SerdeError)?;
+    let request = Request::new(Secret::url_path(&(), namespace)).create(&params, bytes);
+    let mut request = request.map_err(kube::Error::BuildRequest)?;
+    request.headers_mut().insert(ACCEPT, METADATA_ONLY);
+    bounded(client.request(request)).await
+}
+
+async fn apply(api: &Api<Secret>, name: &str, secret: &ClearSecret) -> Result<PartialObjectMeta<Secret>, CallError> {
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    bounded(api.patch_metadata(name, &params, &Patch::Apply(secret.expose()))).await
 }
 
 /// Makes a Secret that is there ours. Unless it is only to be added to, items that others put in go.
@@ -384,7 +397,7 @@ async fn update(
     clear: &mut ClearSecret,
     live: &LiveSecret,
 ) -> Result<PartialObjectMeta<Secret>, CallError> {
-    let adopted = if live.upstreams { adopt(api, name, live).await? } else { None };
+    let adopted = if live.created { adopt(api, name, live).await? } else { None };
     let live = adopted.as_ref().unwrap_or(live);
     let mut resource_version = live.resource_version.clone();
     if !live.patch {
@@ -409,15 +422,15 @@ async fn update(
     if live.patch && !live.managed {
         metadata.owner_references = None;
     }
-    apply(api, name, clear, &PatchParams::apply(FIELD_MANAGER).force()).await
+    apply(api, name, clear).await
 }
 
-/// Takes over what upstream's controller wrote of a Secret. None where it is no longer the Secret that was seen.
+/// Makes what was created of a Secret applied by us. None where it is no longer the Secret that was seen.
 async fn adopt(api: &Api<Secret>, name: &str, live: &LiveSecret) -> Result<Option<LiveSecret>, CallError> {
     let Some(secret) = one(api, name).await? else { return Ok(None) };
     let seen =
         secret.uid().as_ref() == Some(&live.uid) && secret.resource_version().as_ref() == Some(&live.resource_version);
-    let entries = live.owner.as_deref().and_then(|owner| adopt::adopted(secret.managed_fields(), owner));
+    let entries = adopt::adopted(secret.managed_fields(), live.owner.as_deref());
     let Some(entries) = entries.filter(|_| seen) else { return Ok(None) };
     let metadata = json!({"uid": live.uid, "resourceVersion": live.resource_version, "managedFields": entries});
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
@@ -427,6 +440,7 @@ async fn adopt(api: &Api<Secret>, name: &str, live: &LiveSecret) -> Result<Optio
 
 /// Deletes a Secret and makes it anew; not before a new one has been found acceptable, under another name.
 async fn replace(
+    client: &Client,
     api: &Api<Secret>,
     name: &str,
     clear: &mut ClearSecret,
@@ -442,7 +456,7 @@ async fn replace(
     let preconditions =
         Some(Preconditions { uid: Some(live.uid.clone()), resource_version: Some(live.resource_version.clone()) });
     bounded(api.delete(name, &DeleteParams { preconditions, ..DeleteParams::default() })).await?;
-    apply(api, name, clear, &PatchParams::apply(FIELD_MANAGER)).await
+    create(client, clear).await
 }
 
 fn key(sealed: &SealedSecret) -> Key {

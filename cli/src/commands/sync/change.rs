@@ -12,7 +12,7 @@ use crate::{
     commands::keys::write,
     exit::{Error, Exit},
     io::Io,
-    verbs::sync::{Change, Rollback},
+    verbs::sync::{Change, Rollback, Waiting},
     verdict::{self, Goal, Verdict},
 };
 
@@ -36,7 +36,7 @@ pub async fn suspend(command: Change, wanted: bool, io: &mut Io<'_>) -> Result<E
 }
 
 pub async fn rollback(command: Rollback, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Rollback { name, revision, off, no_wait, timeout, output, at } = command;
+    let Rollback { name, revision, off, waiting: Waiting { no_wait, timeout, output }, at } = command;
     let site = Site::at(at).await?;
     let sync = site.find(&name).await?;
     let (namespace, name) = site.key(&name)?;

@@ -15,7 +15,7 @@ use crate::{
     io::Io,
     verbs::{
         keys::Output,
-        sync::{Now, Wait},
+        sync::{Now, Wait, Waiting},
     },
     verdict::{self, Goal, State, Step, Verdict},
 };
@@ -41,7 +41,7 @@ pub async fn run(command: Wait, io: &mut Io<'_>) -> Result<Exit, Error> {
 }
 
 pub async fn now(command: Now, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Now { which, no_wait, timeout, output } = command;
+    let Now { which, waiting: Waiting { no_wait, timeout, output } } = command;
     let site = Site::at(which.at).await?;
     let request = io.now.to_string();
     let (mut goals, mut asked) = (Vec::new(), Vec::new());

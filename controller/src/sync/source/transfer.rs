@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     io::{self, ErrorKind},
     num::NonZeroU32,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
@@ -23,11 +23,13 @@ use gix::{
 };
 
 use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls_platform_verifier::ConfigVerifierExt as _;
 use url::Url;
 
 use super::{
     Credentials, Reference, Source, SourceError, Tip,
-    credentials::{HttpLogin, Proxy},
+    credentials::{Http, HttpLogin, Proxy},
     is_loopback,
     meter::Meter,
     mirror::{id_at, peeled, whole},
@@ -390,14 +392,17 @@ fn http_client(timeout: Duration, url: &Url, source: &Source) -> Arc<std::sync::
         } else if direct {
             builder = builder.no_proxy();
         }
-        if let Credentials::Http(http) = &*credentials {
-            if let Some(pem) = &http.authorities {
-                let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(gix::Error::from_error)?;
-                builder = builder.tls_certs_merge(authorities);
+        match &*credentials {
+            Credentials::Http(http @ (Http { authorities: Some(_), .. } | Http { identity: Some(_), .. })) => {
+                if let Some(pem) = &http.authorities {
+                    let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(gix::Error::from_error)?;
+                    builder = builder.tls_certs_merge(authorities);
+                }
+                if let Some(pem) = &http.identity {
+                    builder = builder.identity(reqwest::Identity::from_pem(pem).map_err(gix::Error::from_error)?);
+                }
             }
-            if let Some(pem) = &http.identity {
-                builder = builder.identity(reqwest::Identity::from_pem(pem).map_err(gix::Error::from_error)?);
-            }
+            _ => builder = builder.tls_backend_preconfigured(usual_trust().map_err(gix::Error::from_error)?),
         }
         Ok(builder)
     });
@@ -405,6 +410,17 @@ fn http_client(timeout: Duration, url: &Url, source: &Source) -> Arc<std::sync::
         configure_client: Some(configure),
         configure_request: None,
     }))
+}
+
+/// TLS with the authorities that the system trusts. They are read once: to read all of them costs more than a look at
+/// Git that finds nothing new.
+fn usual_trust() -> Result<ClientConfig, rustls::Error> {
+    static USUAL: OnceLock<ClientConfig> = OnceLock::new();
+    if let Some(usual) = USUAL.get() {
+        return Ok(usual.clone());
+    }
+    let read = ClientConfig::with_platform_verifier()?;
+    Ok(USUAL.get_or_init(|| read).clone())
 }
 
 fn through(proxy: &Proxy) -> reqwest::Result<reqwest::Proxy> {
