@@ -161,8 +161,7 @@ fn job(name: &str, mark: &str) -> String {
 /// Names, in their order.
 async fn inventory(place: &Place<'_>) -> Result<Vec<String>> {
     let inventory = place.syncs().get("app").await?.status.and_then(|status| status.inventory).unwrap_or_default();
-    let name = |id: &str| id.split('_').nth(1).unwrap_or_default().to_owned();
-    Ok(inventory.entries.iter().map(|entry| name(&entry.id)).collect())
+    Ok(inventory.objects.into_keys().map(|id| id.name).collect())
 }
 
 async fn value(place: &Place<'_>, wanted: &str) -> Result<()> {

@@ -21,6 +21,7 @@ mod guard;
 mod harness_works;
 mod hooks;
 mod install;
+mod inventory;
 mod keys;
 mod kubeseal_parity;
 mod lifecycle;

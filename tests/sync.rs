@@ -419,7 +419,7 @@ async fn slow_sync(place: &Place<'_>, name: &str, repository: &Repository) -> Re
 
 fn inventory(sync: &GitSync) -> Vec<String> {
     let inventory = sync.status.as_ref().and_then(|status| status.inventory.clone()).unwrap_or_default();
-    inventory.entries.into_iter().map(|entry| entry.id).collect()
+    inventory.objects.into_keys().map(|id| id.to_string()).collect()
 }
 
 async fn value(place: &Place<'_>, name: &str, wanted: &str) -> Result<ConfigMap> {

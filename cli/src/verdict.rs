@@ -69,7 +69,7 @@ impl Verdict {
             applied: status.last_applied_revision,
             attempted: status.last_attempted_revision,
             pinned: sync.annotations().get(ROLLBACK).filter(|to| is_at(to)).cloned(),
-            objects: status.inventory.map_or(0, |inventory| inventory.entries.len()),
+            objects: status.inventory.map_or(0, |inventory| inventory.objects.len()),
             namespace,
             name,
             state,

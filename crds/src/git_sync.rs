@@ -1,5 +1,5 @@
 //! The `GitSync` resource, `signet.dev/v1alpha1`: what stands at a path of a Git repository shall stand in the cluster.
-//! Field names, conditions and the inventory are Flux's where Flux has them. No behaviour here.
+//! Field names and conditions are Flux's where Flux has them. No behaviour here.
 
 #![allow(clippy::struct_excessive_bools, reason = "switches that have nothing to do with each other")]
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::sync::{
     history::{Counts, Trigger},
     hook::HookRun,
+    inventory::Inventory,
 };
 
 /// Labels that mark what a `GitSync` applied. They make its objects easy to list and to watch; what is pruned is
@@ -479,25 +480,6 @@ pub struct HistoryEntry {
     /// What was done to its objects. Drift that was healed meanwhile does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
-}
-
-/// See [`GitSyncStatus::inventory`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Inventory {
-    /// One entry an object.
-    pub entries: Vec<InventoryEntry>,
-}
-
-/// One object that was, or is about to be, applied.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct InventoryEntry {
-    /// namespace_name_group_kind, as Flux writes it. The version is no part of an object's identity.
-    pub id: String,
-    /// API version under which it was applied.
-    pub v: String,
-    /// UID it had; absent when it has not been seen yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uid: Option<String>,
 }
 
 /// A time that is no duration.

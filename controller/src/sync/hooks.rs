@@ -185,7 +185,6 @@ fn leaving<'a>(of_phase: &[Member<'a>], known: Known<'_>) -> Vec<Step<'a>> {
     if !has_failed && of_phase.iter().any(|member| state(member) != Some(Progress::Succeeded)) {
         return Vec::new();
     }
-    let recorded = |id: &str| known.inventory.entries.iter().any(|entry| entry.id == id);
     let goes = |member: &&Member<'_>| match state(member) {
         Some(Progress::Succeeded) => member.hook.goes_when_succeeded,
         Some(Progress::Failed) => member.hook.goes_when_failed,
@@ -193,7 +192,7 @@ fn leaving<'a>(of_phase: &[Member<'a>], known: Known<'_>) -> Vec<Step<'a>> {
     };
     let step = |member: &Member<'a>| {
         let Desired { id, version, .. } = member.desired;
-        let uid = member.uid.clone().filter(|_| recorded(&id.inventory_id()))?;
+        let uid = member.uid.clone().filter(|_| known.inventory.objects.contains_key(id))?;
         Some(Step::Prune { id: id.clone(), version: version.clone(), uid })
     };
     of_phase.iter().filter(goes).filter_map(step).collect()

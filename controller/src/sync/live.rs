@@ -12,8 +12,10 @@ use crds::{
     sync::hook::RUN,
 };
 use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::{
     Api, Client, ResourceExt as _,
+    api::ListParams,
     core::{DynamicObject, PartialObjectMeta},
     runtime::{
         WatchStreamExt as _,
@@ -24,8 +26,9 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Key, drift, kinds::Kind, marks::marks, object::ObjectId, plan::LiveObject};
+use super::{Key, SYNC_MANAGER, drift, kinds::Kind, marks::marks, object::ObjectId, plan::LiveObject};
 use crate::{
+    calls::bounded,
     context::chain,
     health::LOOP,
     observed::{Observed, Sighting, version},
@@ -90,6 +93,29 @@ impl Live {
             Some((id.clone(), live))
         };
         ids.filter_map(look).collect()
+    }
+
+    /// An object that lost its labels, so that no watch shows it: ours still, if it has fields that we applied. Another
+    /// that came in its place has none. Asks for no more rights than a watch.
+    pub async fn stray(
+        &self,
+        kind: &Kind,
+        id: &ObjectId,
+        me: &Key,
+    ) -> Result<Option<(ObjectId, LiveObject)>, WatchError> {
+        let api: Api<DynamicObject> =
+            Api::dynamic(self.client.clone(), &kind.resource, &kind.scope).constrain(&id.namespace);
+        let params = ListParams::default().fields(&format!("metadata.name={}", id.name));
+        let found = match bounded(api.list_metadata(&params)).await {
+            Ok(found) => found.items.into_iter().next(),
+            Err(error) => return Err(WatchError { kind: kind.resource.kind.clone(), why: chain(&error) }),
+        };
+        let is_ours = |fields: &ManagedFieldsEntry| fields.manager.as_deref() == Some(SYNC_MANAGER);
+        Ok(found.filter(|found| found.managed_fields().iter().any(is_ours)).map(|found| {
+            let (id, _, live) = sighting(kind, &found);
+            let owner = if found.labels().contains_key(NAME_LABEL) { live.owner } else { me.clone() };
+            (id, LiveObject { owner, ..live })
+        }))
     }
 
     /// Takes in what a write returned, before the watch brings it.

@@ -6,12 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use crds::{GitSync, git_sync::Inventory};
-use futures::{FutureExt as _, StreamExt as _, stream};
+use crds::{GitSync, sync::inventory::Inventory};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use kube::{Discovery, discovery::ApiCapabilities, runtime::reflector::ObjectRef};
 
 use super::{
-    Error, State, Syncer,
+    Error, Key, State, Syncer,
     execute::{self, CONCURRENCY},
     health::{self, Health},
     key,
@@ -102,6 +102,26 @@ impl Syncer {
         desired.iter().filter(is_sealed).map(fare).collect()
     }
 
+    /// What is there of what Git asks for, and of what came from us. Of the latter some may have lost their labels.
+    pub(super) async fn seen(
+        &self,
+        me: &Key,
+        desired: &[Desired],
+        inventory: &Inventory,
+        served: &Kinds,
+    ) -> Result<HashMap<ObjectId, LiveObject>, Error> {
+        let wanted: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
+        let mut seen = self.live.find(wanted.iter().copied().chain(inventory.objects.keys()));
+        let unseen = inventory.objects.iter().filter(|(id, _)| !wanted.contains(id) && !seen.contains_key(id));
+        let looks: Vec<_> = unseen
+            .filter_map(|(id, version)| Some((id, served.get(&id.group, version, &id.kind)?)))
+            .map(|(id, kind)| self.live.stray(kind, id, me).boxed())
+            .collect();
+        let strays: Vec<_> = stream::iter(looks).buffer_unordered(CONCURRENCY).try_collect().await?;
+        seen.extend(strays.into_iter().flatten());
+        Ok(seen)
+    }
+
     pub(super) async fn watch(&self, served: &Kinds, kinds: &HashSet<KindName>) -> Result<(), Error> {
         let there = kinds.iter().filter_map(|(group, version, kind)| served.get(group, version, kind));
         Ok(self.live.ensure(there).await?)
@@ -135,12 +155,8 @@ fn served(discovery: &Discovery) -> Kinds {
     resources.map(|(resource, ApiCapabilities { scope, .. })| Kind { resource, scope }).collect()
 }
 
-pub(super) fn ids(inventory: &Inventory) -> Vec<ObjectId> {
-    inventory.entries.iter().filter_map(|entry| ObjectId::from_inventory(&entry.id)).collect()
-}
-
 pub(super) fn kinds_of(desired: &[Desired], inventory: &Inventory) -> HashSet<KindName> {
-    let wanted = desired.iter().map(|object| (object.id.clone(), object.version.clone()));
-    let recorded = inventory.entries.iter().filter_map(|it| Some((ObjectId::from_inventory(&it.id)?, it.v.clone())));
-    wanted.chain(recorded).map(|(ObjectId { group, kind, .. }, version)| (group, version, kind)).collect()
+    let wanted = desired.iter().map(|object| (&object.id, &object.version));
+    let all = wanted.chain(&inventory.objects);
+    all.map(|(ObjectId { group, kind, .. }, version)| (group.clone(), version.clone(), kind.clone())).collect()
 }

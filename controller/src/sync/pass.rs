@@ -8,8 +8,8 @@ use std::{
 
 use crds::{
     GitSync,
-    git_sync::{DeletionPolicy, GitSyncStatus, Inventory},
-    sync::history::Trigger,
+    git_sync::{DeletionPolicy, GitSyncStatus},
+    sync::{history::Trigger, inventory::Inventory},
 };
 use jiff::Timestamp;
 use kube::{ResourceExt as _, runtime::controller::Action};
@@ -22,7 +22,7 @@ use super::{
     guarded_key,
     hands::AccountError,
     key,
-    look::{ids, kinds_of},
+    look::kinds_of,
     object::ObjectId,
     plan::{self, Known, Step},
     rollback,
@@ -154,8 +154,8 @@ impl Syncer {
         let kinds = kinds_of(&[], &inventory);
         let served = self.served(&kinds).await?;
         self.watch(&served, &kinds).await?;
-        let known = self.live.find(ids(&inventory).iter());
         let me = key(sync);
+        let known = self.seen(&me, &[], &inventory, &served).await?;
         let stages = plan::teardown(
             Known { live: &known, applied: &state.applied, inventory: &inventory, health: &HashMap::new() },
             (&me.0, &me.1),
@@ -170,7 +170,7 @@ impl Syncer {
         self.sum_up(sync, state, &said).await;
         if !done.unpruned.is_empty() {
             let waits = policy == DeletionPolicy::WaitForTermination;
-            let inventory = if waits { inventory } else { plan::settle(&inventory, &[].into(), &done.gone) };
+            let inventory = if waits { inventory } else { plan::settle(&inventory, &done.gone) };
             return self.stays(sync, state, inventory, status::list(done.unpruned.iter())).await;
         }
         if policy == DeletionPolicy::WaitForTermination {

@@ -9,8 +9,11 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crds::{
-    git_sync::{APPROVE, Inventory, InventoryEntry, PendingPlan},
-    sync::hook::{Hook, HookRun, Phase},
+    git_sync::{APPROVE, PendingPlan},
+    sync::{
+        hook::{Hook, HookRun, Phase},
+        inventory::Inventory,
+    },
 };
 use sha2::{Digest as _, Sha256};
 
@@ -111,7 +114,7 @@ impl Step<'_> {
 /// What is known of the cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
-    /// Everything that carries our labels.
+    /// What is there and carries our labels, or did and carries fields that we applied.
     pub live: &'a HashMap<ObjectId, LiveObject>,
     /// What this process applied.
     pub applied: &'a HashMap<ObjectId, Applied>,
@@ -180,9 +183,7 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
     let mut hooks = Vec::new();
     let (mut refused, mut taken) = (Vec::new(), Vec::new());
     let mut drifted = Vec::new();
-    let mut inventory: BTreeMap<String, InventoryEntry> = BTreeMap::new();
-    let recorded: HashMap<&str, &InventoryEntry> =
-        known.inventory.entries.iter().map(|entry| (entry.id.as_str(), entry)).collect();
+    let mut inventory = Inventory::default();
 
     for object in desired {
         let live = known.live.get(&object.id);
@@ -193,20 +194,18 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
             taken.push(object);
             continue;
         }
-        let entry_id = object.id.inventory_id();
-        let before = recorded.get(entry_id.as_str());
-        if object.marks.ignored && before.is_none() {
+        let is_recorded = known.inventory.objects.contains_key(&object.id);
+        if object.marks.ignored && !is_recorded {
             continue;
         }
-        let uid = live.map(|live| live.uid.clone()).or_else(|| before?.uid.clone());
-        if object.marks.hook.is_some() {
-            if live.is_some() && before.is_some() {
-                inventory.insert(entry_id, object.id.entry(&object.version, uid));
-            }
+        let is_hook = object.marks.hook.is_some();
+        if !is_hook || (live.is_some() && is_recorded) {
+            inventory.objects.insert(object.id.clone(), object.version.clone());
+        }
+        if is_hook {
             hooks.push(object);
             continue;
         }
-        inventory.insert(entry_id, object.id.entry(&object.version, uid));
         match wanted(object, live, known.applied.get(&object.id)) {
             Some(Why::Heal) if policy.leave_drift || policy.resting.contains(&object.id) => {
                 drifted.push(object.id.clone());
@@ -264,12 +263,11 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
     stages.retain(|steps| !steps.is_empty());
     for step in stages.iter().flatten() {
         if let Step::Run { desired: Desired { id, version, .. }, .. } = step {
-            inventory.entry(id.inventory_id()).or_insert_with(|| id.entry(version, None));
+            inventory.objects.entry(id.clone()).or_insert_with(|| version.clone());
         }
     }
     // What goes later is there until then.
-    inventory.extend(leaving.into_iter().map(|entry| (entry.id.clone(), entry)));
-    let inventory = Inventory { entries: inventory.into_values().collect() };
+    inventory.objects.extend(leaving);
     Plan { inventory, stages, refused, refused_prune, held, drifted, pending, digest, hooks: course.record }
 }
 
@@ -307,13 +305,13 @@ pub fn command(me: (&str, &str), digest: &str) -> String {
 }
 
 /// Names what would be there and what would go. The same while the plan is carried out wave by wave.
-fn digest(desired: &[Desired], leaving: &[InventoryEntry]) -> String {
+fn digest(desired: &[Desired], leaving: &[(ObjectId, String)]) -> String {
     let mut hasher = Sha256::new();
     for object in desired {
         hasher.update(format!("+{}={}\n", object.id.inventory_id(), object.digest));
     }
-    for entry in leaving {
-        hasher.update(format!("-{}\n", entry.id));
+    for (id, _) in leaving {
+        hasher.update(format!("-{}\n", id.inventory_id()));
     }
     let digest = hasher.finalize();
     // It may become the value of a label one day: letters at both ends.
@@ -323,7 +321,7 @@ fn digest(desired: &[Desired], leaving: &[InventoryEntry]) -> String {
 
 /// Why so much may not go unasked.
 fn guard(prunes: &[Vec<Step<'_>>], desired: &[Desired], inventory: &Inventory) -> Option<String> {
-    let (going, all) = (prunes.iter().map(Vec::len).sum::<usize>(), inventory.entries.len());
+    let (going, all) = (prunes.iter().map(Vec::len).sum::<usize>(), inventory.objects.len());
     if desired.is_empty() && going > 0 {
         return Some(format!("nothing is left at the path: refusing to delete all {going} objects"));
     }
@@ -373,25 +371,22 @@ pub fn teardown<'a>(known: Known<'_>, me: (&str, &str)) -> Vec<Vec<Step<'a>>> {
     prunes(known, me, |_| true).1
 }
 
-/// The entries that may be deleted and the steps that do it, in the reverse order of their waves and stages.
+/// What may be deleted, with its version, and the steps that do it, in the reverse order of their waves and stages.
 fn prunes<'a>(
     known: Known<'_>,
     me: (&str, &str),
     left_over: impl Fn(&ObjectId) -> bool,
-) -> (Vec<InventoryEntry>, Vec<Vec<Step<'a>>>) {
-    let mut entries = Vec::new();
+) -> (Vec<(ObjectId, String)>, Vec<Vec<Step<'a>>>) {
+    let mut leaving = Vec::new();
     let mut stages: BTreeMap<(i32, u8), Vec<Step<'a>>> = BTreeMap::new();
-    for entry in &known.inventory.entries {
-        let Some(id) = ObjectId::from_inventory(&entry.id).filter(&left_over) else { continue };
-        let live = known.live.get(&id);
-        if let Some(uid) = doomed(&id, entry, live, me) {
-            entries.push(entry.clone());
-            let version = entry.v.clone();
-            let turn = (live.map_or(0, |live| live.marks.wave), order::stage(&id));
-            stages.entry(turn).or_default().push(Step::Prune { id, version, uid });
-        }
+    for (id, version) in known.inventory.objects.iter().filter(|(id, _)| left_over(id)) {
+        let Some(live) = known.live.get(id).filter(|live| is_doomed(id, live, me)) else { continue };
+        leaving.push((id.clone(), version.clone()));
+        let (id, version, uid) = (id.clone(), version.clone(), live.uid.clone());
+        let turn = (live.marks.wave, order::stage(&id));
+        stages.entry(turn).or_default().push(Step::Prune { id, version, uid });
     }
-    (entries, stages.into_values().rev().collect())
+    (leaving, stages.into_values().rev().collect())
 }
 
 /// Why an object must be applied; `None` while it is as we left it.
@@ -409,29 +404,15 @@ fn wanted(object: &Desired, live: Option<&LiveObject>, applied: Option<&Applied>
     }
 }
 
-/// The UID to delete by; `None` for what must stay: it is another's, was never seen, or holds everything.
-fn doomed(id: &ObjectId, entry: &InventoryEntry, live: Option<&LiveObject>, me: (&str, &str)) -> Option<String> {
-    if id.is_vital(me.0) {
-        return None;
-    }
-    match live {
-        Some(live) if (live.owner.0.as_str(), live.owner.1.as_str()) != me || live.marks.kept => None,
-        Some(live) => Some(live.uid.clone()),
-        // Out of the watch's sight: gone, or somebody took the labels off. The UID tells.
-        None => entry.uid.clone(),
-    }
+/// Whether it may be deleted: it is nobody else's, is not to be kept, and does not hold everything up.
+fn is_doomed(id: &ObjectId, live: &LiveObject, me: (&str, &str)) -> bool {
+    !id.is_vital(me.0) && (live.owner.0.as_str(), live.owner.1.as_str()) == me && !live.marks.kept
 }
 
-/// The inventory once the steps ran: `seen` are the UIDs of what was applied, `gone` what was deleted.
-pub fn settle(before: &Inventory, seen: &HashMap<ObjectId, String>, gone: &HashSet<ObjectId>) -> Inventory {
-    let keep = |entry: &InventoryEntry| -> Option<InventoryEntry> {
-        let id = ObjectId::from_inventory(&entry.id)?;
-        if gone.contains(&id) {
-            return None;
-        }
-        Some(InventoryEntry { uid: seen.get(&id).cloned().or_else(|| entry.uid.clone()), ..entry.clone() })
-    };
-    Inventory { entries: before.entries.iter().filter_map(keep).collect() }
+/// The inventory once the steps ran and these were deleted.
+pub fn settle(before: &Inventory, gone: &HashSet<ObjectId>) -> Inventory {
+    let left = before.objects.iter().filter(|(id, _)| !gone.contains(id));
+    Inventory { objects: left.map(|(id, version)| (id.clone(), version.clone())).collect() }
 }
 
 #[cfg(test)]

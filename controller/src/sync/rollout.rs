@@ -23,7 +23,7 @@ use super::{
     health::Health,
     hooks::Hooks,
     key,
-    look::{ids, kinds_of},
+    look::kinds_of,
     object::ObjectId,
     plan::{self, Held, Known, Plan, Policy, plan},
     render::Problem,
@@ -103,9 +103,7 @@ impl Syncer {
             let kinds = kinds_of(desired, &inventory);
             let served = self.served(&kinds).await?;
             self.watch(&served, &kinds).await?;
-            let ids: HashSet<ObjectId> =
-                desired.iter().map(|object| object.id.clone()).chain(ids(&inventory)).collect();
-            let known = self.live.find(ids.iter());
+            let known = self.seen(&me, desired, &inventory, &served).await?;
             let kinds = served.as_ref().clone().with_definitions(desired.iter().map(|object| &object.body));
             let health = self.assess(sync, desired, &known, &kinds, state).await;
             let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
@@ -140,9 +138,7 @@ impl Syncer {
             }
             self.tell(sync, state, revision, said, &done);
             self.healed(sync, state, revision, &done).await;
-            let uids = done.applied.iter().filter(|(_, applied)| !applied.uid.is_empty());
-            let seen = uids.map(|(id, applied)| (id.clone(), applied.uid.clone())).collect();
-            status.inventory = Some(plan::settle(&planned.inventory, &seen, &done.gone));
+            status.inventory = Some(plan::settle(&planned.inventory, &done.gone));
             state.applied.retain(|id, _| !done.gone.contains(id));
             state.health.retain(|id, _| !done.gone.contains(id));
             state.applied.extend(done.applied);

@@ -7,6 +7,7 @@ pub mod history;
 pub mod hook;
 pub mod ignore;
 pub mod images;
+pub mod inventory;
 pub mod kinds;
 pub mod marks;
 pub mod object;

@@ -1,10 +1,10 @@
-//! What an object is called, and how the inventory spells it. Pure.
+//! What an object is called, and how Flux spells it. Pure.
 
 use std::fmt;
 
 use kube::Resource as _;
 
-use crate::{SealedSecret, git_sync::InventoryEntry};
+use crate::SealedSecret;
 
 /// An object's identity. The API version is no part of it: a new version is the same object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,11 +57,6 @@ impl ObjectId {
             }
             _ => false,
         }
-    }
-
-    /// The entry of the inventory.
-    pub fn entry(&self, version: &str, uid: Option<String>) -> InventoryEntry {
-        InventoryEntry { id: self.inventory_id(), v: version.to_owned(), uid }
     }
 }
 

@@ -181,15 +181,13 @@ fn difference(object: &Desired, live: Option<&Value>, after: Option<&Value>) -> 
 async fn prunes(cluster: &Cluster, kinds: &Kinds, sync: &GitSync, desired: &[Desired]) -> Result<Vec<Compared>, Error> {
     let (namespace, name) = (sync.namespace().unwrap_or_default(), sync.name_any());
     let wanted: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
-    let inventory = sync.status.iter().filter_map(|status| status.inventory.as_ref()).flat_map(|it| &it.entries);
-    let leaving = inventory
-        .filter(|_| sync.spec.prune)
-        .filter_map(|entry| Some((ObjectId::from_inventory(&entry.id)?, entry)))
-        .filter(|(id, _)| !wanted.contains(id) && !id.is_vital(&namespace));
+    let inventory = sync.status.iter().filter_map(|status| status.inventory.as_ref()).flat_map(|it| &it.objects);
+    let leaving =
+        inventory.filter(|_| sync.spec.prune).filter(|(id, _)| !wanted.contains(id) && !id.is_vital(&namespace));
     let mut found = Vec::new();
-    for (id, entry) in leaving {
-        let Some(kind) = kinds.get(&id.group, &entry.v, &id.kind) else { continue };
-        let Some(live) = cluster.object(kind, &id).await? else { continue };
+    for (id, version) in leaving {
+        let Some(kind) = kinds.get(&id.group, version, &id.kind) else { continue };
+        let Some(live) = cluster.object(kind, id).await? else { continue };
         let texts = |field: &str| {
             let entries = live["metadata"][field].as_object().into_iter().flatten();
             entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
@@ -200,7 +198,7 @@ async fn prunes(cluster: &Cluster, kinds: &Kinds, sync: &GitSync, desired: &[Des
             continue;
         }
         let object = id.to_string();
-        let shown = delta(&id, Some(&live), None).map_err(|why| DiffError::Shown { object: object.clone(), why })?;
+        let shown = delta(id, Some(&live), None).map_err(|why| DiffError::Shown { object: object.clone(), why })?;
         let pruned = |diff| Difference { object, becomes: Becomes::Pruned, place: None, diff };
         found.push(Ok(shown.map(pruned)));
     }

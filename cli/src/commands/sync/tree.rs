@@ -2,13 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::{
-    git_sync::InventoryEntry,
-    sync::{
-        health::{Health, has_health, health},
-        kinds::Kinds,
-        object::ObjectId,
-    },
+use crds::sync::{
+    health::{Health, has_health, health},
+    kinds::Kinds,
+    object::ObjectId,
 };
 use futures::{StreamExt as _, stream};
 use serde::Serialize;
@@ -72,25 +69,22 @@ pub async fn run(command: Show, io: &mut Io<'_>) -> Result<Exit, Error> {
     let key = site.key(&which.name)?;
     let sync = site.cluster.git_sync(&key.0, &key.1).await?;
     let git_sync = Verdict::of(&sync);
-    let entries = sync.status.and_then(|status| status.inventory).unwrap_or_default().entries;
-    let entries: Vec<(ObjectId, InventoryEntry)> =
-        entries.into_iter().filter_map(|entry| Some((ObjectId::from_inventory(&entry.id)?, entry))).collect();
-    let shelf = |id: &ObjectId, entry: &InventoryEntry| {
-        (id.group.clone(), entry.v.clone(), id.kind.clone(), id.namespace.clone())
+    let objects = sync.status.and_then(|status| status.inventory).unwrap_or_default().objects;
+    let shelf = |(id, version): (&ObjectId, &String)| {
+        (id.group.clone(), version.clone(), id.kind.clone(), id.namespace.clone())
     };
-    let shelves: BTreeSet<Shelf> =
-        entries.iter().filter(|(id, _)| has_health(id)).map(|(id, entry)| shelf(id, entry)).collect();
+    let shelves: BTreeSet<Shelf> = objects.iter().filter(|(id, _)| has_health(id)).map(shelf).collect();
     let found = if shelves.is_empty() { BTreeMap::new() } else { look(&site.cluster, &key, shelves).await? };
-    let mut inventory: Vec<Object> = entries
+    let mut inventory: Vec<Object> = objects
         .into_iter()
-        .map(|(id, entry)| {
-            let (health, why) = match found.get(&shelf(&id, &entry)) {
+        .map(|(id, version)| {
+            let (health, why) = match found.get(&shelf((&id, &version))) {
                 None => (None, String::new()),
                 Some(None) => (Some(Fares::Hidden), "it may not be read".to_owned()),
                 Some(Some(all)) => fares(&id, all.get(&id.name)),
             };
             let ObjectId { namespace, name, group, kind } = id;
-            Object { namespace, kind, group, version: entry.v, name, health, why }
+            Object { namespace, kind, group, version, name, health, why }
         })
         .collect();
     inventory.sort_by(|a, b| (&a.namespace, &a.kind, &a.name).cmp(&(&b.namespace, &b.kind, &b.name)));

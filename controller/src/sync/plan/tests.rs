@@ -46,6 +46,10 @@ fn desired(kind: &str, name: &str, digest: &str) -> Desired {
     }
 }
 
+fn names(inventory: &Inventory) -> Vec<String> {
+    inventory.objects.keys().map(ToString::to_string).collect()
+}
+
 impl World {
     fn plan<'a>(&self, desired: &'a [Desired]) -> Plan<'a> {
         let policy = Policy {
@@ -69,7 +73,7 @@ impl World {
     fn run(&mut self, desired: &[Desired]) -> Vec<String> {
         let mut plan = self.plan(desired);
         let stages = std::mem::take(&mut plan.stages);
-        let (mut seen, mut gone, mut done) = (HashMap::new(), HashSet::new(), Vec::new());
+        let (mut gone, mut done) = (HashSet::new(), Vec::new());
         for step in stages.iter().flatten() {
             match step {
                 Step::Apply { desired, why } => {
@@ -79,9 +83,8 @@ impl World {
                     let owner = ("ns".to_owned(), "app".to_owned());
                     let live = live_object(&uid, owner);
                     self.live.insert(desired.id.clone(), live);
-                    let applied = Applied { digest: desired.digest.clone(), uid: uid.clone(), fields: 1 };
+                    let applied = Applied { digest: desired.digest.clone(), uid, fields: 1 };
                     self.applied.insert(desired.id.clone(), applied);
-                    seen.insert(desired.id.clone(), uid);
                     done.push(format!("{why:?} {}", desired.id));
                 }
                 Step::Run { desired, mark } => {
@@ -90,7 +93,6 @@ impl World {
                     let live = live_object(&uid, ("ns".to_owned(), "app".to_owned()));
                     self.live.insert(desired.id.clone(), LiveObject { run: Some(mark.clone()), ..live });
                     self.health.insert(desired.id.clone(), Health::Progressing("runs".into()));
-                    seen.insert(desired.id.clone(), uid);
                     done.push(format!("Run {}", desired.id));
                 }
                 Step::Prune { id, uid, .. } => {
@@ -102,7 +104,7 @@ impl World {
                 }
             }
         }
-        self.inventory = settle(&plan.inventory, &seen, &gone);
+        self.inventory = settle(&plan.inventory, &gone);
         self.record = plan.hooks;
         done
     }
@@ -149,9 +151,7 @@ fn the_inventory_names_everything_before_anything_happens() {
     world.run(&[desired("ConfigMap", "a", "1")]);
     let next = [desired("ConfigMap", "b", "1")];
     let plan = world.plan(&next);
-    let ids: Vec<_> = plan.inventory.entries.iter().map(|entry| entry.id.as_str()).collect();
-    assert_eq!(ids, ["ns_a__ConfigMap", "ns_b__ConfigMap"]);
-    assert_eq!(plan.inventory.entries[1].uid, None);
+    assert_eq!(names(&plan.inventory), ["ConfigMap ns/a", "ConfigMap ns/b"]);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn what_another_took_over_is_not_pruned() {
     world.run(&[desired("ConfigMap", "a", "1"), desired("ConfigMap", "b", "1")]);
     world.live.get_mut(&id("ConfigMap", "a")).unwrap().owner = ("ns".into(), "other".into());
     assert!(world.run(&[desired("ConfigMap", "b", "1")]).is_empty());
-    assert_eq!(world.inventory.entries.len(), 1);
+    assert_eq!(world.inventory.objects.len(), 1);
 }
 
 #[test]
@@ -176,13 +176,16 @@ fn what_another_holds_is_refused_with_its_place() {
 }
 
 #[test]
-fn an_object_whose_labels_were_taken_off_is_pruned_by_its_uid() {
+fn what_is_pruned_is_the_object_that_is_seen_and_what_is_not_there_is_forgotten() {
     let mut world = World::default();
-    world.run(&[desired("ConfigMap", "a", "1"), desired("ConfigMap", "b", "1")]);
-    let uid = world.live.remove(&id("ConfigMap", "a")).unwrap().uid;
-    let wanted = [desired("ConfigMap", "b", "1")];
-    let plan = world.plan(&wanted);
-    assert_eq!(plan.stages, [[Step::Prune { id: id("ConfigMap", "a"), version: "v1".into(), uid }]]);
+    let all = ["a", "b", "c"].map(|name| desired("ConfigMap", name, "1"));
+    world.run(&all);
+    world.live.remove(&id("ConfigMap", "a"));
+    world.live.get_mut(&id("ConfigMap", "b")).unwrap().uid = "another".into();
+    let plan = world.plan(&all[2..]);
+    let (pruned, uid) = (id("ConfigMap", "b"), "another".to_owned());
+    assert_eq!(plan.stages, [[Step::Prune { id: pruned, version: "v1".into(), uid }]]);
+    assert_eq!(names(&plan.inventory), ["ConfigMap ns/b", "ConfigMap ns/c"]);
 }
 
 #[test]
@@ -246,7 +249,7 @@ fn what_goes_waits_for_the_waves_and_goes_backwards() {
     world.live.get_mut(&id("ConfigMap", "b")).unwrap().marks.wave = 1;
     let next = [desired("ConfigMap", "c", "2"), in_wave(1, "ConfigMap", "d", "1")];
     assert_eq!(world.run(&next), ["Apply ConfigMap ns/c"]);
-    assert_eq!(world.inventory.entries.len(), 4, "what goes later is there until then");
+    assert_eq!(world.inventory.objects.len(), 4, "what goes later is there until then");
     assert_eq!(world.run(&next), ["Apply ConfigMap ns/d", "Prune ConfigMap ns/b", "Prune ConfigMap ns/a"]);
 }
 
@@ -316,11 +319,11 @@ fn what_is_marked_is_kept_ignored_or_made_once() {
     let marked = |marks| Desired { marks, ..desired("ConfigMap", "a", "1") };
     let none = Marks::default();
     assert!(world.run(&[marked(Marks { ignored: true, ..none })]).is_empty());
-    assert_eq!(world.inventory.entries.len(), 0);
+    assert_eq!(world.inventory.objects.len(), 0);
     let once = |digest: &str| Desired { digest: digest.into(), ..marked(Marks { once: true, ..none }) };
     assert_eq!(world.run(&[once("1")]), ["Apply ConfigMap ns/a"]);
     assert!(world.run(&[once("2")]).is_empty());
     world.live.get_mut(&id("ConfigMap", "a")).unwrap().marks.kept = true;
     assert!(world.run(&[desired("ConfigMap", "b", "1")]).iter().all(|step| !step.starts_with("Prune")));
-    assert_eq!(world.inventory.entries.len(), 1, "it is nobody's any more");
+    assert_eq!(world.inventory.objects.len(), 1, "it is nobody's any more");
 }

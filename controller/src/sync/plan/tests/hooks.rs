@@ -39,8 +39,8 @@ fn each_phase_waits_for_the_one_before() {
     let plan = world.plan(&wanted);
     assert!(plan.stages.is_empty());
     assert_eq!(plan.held.unwrap().turn.to_string(), "PreSync");
-    let ids: Vec<_> = world.inventory.entries.iter().map(|entry| entry.id.as_str()).collect();
-    assert_eq!(ids, ["ns_app__Pod", "ns_first__Job", "ns_old__ConfigMap"], "a hook that has not begun is not there");
+    let expected = ["Pod ns/app", "Job ns/first", "ConfigMap ns/old"];
+    assert_eq!(names(&world.inventory), expected, "a hook that has not begun is not there");
     world.ends("first", true);
     // The phase is not over: what has succeeded in it stays.
     assert_eq!(world.run(&wanted), ["Run Job ns/second"]);
