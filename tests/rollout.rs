@@ -206,9 +206,13 @@ async fn mass_deletion_is_asked_about() -> Result<()> {
     let ready = place.ready("app", |ready, _| ready.reason == "PruneRefused").await?;
     assert!(ready.message.contains("refusing to delete 14 of 15 objects"), "{}", ready.message);
     place.maps().get("map-0").await?;
-    let digest = ready.message.rsplit('=').next().context("a digest")?;
-    approve(&place, "app", digest).await?;
-    place.applied("app", &second).await?;
+    let plan = place.syncs().get("app").await?.status.and_then(|status| status.plan).context("a plan")?;
+    assert!(ready.message.ends_with(&format!("={}", plan.digest)), "{}", ready.message);
+    let expected = format!("delete ConfigMap {}/map-0", place.namespace);
+    assert!(plan.steps.len() == 14 && plan.steps.contains(&expected), "{:?}", plan.steps);
+    approve(&place, "app", &plan.digest).await?;
+    let sync = place.applied("app", &second).await?;
+    assert_eq!(sync.status.and_then(|status| status.plan), None);
     assert!(place.maps().get_opt("map-0").await?.is_none());
     place.maps().get("map-14").await?;
     Ok(())

@@ -3,7 +3,7 @@
 pub use crds::sync::state::State;
 use crds::{
     GitSync,
-    git_sync::{APPROVE, HistoryEntry, ROLLBACK},
+    git_sync::{HistoryEntry, ROLLBACK},
     sync::state::{current, state},
 };
 use jiff::Timestamp;
@@ -191,15 +191,8 @@ pub fn short(revision: &str) -> String {
 
 /// The plan that waits for leave.
 pub fn waiting_plan(sync: &GitSync) -> Option<(String, Vec<String>)> {
-    let status = sync.status.as_ref()?;
-    if let Some(plan) = &status.plan {
-        return Some((plan.digest.clone(), plan.steps.clone()));
-    }
-    // A refusal to delete much names its digest in the command that allows it.
-    let ready = current(sync, "Ready").filter(|ready| ready.reason == "PruneRefused")?;
-    let (_, rest) = ready.message.split_once(&format!("{APPROVE}="))?;
-    let digest: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
-    Some((digest, lines(&ready.message)))
+    let plan = sync.status.as_ref()?.plan.as_ref()?;
+    Some((plan.digest.clone(), plan.steps.clone()))
 }
 
 /// The revision of the history to go back to; `None` if there is no such one.
@@ -393,14 +386,6 @@ mod tests {
             ["3f2a91c", "main@sha1:3f2a91c0000", "3f", "main"].map(applied),
             [Step::Reached, Step::Reached, Step::Under, Step::Under]
         );
-    }
-
-    #[test]
-    fn a_refused_deletion_can_be_allowed() {
-        let message = "refusing to delete 12 of 15 objects; to allow it: kubectl annotate --overwrite -n shop gitsync web gitsync.signet.dev/approve=pAb_c-x";
-        let (digest, _) = waiting_plan(&with(&[condition("Ready", "False", "PruneRefused", message)])).unwrap();
-        assert_eq!(digest, "pAb_c-x");
-        assert_eq!(waiting_plan(&with(&[condition("Ready", "True", "R", "m")])), None);
     }
 
     #[test]

@@ -224,11 +224,9 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
     let whole = digest(desired, &[]);
     let digest = digest(desired, &leaving);
     let allowed = policy.allowed.contains(&digest);
-    let refused_prune = guard(&prunes, desired, known.inventory).filter(|_| !allowed).map(|why| {
-        prunes.clear();
-        format!("{why}; to allow it: {}", command(policy.me, &digest))
-    });
-    let is_changing = !prunes.is_empty() || applies.values().any(has_new);
+    let refused_prune = guard(&prunes, desired, known.inventory).filter(|_| !allowed);
+    let refused_prune = refused_prune.map(|why| format!("{why}; to allow it: {}", command(policy.me, &digest)));
+    let is_changing = (refused_prune.is_none() && !prunes.is_empty()) || applies.values().any(has_new);
     let mut course = hooks::course(&hooks, known, policy.hooks, &whole, is_changing);
     for (turn, object, step) in course.steps.drain(..) {
         add(&mut applies, turn, object, step);
@@ -240,16 +238,20 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
             course.waits.entry(turn).or_default().push((object.id.clone(), why));
         }
     }
-    let mut pending = None;
     // What was begun with leave goes on.
-    if policy.ask && !allowed && !policy.hooks.are_under_way(&whole) {
-        let steps = changes(&applies, &prunes);
-        if !steps.is_empty() {
-            prunes.clear();
-            applies.values_mut().flat_map(BTreeMap::values_mut).for_each(|steps| steps.retain(|step| !is_new(step)));
-            pending = Some(PendingPlan { digest: digest.clone(), steps });
-            course = Course { record: policy.hooks.record.cloned(), ..Course::default() };
-        }
+    let asks = policy.ask && !allowed && !policy.hooks.are_under_way(&whole);
+    let steps = match (asks, &refused_prune) {
+        (true, _) => changes(&applies, &prunes),
+        (false, Some(_)) => changes(&Waves::new(), &prunes),
+        (false, None) => Vec::new(),
+    };
+    let pending = (!steps.is_empty()).then(|| PendingPlan { digest: digest.clone(), steps });
+    if pending.is_some() {
+        prunes.clear();
+    }
+    if asks && pending.is_some() {
+        applies.values_mut().flat_map(BTreeMap::values_mut).for_each(|steps| steps.retain(|step| !is_new(step)));
+        course = Course { record: policy.hooks.record.cloned(), ..Course::default() };
     }
     if refused_prune.is_some() || !prunes.is_empty() {
         applies.retain(|turn, _| turn.phase < Phase::PostSync);

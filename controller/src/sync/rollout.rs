@@ -171,7 +171,7 @@ impl Syncer {
         if !unpruned.is_empty() {
             return Verdict::Failed(cause("PruneFailed", status::list(unpruned.iter())));
         }
-        if let Some(pending) = &status.plan {
+        if let (Some(pending), None) = (&status.plan, &planned.refused_prune) {
             let me = key(sync);
             let how = plan::command((&me.0, &me.1), &pending.digest);
             let message = format!("{revision}: its plan, see status.plan, waits to be allowed: {how}");

@@ -307,6 +307,17 @@ fn most_of_it_is_not_pruned_unasked() {
     assert!(plan.refused_prune.unwrap().contains("12 of 15"));
     assert!(plan.stages.is_empty());
     assert_eq!(plan.inventory, world.inventory);
+    // It can be looked at before it is allowed; what asks nobody goes on meanwhile.
+    let mut fewer = all[..3].to_vec();
+    fewer[0].digest = "2".into();
+    let plan = world.plan(&fewer);
+    let pending = plan.pending.unwrap();
+    assert_eq!((pending.digest, pending.steps.len()), (plan.digest, 12));
+    assert_eq!((pending.steps[11].as_str(), plan.stages.len()), ("delete ConfigMap ns/m14", 1));
+    world.ask = true;
+    let plan = world.plan(&fewer);
+    assert_eq!((plan.pending.unwrap().steps.len(), plan.stages.len()), (13, 0), "unless everything asks");
+    world.ask = false;
     assert_eq!(world.run(&all[..8]).len(), 7, "not most of it");
     assert_eq!(world.run(&all[..1]).len(), 7, "not many");
     world.allowed.push(world.plan(&[]).digest);
