@@ -127,11 +127,11 @@ async fn waits(place: &Place<'_>, phase: &str, name: &str) -> Result<()> {
     place.ready("app", is_so).await.map(drop)
 }
 
-async fn exists(place: &Place<'_>, name: &str) -> Result<Job> {
+pub async fn exists(place: &Place<'_>, name: &str) -> Result<Job> {
     eventually(&format!("Job {name}"), SOON, || async { Ok(jobs(place).get_opt(name).await?) }).await
 }
 
-async fn gone(place: &Place<'_>, name: &str) -> Result<()> {
+pub async fn gone(place: &Place<'_>, name: &str) -> Result<()> {
     eventually(&format!("Job {name} to go"), SOON, || async {
         Ok(jobs(place).get_opt(name).await?.is_none().then_some(()))
     })
@@ -139,7 +139,7 @@ async fn gone(place: &Place<'_>, name: &str) -> Result<()> {
 }
 
 /// What the controller of Jobs would say.
-async fn ends(place: &Place<'_>, name: &str, well: bool) -> Result<()> {
+pub async fn ends(place: &Place<'_>, name: &str, well: bool) -> Result<()> {
     let now = "2026-11-21T09:00:00Z";
     let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Test", "message": "it went wrong", "lastTransitionTime": now});
     let (first, last) = if well { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
@@ -152,7 +152,7 @@ async fn ends(place: &Place<'_>, name: &str, well: bool) -> Result<()> {
     Ok(())
 }
 
-fn job(name: &str, mark: &str) -> String {
+pub fn job(name: &str, mark: &str) -> String {
     format!(
         "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: {name}\n  annotations:\n    {mark}\nspec:\n  template:\n    spec: {{restartPolicy: Never, containers: [{{name: main, image: none}}]}}\n"
     )
@@ -173,7 +173,7 @@ async fn value(place: &Place<'_>, wanted: &str) -> Result<()> {
     .await
 }
 
-fn jobs(place: &Place<'_>) -> Api<Job> {
+pub fn jobs(place: &Place<'_>) -> Api<Job> {
     Api::namespaced(place.client.clone(), &place.namespace)
 }
 

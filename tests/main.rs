@@ -38,6 +38,7 @@ mod runbook;
 mod scenarios;
 mod sealing;
 mod source;
+mod steps;
 mod sync;
 mod sync_cli;
 mod sync_screens;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context as _, Result};
 use crds::{GitSync, SealedSecret, git_sync::GitSyncSpec, sealed_secret::SealedSecretCondition};
 use harness::{
-    Cluster, ClusterOptions, Controller, ControllerOptions, GitServer, Repository, eventually, kubeseal,
+    Cluster, ClusterOptions, Controller, ControllerOptions, Gate, GitServer, Repository, eventually, kubeseal,
     process::Signal, seal, tools::Tool,
 };
 use k8s_openapi::{
@@ -44,12 +44,19 @@ impl World {
     }
 
     /// Another folder than `deploy/`.
-    pub async fn deployed_from(
-        folder: &str,
-        cluster: ClusterOptions,
-        mut controller: ControllerOptions,
-    ) -> Result<Self> {
-        let cluster = Cluster::start_with(cluster).await?;
+    pub async fn deployed_from(folder: &str, cluster: ClusterOptions, controller: ControllerOptions) -> Result<Self> {
+        Self::on(Cluster::start_with(cluster).await?, folder, controller).await
+    }
+
+    /// One whose controller asks the API server through a gate.
+    pub async fn gated() -> Result<(Self, Gate)> {
+        let cluster = Cluster::start().await?;
+        let gate = Gate::start(&cluster)?;
+        let controller = ControllerOptions { server: Some(gate.address()), ..ControllerOptions::default() };
+        Ok((Self::on(cluster, "deploy", controller).await?, gate))
+    }
+
+    async fn on(cluster: Cluster, folder: &str, mut controller: ControllerOptions) -> Result<Self> {
         cluster.deploy_from(folder).await?;
         // Git repositories of the tests lie on this machine.
         controller.args.extend(["--git-file-root=/".to_owned()]);

@@ -25,7 +25,7 @@ use kube::{
 use tokio::sync::OnceCell;
 
 use crate::{
-    control_plane::{self, ControlPlane},
+    control_plane::{self, ControlPlane, Server},
     kubeconfig::{self, Credentials, render},
     proxy::Proxy,
     scratch::Scratch,
@@ -138,9 +138,13 @@ impl Cluster {
 
     /// A kubeconfig by which one is the ServiceAccount, which must exist, and may what RBAC lets it.
     pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        self.kubeconfig_through(self.server(), namespace, name).await
+    }
+
+    /// The same over another address of the API server.
+    pub async fn kubeconfig_through(&self, server: &str, namespace: &str, name: &str) -> Result<PathBuf> {
         let token = self.service_account_token(namespace, name).await?;
-        let ControlPlane { server, authority, .. } = &self.control_plane;
-        let text = render(server, authority, &Credentials::Token(&token), namespace);
+        let text = render(server, &self.control_plane.authority, &Credentials::Token(&token), namespace);
         self.scratch.file(&format!("{namespace}.{name}.kubeconfig"), text)
     }
 
@@ -165,7 +169,18 @@ impl Cluster {
 
     /// Ends the API server without warning and has it back, with its data, on the same address.
     pub async fn restart_api_server(&self) -> Result<()> {
-        self.control_plane.restart_api_server().await?;
+        self.stop(Server::ApiServer).await?;
+        self.resume(Server::ApiServer).await
+    }
+
+    /// Ends one of its servers without warning.
+    pub async fn stop(&self, server: Server) -> Result<()> {
+        self.control_plane.stop(server).await
+    }
+
+    /// Has it back, with its data, on the same address, and waits until all of it is ready.
+    pub async fn resume(&self, server: Server) -> Result<()> {
+        self.control_plane.resume(server).await?;
         self.ready().await
     }
 

@@ -37,16 +37,31 @@ const EASY_GC: &str = "400";
 /// Running servers. Dropped in this order, so that none complains about another that went first.
 pub struct ControlPlane {
     controller_manager: Option<Process>,
-    api_server: Mutex<Process>,
-    _etcd: Process,
+    api_server: Restartable,
+    etcd: Restartable,
     /// Where the API server answers.
     pub server: String,
     /// Its CA, PEM.
     pub authority: String,
     /// The administrator's kubeconfig.
     pub kubeconfig: PathBuf,
-    api_server_program: PathBuf,
-    api_server_args: Vec<String>,
+}
+
+/// One that may go and come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    ApiServer,
+    /// What the API server keeps everything in.
+    Etcd,
+}
+
+/// A server that is started again as it was: on the same port, with the same data.
+struct Restartable {
+    name: &'static str,
+    program: PathBuf,
+    args: Vec<String>,
+    environment: &'static [(&'static str, &'static str)],
+    process: Mutex<Process>,
     scratch: Arc<Scratch>,
 }
 
@@ -62,26 +77,18 @@ impl ControlPlane {
         let admin = render(&server, &certificates.authority, &Credentials::Certificate(&certificates.admin), "default");
         let kubeconfig = scratch.file("kubeconfig", admin)?;
 
-        let etcd = etcd(scratch, &etcd_program, etcd_port)?;
+        let etcd = Restartable::start(scratch, "etcd", etcd_program, etcd_args(etcd_port), &[])?;
         let api_server_args = api_server_args(scratch, egress, etcd_port, port, options)?;
-        let api_server = Self::run_api_server(scratch, &api_server_program, &api_server_args)?;
+        let environment = &[("GOGC", EASY_GC)];
+        let api_server =
+            Restartable::start(scratch, "kube-apiserver", api_server_program, api_server_args, environment)?;
         let controller_manager = if options.controller_manager {
             let program = Tool::ControllerManager.path().await?;
             Some(run_controller_manager(scratch, &program, &kubeconfig)?)
         } else {
             None
         };
-        Ok(Self {
-            controller_manager,
-            api_server: Mutex::new(api_server),
-            _etcd: etcd,
-            server,
-            authority: certificates.authority,
-            kubeconfig,
-            api_server_program,
-            api_server_args,
-            scratch: Arc::clone(scratch),
-        })
+        Ok(Self { controller_manager, api_server, etcd, server, authority: certificates.authority, kubeconfig })
     }
 
     pub fn has_controller_manager(&self) -> bool {
@@ -90,25 +97,59 @@ impl ControlPlane {
 
     /// The API server's process.
     pub async fn api_server_id(&self) -> u32 {
-        self.api_server.lock().await.id()
+        self.api_server.process.lock().await.id()
     }
 
     /// An error with the end of its log when the API server runs no more.
     pub async fn ensure_running(&self) -> Result<()> {
-        self.api_server.lock().await.ensure_running()
+        self.api_server.process.lock().await.ensure_running()
     }
 
-    /// Ends the API server without warning and starts it again on the same port and data.
-    pub async fn restart_api_server(&self) -> Result<()> {
-        let mut running = self.api_server.lock().await;
-        running.kill()?;
-        *running = Self::run_api_server(&self.scratch, &self.api_server_program, &self.api_server_args)?;
+    /// SIGKILL.
+    pub async fn stop(&self, server: Server) -> Result<()> {
+        self.server(server).process.lock().await.kill().map(drop)
+    }
+
+    /// Starts what was stopped; not ready on return.
+    pub async fn resume(&self, server: Server) -> Result<()> {
+        let server = self.server(server);
+        *server.process.lock().await = server.run()?;
         Ok(())
     }
 
-    fn run_api_server(scratch: &Arc<Scratch>, program: &Path, args: &[String]) -> Result<Process> {
-        Process::start(scratch, "kube-apiserver", Command::new(program).args(args).env_clear().env("GOGC", EASY_GC))
+    fn server(&self, server: Server) -> &Restartable {
+        match server {
+            Server::ApiServer => &self.api_server,
+            Server::Etcd => &self.etcd,
+        }
     }
+}
+
+impl Restartable {
+    fn start(
+        scratch: &Arc<Scratch>,
+        name: &'static str,
+        program: PathBuf,
+        args: Vec<String>,
+        environment: &'static [(&'static str, &'static str)],
+    ) -> Result<Self> {
+        let process = Mutex::new(run(scratch, name, &program, &args, environment)?);
+        Ok(Self { name, program, args, environment, process, scratch: Arc::clone(scratch) })
+    }
+
+    fn run(&self) -> Result<Process> {
+        run(&self.scratch, self.name, &self.program, &self.args, self.environment)
+    }
+}
+
+fn run(
+    scratch: &Arc<Scratch>,
+    name: &str,
+    program: &Path,
+    args: &[String],
+    environment: &[(&str, &str)],
+) -> Result<Process> {
+    Process::start(scratch, name, Command::new(program).args(args).env_clear().envs(environment.iter().copied()))
 }
 
 /// Puts on disk what the servers read.
@@ -121,15 +162,11 @@ fn write(scratch: &Scratch, certificates: &Certificates) -> Result<()> {
     Ok(())
 }
 
-fn etcd(scratch: &Arc<Scratch>, program: &Path, port: u16) -> Result<Process> {
+fn etcd_args(port: u16) -> Vec<String> {
     let client = format!("http://127.0.0.1:{port}");
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .args(["--data-dir=etcd", "--unsafe-no-fsync", "--log-level=warn", "--listen-peer-urls=http://127.0.0.1:0"])
-        .arg(format!("--listen-client-urls={client}"))
-        .arg(format!("--advertise-client-urls={client}"));
-    Process::start(scratch, "etcd", &mut command)
+    let args = ["--data-dir=etcd", "--unsafe-no-fsync", "--log-level=warn", "--listen-peer-urls=http://127.0.0.1:0"];
+    let addresses = [format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")];
+    args.map(str::to_owned).into_iter().chain(addresses).collect()
 }
 
 fn api_server_args(

@@ -37,6 +37,8 @@ pub struct ControllerOptions {
     pub service_account: String,
     /// The Service that shall lead to it; none to leave that alone.
     pub service: Option<String>,
+    /// Another address of the API server, such as a [`crate::Gate`]'s; none for its own.
+    pub server: Option<String>,
     /// Another program with the same flags, such as another release; none for the workspace's own.
     pub program: Option<PathBuf>,
     /// More flags than the Deployment has.
@@ -53,6 +55,7 @@ impl Default for ControllerOptions {
             namespace: "kube-system".to_owned(),
             service_account: "sealed-secrets-controller".to_owned(),
             service: Some("sealed-secrets-controller".to_owned()),
+            server: None,
             program: None,
             args: Vec::new(),
             env: Vec::new(),
@@ -87,7 +90,8 @@ impl Controller {
             Some(program) => program.clone(),
             None => binaries::signet_controller().await?,
         };
-        let kubeconfig = cluster.kubeconfig_for_service_account(&options.namespace, &options.service_account).await?;
+        let server = options.server.as_deref().unwrap_or(cluster.server());
+        let kubeconfig = cluster.kubeconfig_through(server, &options.namespace, &options.service_account).await?;
         let scratch = Arc::clone(cluster.scratch());
         let (port, metrics_port) = (free_port()?, free_port()?);
         let mut args = vec![

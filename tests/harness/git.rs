@@ -17,6 +17,7 @@ use axum::{
     http::{HeaderMap, Response, StatusCode, header},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use tokio::sync::watch;
 
 use crate::{
     background::{Background, listen},
@@ -41,6 +42,7 @@ pub(crate) struct Site {
     pub(crate) work: PathBuf,
     pub(crate) home: PathBuf,
     stopped: AtomicBool,
+    paused: watch::Sender<bool>,
     requests: AtomicU64,
     /// The Authorization header that is asked for.
     authorization: Mutex<Option<String>>,
@@ -57,6 +59,7 @@ impl GitServer {
             work: scratch.folder("work")?,
             home: scratch.folder("home")?,
             stopped: AtomicBool::new(false),
+            paused: watch::Sender::new(false),
             requests: AtomicU64::new(0),
             authorization: Mutex::new(None),
         });
@@ -82,9 +85,15 @@ impl GitServer {
         self.site.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// The end of the outage.
+    /// A host that hangs: no request is answered.
+    pub fn pause(&self) {
+        self.site.paused.send_replace(true);
+    }
+
+    /// The end of either.
     pub fn resume(&self) {
         self.site.stopped.store(false, Ordering::Relaxed);
+        self.site.paused.send_replace(false);
     }
 
     /// From now on only these credentials are let in; our own pushes carry them.
@@ -142,6 +151,8 @@ impl Site {
 
 async fn answer(State(site): State<Arc<Site>>, request: Request) -> Response<Body> {
     site.requests.fetch_add(1, Ordering::Relaxed);
+    // It is never closed while somebody asks.
+    let _ = site.paused.subscribe().wait_for(|paused| !paused).await;
     let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if site.stopped.load(Ordering::Relaxed) {
         return refusal(StatusCode::SERVICE_UNAVAILABLE);

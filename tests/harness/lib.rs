@@ -15,6 +15,7 @@ pub mod command;
 pub mod control_plane;
 pub mod controller;
 pub mod forward;
+pub mod gate;
 pub mod git;
 pub mod go_build;
 pub mod kubeconfig;
@@ -34,8 +35,10 @@ pub mod wait;
 
 pub use cluster::{Cluster, ClusterOptions, shared, shared_with_controllers};
 pub use command::Output;
+pub use control_plane::Server;
 pub use controller::{Controller, ControllerOptions};
 pub use forward::ForwardProxy;
+pub use gate::{Asked, At, Gate};
 pub use git::GitServer;
 pub use repository::Repository;
 pub use seal::{kubeseal, seal};

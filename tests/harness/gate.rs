@@ -1,0 +1,221 @@
+//! The door of an API server: a program that is given this address has each of its requests pass here, where a test may
+//! hold one, before it is carried out or before its answer is known. So a program can be ended at a step of its work
+//! without a word about that in the program. It must not change what passes.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    http::{Response, header, request::Parts},
+    serve::Listener,
+};
+use futures::stream;
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    Cluster,
+    background::{Background, listen},
+};
+
+/// How long a request may keep a test waiting.
+const CAUGHT: Duration = Duration::from_mins(1);
+
+/// The door; closed when dropped.
+pub struct Gate {
+    port: u16,
+    door: Arc<Door>,
+    _serving: Background,
+}
+
+/// A request.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub method: String,
+    /// Without the query.
+    pub path: String,
+    pub body: String,
+}
+
+/// Where a request is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The API server has not heard of it.
+    Request,
+    /// The API server has done it, and who asked does not know.
+    Answer,
+}
+
+/// A request that is, or will be, held. Dropped, it gets no answer: the connection ends.
+pub struct Held {
+    caught: watch::Receiver<bool>,
+    verdict: watch::Sender<bool>,
+}
+
+struct Door {
+    server: String,
+    client: reqwest::Client,
+    rule: Mutex<Option<Rule>>,
+    passed: Mutex<Vec<Asked>>,
+}
+
+struct Rule {
+    at: At,
+    wanted: Box<dyn Fn(&Asked) -> bool + Send>,
+    caught: watch::Sender<bool>,
+    verdict: watch::Receiver<bool>,
+}
+
+impl Gate {
+    /// Before the API server of a cluster.
+    pub fn start(cluster: &Cluster) -> Result<Self> {
+        crate::install_crypto();
+        let file =
+            |name: &str| std::fs::read(cluster.scratch().path().join(name)).context("the cluster's certificates");
+        let authority = reqwest::Certificate::from_pem(&file("ca.crt")?)?;
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build()?;
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(
+            vec![CertificateDer::from_pem_slice(&file("serving.crt")?)?],
+            PrivateKeyDer::from_pem_slice(&file("serving.key")?)?,
+        )?;
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let server = cluster.server().to_owned();
+        let door = Arc::new(Door { server, client, rule: Mutex::default(), passed: Mutex::default() });
+        let app = Router::new().fallback(answer).with_state(Arc::clone(&door));
+        let (listener, port) = listen()?;
+        let serving = Background::run("gate", move || async move {
+            let listener = Entrance { listener: TcpListener::from_std(listener)?, acceptor };
+            Ok(axum::serve(listener, app).await?)
+        })?;
+        Ok(Self { port, door, _serving: serving })
+    }
+
+    /// To be used in place of [`Cluster::server`].
+    pub fn address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Holds the first request that is wanted.
+    pub fn hold(&self, at: At, wanted: impl Fn(&Asked) -> bool + Send + 'static) -> Held {
+        let (caught, is_caught) = watch::channel(false);
+        let (verdict, told) = watch::channel(false);
+        *lock(&self.door.rule) = Some(Rule { at, wanted: Box::new(wanted), caught, verdict: told });
+        Held { caught: is_caught, verdict }
+    }
+
+    /// What the API server was asked so far.
+    pub fn passed(&self) -> Vec<Asked> {
+        lock(&self.door.passed).clone()
+    }
+}
+
+impl Held {
+    /// Waits until there is one.
+    pub async fn caught(&mut self) -> Result<()> {
+        let caught = tokio::time::timeout(CAUGHT, self.caught.wait_for(|caught| *caught)).await;
+        caught.context("nobody asked for what was to be held")?.context("the gate was closed")?;
+        Ok(())
+    }
+
+    /// Lets it go on.
+    pub fn pass(self) {
+        self.verdict.send_replace(true);
+    }
+}
+
+impl Rule {
+    /// Whether it may go on.
+    async fn hold(&mut self) -> bool {
+        self.caught.send_replace(true);
+        self.verdict.wait_for(|passes| *passes).await.is_ok()
+    }
+}
+
+impl Door {
+    /// The rule that is about this request, which then is used up.
+    fn rule(&self, asked: &Asked) -> Option<Rule> {
+        let mut rule = lock(&self.rule);
+        let is_meant = |rule: &mut Rule| rule.verdict.has_changed().is_ok() && (rule.wanted)(asked);
+        rule.take_if(is_meant)
+    }
+
+    async fn ask(&self, head: Parts, body: Bytes) -> Result<Response<Body>> {
+        let mut headers = head.headers;
+        headers.remove(header::HOST);
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let request = self.client.request(head.method, format!("{}{path}", self.server)).headers(headers).body(body);
+        let response: Response<reqwest::Body> = request.send().await?.into();
+        Ok(response.map(Body::new))
+    }
+}
+
+async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, usize::MAX).await else { return cut_off() };
+    let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
+    let asked = Asked { method, path, body: String::from_utf8_lossy(&body).into_owned() };
+    let mut rule = door.rule(&asked);
+    if let Some(rule) = rule.as_mut().filter(|rule| rule.at == At::Request)
+        && !rule.hold().await
+    {
+        return cut_off();
+    }
+    lock(&door.passed).push(asked);
+    let answer = door.ask(head, body).await;
+    if let Some(rule) = rule.as_mut().filter(|rule| rule.at == At::Answer)
+        && !rule.hold().await
+    {
+        return cut_off();
+    }
+    answer.unwrap_or_else(|_| cut_off())
+}
+
+/// The connection breaks in the middle of an answer.
+fn cut_off() -> Response<Body> {
+    Response::new(Body::from_stream(stream::iter([Err::<Bytes, _>(io::Error::other("cut off"))])))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where connections come in.
+struct Entrance {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for Entrance {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            // A broken connection is the client's to report.
+            if let Ok((stream, address)) = self.listener.accept().await
+                && let Ok(stream) = self.acceptor.accept(stream).await
+            {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
