@@ -15,6 +15,7 @@ mod deploy;
 mod disaster;
 mod drift;
 mod endpoints;
+mod expressions;
 mod from_cluster;
 mod git_hosts_work;
 mod guard;

@@ -16,6 +16,8 @@ const PURE: &[&str] = &[
     "sync/audit.rs",
     "sync/depends.rs",
     "sync/drift.rs",
+    "sync/expressions.rs",
+    "sync/expressions/bounds.rs",
     "sync/fetch/hook.rs",
     "sync/fetch/verify.rs",
     "sync/fetch/verify/openpgp.rs",

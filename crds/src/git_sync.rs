@@ -99,6 +99,9 @@ pub struct GitSyncSpec {
     /// Whether Ready waits until everything that was applied is healthy.
     #[serde(default)]
     pub wait: bool,
+    /// How objects fare of kinds that have words of their own for it, in CEL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health_check_exprs: Vec<HealthCheckExpr>,
     /// How long a revision may take to become healthy, where anything waits for that.
     #[serde(default = "default_timeout")]
     #[schemars(schema_with = "timeout")]
@@ -124,9 +127,39 @@ pub struct GitSyncSpec {
 
 /// A GitSync of the same namespace by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct SyncReference {
     /// Its name.
     pub name: String,
+    /// CEL expression that says whether it is ready, instead of its condition Ready and its revision. self is this
+    /// GitSync, dep is that one: dep.status.lastAppliedRevision == self.status.lastAttemptedRevision
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub ready_expr: Option<String>,
+}
+
+/// See [`GitSyncSpec::health_check_exprs`]. The expressions see the fields of the object, such as status.phase == 'Ready'.
+/// The first that is true counts, in the order inProgress, failed, current; while none is the object is in progress, and
+/// so it is while one asks for what is not there yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheckExpr {
+    /// Group and version. Objects of other versions of the group are meant too.
+    pub api_version: String,
+    /// Kind; all kinds of the group when absent. Secrets are never looked into, and how SealedSecrets fare is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Whether it may become healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub in_progress: Option<String>,
+    /// Whether it is not healthy, and will not be by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub failed: Option<String>,
+    /// Whether it is healthy.
+    #[schemars(length(min = 1, max = 2048))]
+    pub current: String,
 }
 
 /// See [`GitSyncSpec::sync_policy`].
@@ -540,6 +573,7 @@ impl Default for GitSyncSpec {
             drift: Drift::default(),
             ignore: Vec::new(),
             wait: false,
+            health_check_exprs: Vec::new(),
             timeout: default_timeout(),
             prune: default_prune(),
             suspend: false,

@@ -7,6 +7,7 @@ use kube::ResourceExt as _;
 
 use super::{
     Key,
+    expressions::Expressions,
     status::{Cause, ready},
 };
 
@@ -15,8 +16,13 @@ pub const NOT_READY: &str = "DependencyNotReady";
 /// It will not.
 pub const CYCLE: &str = "DependencyCycle";
 
-/// What it waits for; `None` when it may go on.
-pub fn blocked(me: &Key, attempted: Option<&str>, all: &HashMap<Key, &GitSync>) -> Option<Cause> {
+/// What it waits for; `None` when it may go on. `expressions` are its own.
+pub fn blocked(
+    me: &Key,
+    attempted: Option<&str>,
+    all: &HashMap<Key, &GitSync>,
+    expressions: &Expressions,
+) -> Option<Cause> {
     if let Some(cycle) = cycle(me, all) {
         let names: Vec<String> = cycle.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
         let message = format!("spec.dependsOn goes in a circle: {}; take one of them out", names.join(" -> "));
@@ -25,10 +31,14 @@ pub fn blocked(me: &Key, attempted: Option<&str>, all: &HashMap<Key, &GitSync>) 
     let sync = all.get(me)?;
     let missing: Vec<String> = needs(&me.0, &sync.spec)
         .into_iter()
-        .filter_map(|key| {
+        .enumerate()
+        .filter_map(|(number, key)| {
             let why = match all.get(&key) {
-                None => "does not exist",
-                Some(other) => unready(sync, attempted, other)?,
+                None => "does not exist".to_owned(),
+                Some(other) => match expressions.ready(number, sync, other) {
+                    Some(ready) => ready.err()?,
+                    None => unready(sync, attempted, other)?.to_owned(),
+                },
             };
             Some(format!("{}/{} {why}", key.0, key.1))
         })
@@ -89,7 +99,8 @@ mod tests {
     use super::*;
 
     fn sync(name: &str, needs: &[&str], ready: &str, applied: &str) -> (Key, GitSync) {
-        let depends_on = needs.iter().map(|name| SyncReference { name: (*name).to_owned() }).collect();
+        let depends_on =
+            needs.iter().map(|name| SyncReference { name: (*name).to_owned(), ready_expr: None }).collect();
         let mut sync = GitSync::new(name, GitSyncSpec { depends_on, ..GitSyncSpec::default() });
         sync.metadata.namespace = Some("ns".to_owned());
         sync.metadata.generation = Some(1);
@@ -102,7 +113,9 @@ mod tests {
 
     fn said(all: &[(Key, GitSync)]) -> Option<String> {
         let known = all.iter().map(|(key, sync)| (key.clone(), sync)).collect();
-        blocked(&all[0].0, Some("two"), &known).map(|cause| format!("{}: {}", cause.reason, cause.message))
+        let expressions = Expressions::new(&all[0].1.spec).unwrap();
+        blocked(&all[0].0, Some("two"), &known, &expressions)
+            .map(|cause| format!("{}: {}", cause.reason, cause.message))
     }
 
     #[test]
@@ -118,6 +131,23 @@ mod tests {
         let mut elsewhere = sync("db", &[], "True", "one");
         elsewhere.1.spec.source.url = "https://example.com/other".to_owned();
         assert_eq!(said(&[app(), elsewhere]), None);
+    }
+
+    #[test]
+    fn an_expression_says_when_another_is_ready() {
+        let mut app = sync("app", &["db"], "True", "one");
+        let mut expect = |expression: &str| {
+            app.1.spec.depends_on[0].ready_expr = Some(expression.to_owned());
+            said(&[app.clone(), sync("db", &[], "False", "one")])
+        };
+        assert_eq!(expect("dep.status.lastAppliedRevision == self.status.lastAppliedRevision"), None);
+        let waits = "DependencyNotReady: waits: ns/db is not ready by spec.dependsOn[0].readyExpr";
+        assert_eq!(
+            expect("dep.status.conditions.exists(it, it.type == 'Ready' && it.status == 'True')").unwrap(),
+            waits
+        );
+        let said = expect("dep.status.plan.digest == ''").unwrap();
+        assert!(said.starts_with(waits) && said.contains("plan"), "{said}");
     }
 
     #[test]

@@ -9,10 +9,12 @@ use std::{
 use crds::{GitSync, sync::inventory::Inventory};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use kube::{Discovery, discovery::ApiCapabilities, runtime::reflector::ObjectRef};
+use serde_json::Value;
 
 use super::{
     Error, Key, State, Syncer,
     execute::{self, CONCURRENCY},
+    expressions::Expressions,
     health::{self, Health},
     key,
     kinds::{Kind, Kinds},
@@ -37,9 +39,14 @@ impl Syncer {
         state: &mut State,
     ) -> HashMap<ObjectId, Health> {
         let me = key(sync);
+        let expressions = state.expressions.clone();
+        let is_judged = |object: &Desired| {
+            let by_expression = !object.marks.any_health && !object.id.is_sealed() && expressions.judges(&object.id);
+            by_expression || health::is_judged(object)
+        };
         let judged: Vec<&Desired> = desired
             .iter()
-            .filter(|object| health::is_judged(object))
+            .filter(|object| is_judged(object))
             .filter(|object| object.id.kind != "GitSync" || (&object.id.namespace, &object.id.name) != (&me.0, &me.1))
             .collect();
         let looks: Vec<_> = judged
@@ -51,17 +58,13 @@ impl Syncer {
                 known.is_none().then_some((object, kind, live))
             })
             .collect();
-        let client = &self.git.hands.of(sync);
+        let (client, expressions) = (&self.git.hands.of(sync), &*expressions);
         let looks = looks.into_iter().map(|(object, kind, live)| {
             async move {
-                let read = execute::read(client, kind, &object.id).await;
-                let seen = match (read, object.marks.hook) {
-                    (Ok(read), None) => (live.resource_version.clone(), health::health(&object.id.group, &read)),
-                    (Ok(read), Some(_)) => (live.resource_version.clone(), health::ended(&object.id.group, &read)),
+                let seen = match execute::read(client, kind, &object.id).await {
+                    Ok(read) => (live.resource_version.clone(), fares(object, &read, expressions)),
                     // The next pass tries again.
-                    (Err(error), _) => {
-                        (String::new(), Health::Progressing(format!("cannot be read: {}", chain(&error))))
-                    }
+                    Err(error) => (String::new(), Health::Progressing(format!("cannot be read: {}", chain(&error)))),
                 };
                 (object.id.clone(), seen)
             }
@@ -146,6 +149,12 @@ impl Syncer {
         *self.served.lock().await = Some(served.clone());
         Ok(served)
     }
+}
+
+fn fares(object: &Desired, read: &Value, expressions: &Expressions) -> Health {
+    let group = &object.id.group;
+    let known = || if object.marks.hook.is_some() { health::ended(group, read) } else { health::health(group, read) };
+    expressions.health(&object.id, read).unwrap_or_else(known)
 }
 
 /// What an API server said it serves.

@@ -10,6 +10,7 @@ pub mod builder;
 pub mod depends;
 pub mod drift;
 pub mod execute;
+pub mod expressions;
 pub mod fetch;
 pub mod fight;
 pub mod hands;
@@ -58,6 +59,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     audit::Record,
     drift::Drift,
+    expressions::{Expressions, Invalid},
     fetch::Fetching,
     fight::Fights,
     hands::AccountError,
@@ -174,6 +176,9 @@ struct State {
     /// The newest that rendered: as it says the cluster is kept.
     good: Option<Good>,
     applied: HashMap<ObjectId, Applied>,
+    /// What the spec says in CEL, and the generation that says it.
+    expressions: Arc<Expressions>,
+    understood: Option<i64>,
     /// How objects fare, by the version that was looked at.
     health: HashMap<ObjectId, (String, Health)>,
     /// What others changed and is left so, by the version that was looked at.
@@ -192,6 +197,19 @@ struct State {
 }
 
 impl State {
+    /// Reads the expressions of a spec that is new.
+    fn understand(&mut self, sync: &GitSync) -> Result<(), Invalid> {
+        if self.understood.is_none() || self.understood != sync.metadata.generation {
+            let expressions = Expressions::new(&sync.spec)?;
+            // What was looked at by other rules is looked at again.
+            if !expressions.judge_as(&self.expressions) {
+                self.health.clear();
+            }
+            (self.expressions, self.understood) = (Arc::new(expressions), sync.metadata.generation);
+        }
+        Ok(())
+    }
+
     /// A message without the values of Secrets that went into what was rendered.
     fn mask(&self, message: &str) -> String {
         self.variables.as_ref().map_or_else(|| message.to_owned(), |(_, variables)| variables.mask(message))

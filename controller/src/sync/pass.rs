@@ -19,6 +19,7 @@ use super::{
     audit::Pass,
     depends,
     execute::execute,
+    expressions::Expressions,
     guarded_key,
     hands::AccountError,
     key,
@@ -48,6 +49,11 @@ impl Syncer {
                 return Ok(Action::await_change());
             }
         };
+        if let Err(invalid) = state.understand(sync) {
+            let cause = Cause { reason: "InvalidCELExpression", message: invalid.to_string() };
+            self.report(sync, state, status, Verdict::Stalled(cause)).await?;
+            return Ok(Action::await_change());
+        }
         if sync.spec.suspend {
             return Ok(Action::await_change());
         }
@@ -101,7 +107,7 @@ impl Syncer {
         let unrendered = self.render(sync, state, status).await?;
         state.record.attempted(sync, status.last_attempted_revision.as_deref().unwrap_or_default(), pass);
         let applied = match state.good.clone() {
-            Some(good) => match self.blocked(sync, status, &good.revision) {
+            Some(good) => match self.blocked(sync, status, &good.revision, &state.expressions) {
                 Some(cause) if cause.reason == depends::CYCLE => Verdict::Stalled(cause),
                 Some(cause) => Verdict::Waiting(cause),
                 None => {
@@ -115,7 +121,13 @@ impl Syncer {
     }
 
     /// What another revision waits for. Drift of this one is healed without waiting.
-    fn blocked(&self, sync: &GitSync, status: &GitSyncStatus, revision: &str) -> Option<Cause> {
+    fn blocked(
+        &self,
+        sync: &GitSync,
+        status: &GitSyncStatus,
+        revision: &str,
+        expressions: &Expressions,
+    ) -> Option<Cause> {
         if sync.spec.depends_on.is_empty() || status.last_applied_revision.as_deref() == Some(revision) {
             return None;
         }
@@ -123,7 +135,7 @@ impl Syncer {
         let known = all.iter().filter_map(|guarded| Some((guarded_key(guarded), guarded.0.as_ref().ok()?))).collect();
         // One that was rolled back goes back alone.
         let revision = rollback::holding(status).is_none().then_some(revision);
-        depends::blocked(&key(sync), revision, &known)
+        depends::blocked(&key(sync), revision, &known, expressions)
     }
 
     /// Deletes what was applied, before the GitSync itself may go.

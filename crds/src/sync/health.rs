@@ -71,16 +71,23 @@ pub fn ended(group: &str, object: &Value) -> Health {
     }
 }
 
-/// Reads it.
-pub fn health(group: &str, object: &Value) -> Health {
+/// Why its status says nothing about it as it stands in Git.
+pub fn outdated(object: &Value) -> Option<Health> {
     let (metadata, status) = (&object["metadata"], &object["status"]);
     if metadata["deletionTimestamp"].is_string() {
-        return progressing("is being deleted");
+        return Some(progressing("is being deleted"));
     }
     let observed = status["observedGeneration"].as_i64();
-    if observed.is_some_and(|observed| Some(observed) != metadata["generation"].as_i64()) {
-        return progressing("its newest form has not been seen by its controller");
+    let is_behind = observed.is_some_and(|observed| Some(observed) != metadata["generation"].as_i64());
+    is_behind.then(|| progressing("its newest form has not been seen by its controller"))
+}
+
+/// Reads it.
+pub fn health(group: &str, object: &Value) -> Health {
+    if let Some(outdated) = outdated(object) {
+        return outdated;
     }
+    let status = &object["status"];
     if let Some(why) = condition(object, "Reconciling", "True") {
         return Health::Progressing(why);
     }
