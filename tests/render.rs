@@ -45,7 +45,8 @@ async fn overlays_are_built_and_each_object_is_traced_to_its_file() -> Result<()
     repository.write("deploy/bases/frontend/scripts/warm-cache-init.sh", "echo\n")?;
     let commit = repository.commit("all scripts").await?;
     place.sync("staging", &repository.url(), "./deploy/overlays/staging/").await?;
-    for name in ["dev", "staging"] {
+    place.sync("production", &repository.url(), "deploy/overlays/production").await?;
+    for name in ["dev", "staging", "production"] {
         place.applied(name, &commit).await?;
         let deployments = Api::<Deployment>::namespaced(place.client.clone(), name);
         let labels = deployments.get("frontend").await?.labels().clone();

@@ -191,6 +191,34 @@ async fn the_api_server_or_its_store_may_go_in_the_middle_of_a_sync() -> Result<
     Ok(())
 }
 
+#[tokio::test]
+async fn what_is_renamed_is_there_before_the_old_one_goes() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("rename").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", config_map("old", "one"))?;
+    let first = repository.commit("old").await?;
+    follow(&place, "app", &repository, json!({})).await?;
+    place.applied("app", &first).await?;
+    // Of a name that nothing can have nothing comes, and so the old one stays.
+    repository.write("map.yaml", config_map("No_Name", "one"))?;
+    repository.commit("no name").await?;
+    place.ready("app", |ready, _| ready.status == "False" && ready.message.contains("No_Name")).await?;
+    place.says("old", &[("value", "one")]).await?;
+
+    repository.write("map.yaml", config_map("new", "one"))?;
+    let last = repository.commit("new").await?;
+    place.applied("app", &last).await?;
+    place.says("new", &[("value", "one")]).await?;
+    assert!(place.maps().get_opt("old").await?.is_none());
+    let passed = gate.passed();
+    let at = |method: &str, path: &str| passed.iter().position(|asked| is(asked, method, path));
+    assert!(at("PATCH", "/configmaps/new") < at("DELETE", "/configmaps/old"));
+    assert_eq!(count(&gate, 0, "DELETE", "/configmaps/old"), 1);
+    Ok(())
+}
+
 /// A repository of which each commit changes one object, brings two and takes two away.
 struct Rounds<'a> {
     place: &'a Place<'a>,
