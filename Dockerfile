@@ -1,4 +1,4 @@
-# The controller, kustomize and helm on nothing but libc and a CA bundle, as a user without rights.
+# The controller, kustomize and helm on nothing but a CA bundle, as a user without rights.
 FROM golang:1.26-bookworm AS tools
 ENV CGO_ENABLED=0 GOBIN=/tools
 RUN go install -trimpath -ldflags "-s -w -X sigs.k8s.io/kustomize/api/provenance.version=v5.8.2" \
@@ -9,11 +9,11 @@ RUN go install -trimpath -ldflags "-s -w -X sigs.k8s.io/kustomize/api/provenance
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --package controller
+RUN cargo static --package controller && mv target/*/release/signet-controller /
 
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=tools /tools/kustomize /tools/helm /usr/local/bin/
-COPY --from=build /src/target/release/signet-controller /signet-controller
+COPY --from=build /signet-controller /signet-controller
 USER 65532:65532
 EXPOSE 8080 8081
 ENTRYPOINT ["/signet-controller"]

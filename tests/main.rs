@@ -21,6 +21,7 @@ mod git_hosts_work;
 mod guard;
 mod harness_works;
 mod hooks;
+mod image;
 mod install;
 mod inventory;
 mod keys;

@@ -27,22 +27,33 @@ async fn built() -> Result<&'static Path> {
     Ok(folder)
 }
 
-fn build() -> Result<PathBuf> {
+/// The folder of the profile that this program was built with: a test lies in <target>/<profile>/deps, the demo in
+/// <target>/<profile>.
+pub(crate) fn profile() -> Result<PathBuf> {
     let ours = env::current_exe().context("failed to find this program")?;
-    // A test lies in <target>/<profile>/deps, the demo in <target>/<profile>.
     let mut profile = ours.parent().context("this program lies in no folder")?;
     if profile.ends_with("deps") {
         profile = profile.parent().context("this program lies in no target folder")?;
     }
-    let target = profile.parent().context("this program lies in no target folder")?;
+    Ok(profile.to_owned())
+}
 
+/// The cargo that runs us, in the workspace.
+pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--workspace", "--bins", "--target-dir"]).arg(target);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo
+}
+
+fn build() -> Result<PathBuf> {
+    let profile = profile()?;
+    let target = profile.parent().context("this program lies in no target folder")?;
+    let mut cargo = cargo();
+    cargo.args(["build", "--workspace", "--bins", "--target-dir"]).arg(target);
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
     let output = cargo.output().context("failed to run cargo")?;
     ensure!(output.status.success(), "cargo build failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    Ok(profile.to_owned())
+    Ok(profile)
 }

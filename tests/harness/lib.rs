@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod process;
 pub mod proxy;
 pub mod publish;
+pub mod release;
 pub mod repository;
 pub mod scratch;
 pub mod seal;
