@@ -27,6 +27,7 @@ fn every_flag() -> Value {
         "logLevel": "DEBUG", "logFormat": "json", "logInfoStdout": false,
     });
     every["defaultServiceAccount"] = "tenant".into(); // more than json! can take at once
+    every["insecureKubeconfigTls"] = true.into();
     every
 }
 

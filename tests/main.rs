@@ -9,6 +9,7 @@ mod audit;
 mod book;
 mod chart;
 mod choices;
+mod clusters;
 mod controllers_run;
 mod crash;
 mod deploy;

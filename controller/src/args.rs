@@ -182,6 +182,9 @@ pub struct SyncArgs {
     /// --sync-service-account.
     #[arg(long, env = "SIGNET_DEFAULT_SERVICE_ACCOUNT", value_name = "NAME")]
     pub default_service_account: Option<String>,
+    /// Let kubeconfigs that GitSyncs name lead to API servers whose certificate is not checked, or that have none.
+    #[arg(long, env = "SIGNET_INSECURE_KUBECONFIG_TLS", action = ArgAction::Set, default_value = "false", value_name = "BOOL")]
+    pub insecure_kubeconfig_tls: bool,
 }
 
 /// What is said.

@@ -12,6 +12,7 @@ use crate::metrics::{ApiRequest, Metrics};
 /// The pace of all clients together. Cloning shares it.
 #[derive(Clone)]
 pub struct Pace {
+    quota: Option<Quota>,
     limiter: Option<Arc<DefaultDirectRateLimiter>>,
     metrics: Metrics,
 }
@@ -21,7 +22,13 @@ impl Pace {
     pub fn new(qps: f64, burst: NonZeroU32, metrics: Metrics) -> Self {
         let interval = Duration::try_from_secs_f64(qps.recip()).ok();
         let quota = interval.and_then(Quota::with_period).map(|quota| quota.allow_burst(burst));
-        Self { limiter: quota.map(|quota| Arc::new(RateLimiter::direct(quota))), metrics }
+        Self { quota, limiter: limiter(quota), metrics }
+    }
+
+    /// The same pace for another server, which neither waits for the other.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { limiter: limiter(self.quota), ..self.clone() }
     }
 
     /// The same client, counted, and not faster than that.
@@ -44,6 +51,10 @@ impl Pace {
         });
         ClientBuilder::new(paced, namespace).build()
     }
+}
+
+fn limiter(quota: Option<Quota>) -> Option<Arc<DefaultDirectRateLimiter>> {
+    quota.map(|quota| Arc::new(RateLimiter::direct(quota)))
 }
 
 /// As Kubernetes calls it; a list is a get too.
@@ -91,7 +102,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_exceeds_the_burst_waits_and_a_negative_number_is_no_limit() {
-        assert_eq!(at_once(&pace(0.001, 2)).await, 2);
+        let slow = pace(0.001, 2);
+        assert_eq!(at_once(&slow).await, 2);
+        assert_eq!(at_once(&slow.apart()).await, 2);
         assert_eq!(at_once(&pace(-1.0, 2)).await, 5);
     }
 

@@ -31,7 +31,7 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     pulse::Pulses,
-    sync::{self, Builder, Git, Hands, Mirrors},
+    sync::{self, Builder, Git, Hands, Mirrors, Remote},
     unseal,
 };
 
@@ -201,7 +201,8 @@ fn git(args: SyncArgs, config: Config, client: &Client, pace: &Pace, namespace: 
     let mirrors = Mirrors::new(args.git_cache, args.git_file_root, timeout, args.git_max_size);
     let own = (pace.of(impersonate(config, &account)?), account);
     let hands = Hands::new(own, client.clone(), args.default_service_account);
-    Ok(Git { hands, mirrors: mirrors.into(), builder: builder.into() })
+    let remote = Remote { pace: pace.clone(), insecure: args.insecure_kubeconfig_tls };
+    Ok(Git { hands, remote, mirrors: mirrors.into(), builder: builder.into() })
 }
 
 /// The name of this replica: the Pod's, which in a Pod is the host's.

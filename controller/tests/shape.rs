@@ -25,6 +25,7 @@ const PURE: &[&str] = &[
     "sync/fight.rs",
     "sync/hooks.rs",
     "sync/inputs.rs",
+    "sync/kubeconfig.rs",
     "sync/output.rs",
     "sync/plan.rs",
     "sync/rollback.rs",

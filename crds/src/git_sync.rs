@@ -117,12 +117,35 @@ pub struct GitSyncSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub service_account_name: Option<String>,
+    /// Another cluster that the objects are applied to, instead of the one that this GitSync is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kube_config: Option<KubeConfigReference>,
     /// What becomes of the objects when the GitSync is deleted. Of one that is suspended they stay.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
     /// Lets a plain Secret with data through. Whoever can read the repository can read it.
     #[serde(default)]
     pub allow_plain_secrets: bool,
+}
+
+/// See [`GitSyncSpec::kube_config`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeConfigReference {
+    /// Secret in the GitSync's namespace with a kubeconfig that needs nothing beside it: no file, and no program to run. Its
+    /// user must be able to list and watch the kinds that are applied. With serviceAccountName that account of that
+    /// cluster is impersonated.
+    pub secret_ref: SecretKeyReference,
+}
+
+/// An entry of a Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretKeyReference {
+    /// Its name.
+    pub name: String,
+    /// The entry; value, or else value.yaml, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// A GitSync of the same namespace by name.
@@ -463,6 +486,9 @@ pub struct GitSyncStatus {
     /// The last revisions that were applied whole, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
+    /// Address of the API server that the objects of the inventory are in, where spec.kubeConfig led there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// What is in the cluster because of this GitSync. Written before anything is applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
@@ -578,6 +604,7 @@ impl Default for GitSyncSpec {
             prune: default_prune(),
             suspend: false,
             service_account_name: None,
+            kube_config: None,
             deletion_policy: DeletionPolicy::default(),
             allow_plain_secrets: false,
         }

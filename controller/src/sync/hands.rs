@@ -1,6 +1,7 @@
 //! Whose rights a sync has. It reads and writes what it is about as one ServiceAccount: the one that the GitSync names in
 //! its own namespace, else the one that --default-service-account names there, else the sync's own. Never as the
-//! controller.
+//! controller. In another cluster it is the user of the kubeconfig instead of the sync's own, and the account, if one is
+//! named, is one of that cluster.
 //!
 //! The watches that notice drift stay with the sync's own account, one for all GitSyncs of a kind: a tenant rarely may
 //! list a kind in all namespaces, and a watch for each tenant would cost as much as all of them together. They show
@@ -27,14 +28,12 @@ pub enum AccountError {
     #[error("cannot act as the ServiceAccount {0}: it does not exist; make it, or correct spec.serviceAccountName")]
     Missing(String),
     /// The controller may not ask for it, or act as it.
-    #[error(
-        "cannot act as the ServiceAccount {account}: {}; bind the ClusterRole signet-sync-tenant to the controller in \
-         that namespace: see Tenancy in docs/gitsync-guide.md",
-        chain(source)
-    )]
+    #[error("cannot act as the ServiceAccount {account}: {}; {advice}", chain(source))]
     Refused {
         /// Its namespace and name.
         account: String,
+        /// What to do.
+        advice: &'static str,
         /// The answer.
         source: CallError,
     },
@@ -50,12 +49,29 @@ pub struct Hands {
     /// With the controller's: it may act as others.
     controller: Client,
     default: Option<String>,
+    advice: &'static str,
 }
 
 impl Hands {
     /// `default` is the account, in each GitSync's namespace, for those that name none.
     pub fn new((own, own_account): (Client, String), controller: Client, default: Option<String>) -> Self {
-        Self { own, own_account, controller, default }
+        let advice = "bind the ClusterRole signet-sync-tenant to the controller in that namespace: see Tenancy in \
+                      docs/gitsync-guide.md";
+        Self { own, own_account, controller, default, advice }
+    }
+
+    /// The same in another cluster, where all is done with this client.
+    #[must_use]
+    pub fn elsewhere(&self, client: Client, server: &str) -> Self {
+        let advice = "in its cluster the user of the kubeconfig must be allowed to get and impersonate it: see Other \
+                      clusters in docs/gitsync-guide.md";
+        let own_account = format!("the user of the kubeconfig for {server}");
+        Self { own: client.clone(), own_account, controller: client, default: self.default.clone(), advice }
+    }
+
+    /// For what nobody's rights are asked for.
+    pub fn controller(&self) -> &Client {
+        &self.controller
     }
 
     /// For what is not about one GitSync.
@@ -84,7 +100,7 @@ impl Hands {
             Ok(account) if account.metadata.deletion_timestamp.is_none() => Ok(()),
             Ok(_) => Err(AccountError::Missing(account)),
             Err(error) if error.is_not_found() => Err(AccountError::Missing(account)),
-            Err(source) => Err(AccountError::Refused { account, source }),
+            Err(source) => Err(AccountError::Refused { account, advice: self.advice, source }),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Metadata watches over everything that carries our labels, one a kind, started when a kind is first met. They cost
+//! Metadata watches over everything in a cluster that carries our labels, one a kind, started when a kind is first met. They cost
 //! nothing while nothing happens, hold no object's content, and notice drift within the round trip of an event.
 
 use std::{
@@ -116,6 +116,16 @@ impl Live {
             let owner = if found.labels().contains_key(NAME_LABEL) { live.owner } else { me.clone() };
             (id, LiveObject { owner, ..live })
         }))
+    }
+
+    /// Has everyone look again who has something here.
+    pub fn nudge(&self) {
+        let watches: Vec<Objects> = self.watches.lock().values().map(|watch| watch.objects.clone()).collect();
+        let owners = |objects: &Objects| objects.lock().iter().map(|(_, live)| live.owner.clone()).collect::<Vec<_>>();
+        for key in watches.iter().flat_map(owners).collect::<HashSet<_>>() {
+            // Nobody listens any more: the controller is ending.
+            let _ = self.moved.send(key);
+        }
     }
 
     /// Takes in what a write returned, before the watch brings it.

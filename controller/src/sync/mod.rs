@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod builder;
+pub mod clusters;
 pub mod depends;
 pub mod drift;
 pub mod execute;
@@ -17,12 +18,15 @@ pub mod hands;
 mod heal;
 pub mod hooks;
 pub mod inputs;
+pub mod kubeconfig;
+mod lanes;
 pub mod live;
 mod look;
 pub mod output;
 mod pass;
 pub mod plan;
 mod prepare;
+pub mod reach;
 pub mod rollback;
 mod rollout;
 pub mod sandbox;
@@ -58,32 +62,27 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     audit::Record,
+    clusters::{AccessError, Cluster, Clusters},
     drift::Drift,
     expressions::{Expressions, Invalid},
     fetch::Fetching,
     fight::Fights,
     hands::AccountError,
     health::Health,
-    kinds::Kinds,
-    live::{Live, WatchError},
+    live::WatchError,
     object::ObjectId,
     plan::Applied,
     render::{Desired, Documents},
     source::{Commit, Description},
     status::Fact,
 };
-pub use self::{builder::Builder, hands::Hands, source::Mirrors};
+pub use self::{builder::Builder, clusters::Remote, hands::Hands, source::Mirrors};
 use crate::{
     calls::{CallError, logged},
     context::Context,
-    drive::{Limits, drive},
     events::Events,
     keys::Ring,
-    queue::Queue,
 };
-
-/// GitSyncs handled at once.
-const CONCURRENCY: u16 = 8;
 
 /// Namespace and name of a GitSync.
 pub type Key = (String, String);
@@ -117,6 +116,8 @@ pub enum Error {
 pub struct Git {
     /// Clients with the rights of ServiceAccounts.
     pub hands: Hands,
+    /// The way to other clusters.
+    pub remote: Remote,
     /// Copies of the repositories.
     pub mirrors: Arc<Mirrors>,
     /// Kustomize and Helm.
@@ -168,6 +169,8 @@ struct State {
     uid: String,
     /// As last written: the watch's copy may be older than that, and an old inventory would lose objects.
     status: Option<GitSyncStatus>,
+    /// Where its objects are, as last found.
+    cluster: Option<Arc<Cluster>>,
     fetching: Fetching,
     /// As last read.
     variables: Option<variables::Filled>,
@@ -219,11 +222,9 @@ impl State {
 struct Syncer {
     context: Context,
     git: Git,
-    live: Live,
+    clusters: Clusters,
     events: Events,
     store: Store<Guarded>,
-    /// What the API server serves, as it last said.
-    served: tokio::sync::Mutex<Option<Arc<Kinds>>>,
     states: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<State>>>>,
 }
 
@@ -238,9 +239,8 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
     let (store, writer) = reflector::store();
     let (moved, drift) = mpsc::unbounded_channel();
     let syncer = Arc::new(Syncer {
-        live: Live::new(git.hands.own().clone(), moved, context.pulses.clone(), stop.clone()),
+        clusters: Clusters::new(&git, context.pulses.clone(), moved, stop.clone()),
         events: Events::new(context.client.clone(), "signet"),
-        served: tokio::sync::Mutex::default(),
         states: Mutex::default(),
         store: store.clone(),
         context,
@@ -252,11 +252,9 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
         known(store.clone(), sealed).boxed(),
         keyed(store.clone(), syncer.context.ring.clone()).boxed(),
     ]);
-    let pass = |guarded: Arc<Guarded>, syncer: Arc<Syncer>| async move { syncer.reconcile(&guarded).await };
-    let Context { metrics, pulses, .. } = syncer.context.clone();
-    metrics.git_syncs.follow(store.clone());
-    let queue = Queue::new("sync", metrics.clone(), pulses);
-    drive(pass, syncer, store, triggers, Limits { concurrency: CONCURRENCY, retries: None }, queue, stop).await;
+    let metrics = syncer.context.metrics.clone();
+    metrics.git_syncs.follow(store);
+    lanes::run(syncer, triggers, stop).await;
     metrics.git_syncs.forget();
 }
 
@@ -284,6 +282,19 @@ impl Syncer {
         })
     }
 
+    /// Where its objects are. Of what is elsewhere nothing is known any more.
+    async fn cluster(&self, sync: &GitSync, state: &mut State) -> Result<Arc<Cluster>, AccessError> {
+        let cluster = self.clusters.of(sync).await?;
+        if state.cluster.as_ref().is_some_and(|before| before.server() != cluster.server()) {
+            (state.read, state.good) = (None, None);
+            state.applied.clear();
+            state.health.clear();
+            state.drifts.clear();
+        }
+        state.cluster = Some(cluster.clone());
+        Ok(cluster)
+    }
+
     /// What is known of it; nothing if it is another object than last time.
     fn state(&self, sync: &GitSync) -> Arc<tokio::sync::Mutex<State>> {
         let uid = sync.uid().unwrap_or_default();
@@ -304,9 +315,11 @@ impl Syncer {
             .filter_map(|event| std::future::ready(logged("GitSyncs", event)))
             .flat_map(move |event| {
                 let (moved, itself) = match event {
-                    Event::Apply(sync) | Event::InitApply(sync) => (guarded_key(&sync), true),
+                    Event::Apply(sync) => (guarded_key(&sync), true),
                     Event::Delete(sync) => (guarded_key(&sync), false),
-                    Event::Init | Event::InitDone => return stream::iter(Vec::new()),
+                    // Before that the store does not have them.
+                    Event::InitDone => return stream::iter(all(&self.store)),
+                    Event::Init | Event::InitApply(_) => return stream::iter(Vec::new()),
                 };
                 if !itself {
                     self.states.lock().remove(&moved);
@@ -332,7 +345,11 @@ fn known(store: Store<Guarded>, named: mpsc::UnboundedReceiver<Key>) -> impl Str
 /// All GitSyncs, whenever the keys change: what could not be opened may be now.
 fn keyed(store: Store<Guarded>, ring: Ring) -> impl Stream<Item = ObjectRef<Guarded>> {
     let changes = stream::unfold(ring, |mut ring| async move { ring.changed().await.ok().map(|()| ((), ring)) });
-    changes.flat_map(move |()| stream::iter(store.state().into_iter().map(|sync| ObjectRef::from_obj(&*sync))))
+    changes.flat_map(move |()| stream::iter(all(&store)))
+}
+
+fn all(store: &Store<Guarded>) -> Vec<ObjectRef<Guarded>> {
+    store.state().iter().map(|sync| ObjectRef::from_obj(sync.as_ref())).collect()
 }
 
 fn guarded_key(sync: &Guarded) -> Key {

@@ -104,7 +104,17 @@ impl Syncer {
         status: &mut GitSyncStatus,
         (pass, timeout): (Pass, Duration),
     ) -> Result<Verdict, Error> {
-        let unrendered = self.render(sync, state, status).await?;
+        let cluster = match self.cluster(sync, state).await {
+            Ok(cluster) => cluster,
+            Err(error) => return Ok(Verdict::Failed(error.cause())),
+        };
+        if let Some(cause) = cluster.moved_from(status) {
+            return Ok(Verdict::Stalled(cause));
+        }
+        if let Some(cause) = cluster.absent().await {
+            return Ok(Verdict::Failed(cause));
+        }
+        let unrendered = self.render(sync, state, status, &cluster).await?;
         state.record.attempted(sync, status.last_attempted_revision.as_deref().unwrap_or_default(), pass);
         let applied = match state.good.clone() {
             Some(good) => match self.blocked(sync, status, &good.revision, &state.expressions) {
@@ -112,7 +122,7 @@ impl Syncer {
                 Some(cause) => Verdict::Waiting(cause),
                 None => {
                     state.record.applying(&good.revision, pass);
-                    self.apply(sync, state, status, &good, timeout).await?
+                    self.apply(sync, state, status, &good, timeout, &cluster).await?
                 }
             },
             None => Verdict::Progressing("waiting for the first commit".to_owned()),
@@ -140,9 +150,8 @@ impl Syncer {
 
     /// Deletes what was applied, before the GitSync itself may go.
     pub(super) async fn cleanup(&self, sync: &GitSync, state: &mut State) -> Result<Action, Error> {
-        let GitSyncStatus { inventory, last_applied_revision, last_attempted_revision, .. } =
-            current_status(sync, state);
-        let inventory = inventory.unwrap_or_default();
+        let status = current_status(sync, state);
+        let inventory = status.inventory.clone().unwrap_or_default();
         let policy = sync.spec.deletion_policy;
         let prunes = match policy {
             DeletionPolicy::MirrorPrune => sync.spec.prune,
@@ -153,7 +162,28 @@ impl Syncer {
             tracing::info!(namespace = sync.namespace(), name = sync.name_any(), "GitSync goes; its objects stay");
             return Ok(Action::await_change());
         }
-        match self.git.hands.check(sync).await {
+        if inventory.objects.is_empty() {
+            return Ok(Action::await_change());
+        }
+        let cluster = match (self.cluster(sync, state).await, state.cluster.clone()) {
+            (Ok(cluster), _) => cluster,
+            // It went with the namespace that goes: who was let in still is.
+            (Err(error), Some(cluster)) if error.is_gone() => cluster,
+            (Err(error), None) if error.is_gone() => {
+                let (namespace, name) = key(sync);
+                tracing::warn!(namespace, name, error = chain(&error), "GitSync goes; its objects stay");
+                return Ok(Action::await_change());
+            }
+            (Err(error), _) => return self.stays(sync, state, inventory, chain(&error)).await,
+        };
+        let absent = match cluster.moved_from(&status) {
+            None => cluster.absent().await,
+            moved => moved,
+        };
+        if let Some(Cause { message, .. }) = absent {
+            return self.stays(sync, state, inventory, message).await;
+        }
+        match cluster.hands.check(sync).await {
             // Nobody has the right to delete them any more, and the GitSync shall not be stuck for that.
             Err(error @ AccountError::Missing(_)) => {
                 let (namespace, name) = key(sync);
@@ -164,17 +194,17 @@ impl Syncer {
             Ok(()) => {}
         }
         let kinds = kinds_of(&[], &inventory);
-        let served = self.served(&kinds).await?;
-        self.watch(&served, &kinds).await?;
+        let served = cluster.served(&kinds).await?;
+        cluster.watch(&served, &kinds).await?;
         let me = key(sync);
-        let known = self.seen(&me, &[], &inventory, &served).await?;
+        let known = cluster.seen(&me, &[], &inventory, &served).await?;
         let stages = plan::teardown(
             Known { live: &known, applied: &state.applied, inventory: &inventory, health: &HashMap::new() },
             (&me.0, &me.1),
         );
         let going: Vec<ObjectId> = stages.iter().flatten().filter_map(Step::pruned).cloned().collect();
-        let done = execute(&self.git.hands.of(sync), &self.live, &known, &served, stages).await;
-        let revision = last_applied_revision.or(last_attempted_revision).unwrap_or_default();
+        let done = execute(&cluster.hands.of(sync), &cluster.live, &known, &served, stages).await;
+        let revision = status.last_applied_revision.or(status.last_attempted_revision).unwrap_or_default();
         let (pass, said) = (Pass { trigger: Trigger::Deletion, began: Instant::now() }, Description::default());
         state.record.attempted(sync, &revision, pass);
         state.record.applying(&revision, pass);
@@ -186,7 +216,7 @@ impl Syncer {
             return self.stays(sync, state, inventory, status::list(done.unpruned.iter())).await;
         }
         if policy == DeletionPolicy::WaitForTermination {
-            let mut there: Vec<ObjectId> = self.live.find(going.iter()).into_keys().collect();
+            let mut there: Vec<ObjectId> = cluster.live.find(going.iter()).into_keys().collect();
             there.sort();
             if !there.is_empty() {
                 let why = format!("waiting until they are gone: {}; see their finalizers", status::list(there.iter()));

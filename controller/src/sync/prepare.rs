@@ -14,6 +14,7 @@ use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 use super::{
     Error, Good, Origin, Read, State, Syncer,
     builder::{Build, Capabilities, Release},
+    clusters::Cluster,
     fetch, key,
     kinds::Kinds,
     render::{self, Desired, Documents, Owner, Problem, SourceFile},
@@ -21,7 +22,7 @@ use super::{
     source::{Description, SourceError, Survey, Tip},
     status::{self, Cause},
 };
-use crate::{calls::bounded, context::chain, metrics};
+use crate::{context::chain, metrics};
 
 impl Syncer {
     /// Makes objects of the newest commit. Answers why that is not possible; then the last good commit stays.
@@ -30,6 +31,7 @@ impl Syncer {
         sync: &GitSync,
         state: &mut State,
         status: &mut GitSyncStatus,
+        cluster: &Cluster,
     ) -> Result<Option<Cause>, Error> {
         let Some(tip) = state.fetching.tip.clone() else { return Ok(None) };
         let newest = tip.revision();
@@ -59,7 +61,7 @@ impl Syncer {
         }
         let read = match state.read.take().filter(|read| read.origin == origin) {
             Some(read) => read,
-            None => match self.read(sync, &origin, variables, state.good.as_mut()).await? {
+            None => match self.read(sync, &origin, variables, state.good.as_mut(), cluster).await? {
                 Ok(Some(read)) => read,
                 Ok(None) => {
                     if let Some(good) = &mut state.good {
@@ -76,15 +78,16 @@ impl Syncer {
             let kinds = served.clone().with_definitions(read.documents.objects.iter().map(|(_, object)| object));
             render::objects(&read.documents, &kinds, owner)
         };
-        let mut rendered = attempt(self.served(&HashSet::new()).await?.as_ref());
+        let mut rendered = attempt(cluster.served(&HashSet::new()).await?.as_ref());
         if rendered.is_err() {
             // A kind may have come since the API server was last asked.
-            rendered = attempt(self.discover().await?.as_ref());
+            rendered = attempt(cluster.discover().await?.as_ref());
         }
         let cause = match rendered {
             Ok(desired) => {
                 let desired = Arc::new(desired);
-                let closed = self.closed(&desired).await;
+                // Elsewhere another controller has the keys.
+                let closed = if cluster.is_home() { self.closed(&desired).await } else { Vec::new() };
                 if closed.is_empty() {
                     let Read { recipe, said, .. } = read;
                     state.good = Some(Good { origin, recipe, revision, said, desired });
@@ -105,6 +108,7 @@ impl Syncer {
         origin: &Origin,
         variables: Option<&Variables>,
         good: Option<&mut Good>,
+        cluster: &Cluster,
     ) -> Result<Result<Option<Read>, Cause>, Error> {
         let mirrors = &self.git.mirrors;
         let spec = &origin.spec;
@@ -126,7 +130,7 @@ impl Syncer {
         let mask = |text: &str| variables.map_or_else(|| text.to_owned(), |variables| variables.mask(text));
         let said = Arc::new(Description { author: mask(&said.author), subject: mask(&said.subject), ..said });
         let capabilities = match survey.renderer {
-            Renderer::Helm => self.capabilities().await?,
+            Renderer::Helm => capabilities(cluster).await?,
             Renderer::Plain | Renderer::Kustomize => Capabilities::default(),
         };
         let recipe = format!("{} {capabilities:?} {}", survey.digest(), origin.variables);
@@ -168,12 +172,6 @@ impl Syncer {
         }
     }
 
-    /// What charts are told of the cluster.
-    async fn capabilities(&self) -> Result<Capabilities, Error> {
-        let version = bounded(self.context.client.apiserver_version()).await.map_err(Error::Discovery)?.git_version;
-        Ok(Capabilities { version, apis: self.served(&HashSet::new()).await?.apis() })
-    }
-
     /// The SealedSecrets that could not be opened where they would stand.
     async fn closed(&self, desired: &Arc<Vec<Desired>>) -> Vec<Problem> {
         let ring = self.context.ring.borrow().clone();
@@ -196,6 +194,12 @@ impl Syncer {
         self.context.metrics.rsa_operations.inc_by(operations.into());
         closed
     }
+}
+
+/// What charts are told of the cluster.
+async fn capabilities(cluster: &Cluster) -> Result<Capabilities, Error> {
+    let version = cluster.version().await?;
+    Ok(Capabilities { version, apis: cluster.served(&HashSet::new()).await?.apis() })
 }
 
 fn is_manifest(path: &str) -> bool {

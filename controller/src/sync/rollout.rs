@@ -17,6 +17,7 @@ use kube::ResourceExt as _;
 
 use super::{
     Error, Good, State, Syncer,
+    clusters::Cluster,
     drift::Drift as Drifted,
     execute::{Done, execute},
     guarded_key,
@@ -28,7 +29,7 @@ use super::{
     plan::{self, Held, Known, Plan, Policy, plan},
     render::Problem,
     rollback,
-    status::{self, Cause, Verdict},
+    status::{self, Cause, Opened, Verdict},
 };
 use crate::metrics;
 
@@ -42,6 +43,8 @@ struct Outcome<'a> {
     drifts: Vec<Drifted>,
     failed: Vec<Problem>,
     unpruned: Vec<String>,
+    /// How SealedSecrets fare.
+    opened: Vec<(Problem, Opened)>,
 }
 
 impl Syncer {
@@ -53,6 +56,7 @@ impl Syncer {
         status: &mut GitSyncStatus,
         good: &Good,
         timeout: Duration,
+        cluster: &Cluster,
     ) -> Result<Verdict, Error> {
         let revision = &good.revision;
         let since = match state.since.take() {
@@ -60,7 +64,7 @@ impl Syncer {
             _ => Instant::now(),
         };
         state.since = Some((revision.clone(), since));
-        let outcome = self.bring_about(sync, state, status, good).await?;
+        let outcome = self.bring_about(sync, state, status, good, cluster).await?;
         let verdict = self.conclude(sync, state, status, good, outcome, since.elapsed() >= timeout);
         self.sum_up(sync, state, &good.said).await;
         if let (Some(run), Verdict::Failed(_)) = (&mut status.hooks, &verdict) {
@@ -77,6 +81,7 @@ impl Syncer {
         state: &mut State,
         status: &mut GitSyncStatus,
         Good { revision, desired, said, .. }: &'a Good,
+        cluster: &Cluster,
     ) -> Result<Outcome<'a>, Error> {
         let me = key(sync);
         let others: HashSet<_> =
@@ -96,16 +101,16 @@ impl Syncer {
             hooks: Hooks::default(),
             resting: &HashSet::new(),
         };
-        let hands = self.git.hands.of(sync);
+        let hands = cluster.hands.of(sync);
         loop {
             let resting = state.fights.resting(Instant::now());
             let inventory = status.inventory.clone().unwrap_or_default();
             let kinds = kinds_of(desired, &inventory);
-            let served = self.served(&kinds).await?;
-            self.watch(&served, &kinds).await?;
-            let known = self.seen(&me, desired, &inventory, &served).await?;
+            let served = cluster.served(&kinds).await?;
+            cluster.watch(&served, &kinds).await?;
+            let known = cluster.seen(&me, desired, &inventory, &served).await?;
             let kinds = served.as_ref().clone().with_definitions(desired.iter().map(|object| &object.body));
-            let health = self.assess(sync, desired, &known, &kinds, state).await;
+            let health = self.assess(sync, desired, &known, &kinds, state, cluster).await;
             let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
             let hooks = Hooks { record: status.hooks.as_ref(), last: last.as_deref(), seed: &seed };
             let mut planned = plan(desired, seen, &Policy { hooks, resting: &resting, ..policy.clone() });
@@ -120,31 +125,37 @@ impl Syncer {
                 if planned.inventory != inventory {
                     status.inventory = Some(planned.inventory.clone());
                 }
+                cluster.mark(status);
                 status.hooks.clone_from(&planned.hooks);
                 let drifts = self.differences(&hands, &planned.drifted, desired, &known, &kinds, state).await;
-                return Ok(Outcome { planned, unhealthy, drifts, failed: Vec::new(), unpruned: Vec::new() });
+                let opened = self.sealed(desired, cluster, &state.health);
+                let (failed, unpruned) = (Vec::new(), Vec::new());
+                return Ok(Outcome { planned, unhealthy, drifts, failed, unpruned, opened });
             }
-            self.git.hands.check(sync).await?;
+            cluster.hands.check(sync).await?;
             if planned.inventory != inventory || planned.hooks != status.hooks {
                 status.inventory = Some(planned.inventory.clone());
                 status.hooks.clone_from(&planned.hooks);
+                cluster.mark(status);
                 let verdict = Verdict::Progressing(format!("applying {revision}"));
                 self.report(sync, state, status.clone(), verdict).await?;
             }
             let stages = std::mem::take(&mut planned.stages);
-            let done = execute(&hands, &self.live, &known, &kinds, stages).await;
+            let done = execute(&hands, &cluster.live, &known, &kinds, stages).await;
             if done.defined {
-                self.discover().await?;
+                cluster.discover().await?;
             }
             self.tell(sync, state, revision, said, &done);
             self.healed(sync, state, revision, &done).await;
             status.inventory = Some(plan::settle(&planned.inventory, &done.gone));
+            cluster.mark(status);
             state.applied.retain(|id, _| !done.gone.contains(id));
             state.health.retain(|id, _| !done.gone.contains(id));
             state.applied.extend(done.applied);
             let Done { failed, unpruned, .. } = done;
             if !failed.is_empty() || !unpruned.is_empty() {
-                return Ok(Outcome { planned, unhealthy: Vec::new(), drifts: Vec::new(), failed, unpruned });
+                let (unhealthy, drifts, opened) = (Vec::new(), Vec::new(), Vec::new());
+                return Ok(Outcome { planned, unhealthy, drifts, failed, unpruned, opened });
             }
         }
     }
@@ -156,7 +167,7 @@ impl Syncer {
         state: &mut State,
         status: &mut GitSyncStatus,
         Good { revision, desired, said, .. }: &Good,
-        Outcome { planned, unhealthy, drifts, failed, unpruned }: Outcome<'_>,
+        Outcome { planned, unhealthy, drifts, failed, unpruned, opened }: Outcome<'_>,
         is_late: bool,
     ) -> Verdict {
         status.plan = planned.pending;
@@ -191,7 +202,7 @@ impl Syncer {
         if let Some(refused) = planned.refused_prune {
             return Verdict::Waiting(cause("PruneRefused", refused));
         }
-        let opened = status::judge_sealed(self.sealed(desired).into_iter());
+        let opened = status::judge_sealed(opened.into_iter());
         let unhealthy = if sync.spec.wait { unhealthy } else { Vec::new() };
         if opened.is_none() && unhealthy.is_empty() {
             state.since = None;

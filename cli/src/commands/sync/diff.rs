@@ -44,6 +44,8 @@ const CONCURRENCY: usize = 8;
 pub enum DiffError {
     #[error("the GitSync has applied no revision yet")]
     NothingApplied,
+    #[error("its objects are in another cluster, by spec.kubeConfig")]
+    Elsewhere,
     #[error("{url:?} is no URL of a repository")]
     Url { url: String },
     #[error("cannot start git")]
@@ -63,6 +65,9 @@ impl DiffError {
     pub fn remedy(&self) -> Option<&str> {
         match self {
             Self::NothingApplied => Some("Compare a commit with --revision, or a folder with --local"),
+            Self::Elsewhere => {
+                Some("Compare what seal sync render makes, with kubectl diff and that cluster's kubeconfig")
+            }
             Self::Git(_) | Self::Fetch { .. } => Some("Compare a clone of it instead: --local with its folder"),
             Self::Url { .. } | Self::Folder(_) | Self::Failed { .. } | Self::Shown { .. } => None,
         }
@@ -96,6 +101,9 @@ pub async fn run(command: Diff, io: &mut Io<'_>) -> Result<Exit, Error> {
     let Diff { which, local, revision, output, tools } = command;
     let site = Site::at(which.at).await?;
     let sync = site.find(&which.name).await?;
+    if sync.spec.kube_config.is_some() {
+        return Err(DiffError::Elsewhere.into());
+    }
     let kinds = site.cluster.kinds().await?;
     let desired = if let Some(path) = local {
         wanted(&site.cluster, Path::new(""), &path, &sync, &kinds, &tools).await?

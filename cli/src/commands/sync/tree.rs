@@ -69,12 +69,18 @@ pub async fn run(command: Show, io: &mut Io<'_>) -> Result<Exit, Error> {
     let key = site.key(&which.name)?;
     let sync = site.cluster.git_sync(&key.0, &key.1).await?;
     let git_sync = Verdict::of(&sync);
-    let objects = sync.status.and_then(|status| status.inventory).unwrap_or_default().objects;
+    let status = sync.status.unwrap_or_default();
+    let objects = status.inventory.unwrap_or_default().objects;
     let shelf = |(id, version): (&ObjectId, &String)| {
         (id.group.clone(), version.clone(), id.kind.clone(), id.namespace.clone())
     };
     let shelves: BTreeSet<Shelf> = objects.iter().filter(|(id, _)| has_health(id)).map(shelf).collect();
-    let found = if shelves.is_empty() { BTreeMap::new() } else { look(&site.cluster, &key, shelves).await? };
+    // Of another cluster nothing can be told from here.
+    let found = if shelves.is_empty() || status.cluster.is_some() {
+        BTreeMap::new()
+    } else {
+        look(&site.cluster, &key, shelves).await?
+    };
     let mut inventory: Vec<Object> = objects
         .into_iter()
         .map(|(id, version)| {
