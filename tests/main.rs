@@ -50,4 +50,5 @@ mod templates;
 mod tenancy;
 mod tools_are_found;
 mod variables;
+mod versions;
 mod world;

@@ -85,6 +85,12 @@ async fn upstreams_chart() -> Result<String> {
     Ok(upstreams_sources().await?.join("helm/sealed-secrets").display().to_string())
 }
 
+/// The one that its chart installs and never upgrades.
+pub async fn upstreams_definition() -> Result<String> {
+    let path = upstreams_sources().await?.join("helm/sealed-secrets/crds/bitnami.com_sealedsecrets.yaml");
+    std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
+}
+
 /// `controller.yaml`, as upstream makes it for a release. kubecfg lends one function that jsonnet has under another name.
 async fn upstreams_manifest() -> Result<String> {
     const ALL: &str = "local all = import 'controller.jsonnet'; \

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::{Request, header::CONTENT_TYPE};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource,
@@ -19,6 +20,9 @@ use crate::{
 
 /// Longest wait for one answer of the API server. It answers within a second or is in trouble.
 const CALL: Duration = Duration::from_secs(30);
+
+/// What it says of a field that a definition does not have.
+const UNDECLARED: &str = "field not declared in schema";
 
 /// A call to the API server that came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -83,10 +87,30 @@ where
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let name = about.meta().name.as_deref().unwrap_or_default();
-    match bounded(api.patch_status(name, &params, &Patch::Apply(body))).await {
-        Err(error) if !error.is_not_found() => Err(error),
-        _ => Ok(()),
-    }
+    let written = match bounded(api.patch_status(name, &params, &Patch::Apply(body))).await {
+        Err(error) if chain(&error).contains(UNDECLARED) => replace_status(client, about, status).await,
+        written => written.map(drop),
+    };
+    written.or_else(|error| if error.is_not_found() { Ok(()) } else { Err(error) })
+}
+
+/// Under a definition that is older than we are: it takes no apply that names a field of which it does not know, and of
+/// what is written otherwise it keeps the rest.
+async fn replace_status<K>(client: &Client, about: &K, status: &impl Serialize) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let patch = json!([
+        {"op": "test", "path": "/metadata/uid", "value": about.meta().uid},
+        {"op": "add", "path": "/status", "value": status},
+    ]);
+    let (namespace, name) = (about.meta().namespace.as_deref(), about.meta().name.as_deref().unwrap_or_default());
+    let url = format!("{}/{name}/status?fieldManager={FIELD_MANAGER}", K::url_path(&(), namespace));
+    let request =
+        Request::patch(url).header(CONTENT_TYPE, "application/json-patch+json").body(patch.to_string().into());
+    let request =
+        request.map_err(|error| kube::Error::BuildRequest(kube::core::request::Error::BuildRequest(error)))?;
+    bounded(client.request::<PartialObjectMeta<K>>(request)).await.map(drop)
 }
 
 /// What a watch brings, with its errors logged: it goes on by itself.

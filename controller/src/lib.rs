@@ -13,6 +13,7 @@
 //! | [`args`], [`telemetry`], [`metrics`] | | flags, logs, counters |
 //! | [`runtime`], [`drive`], [`calls`], [`pace`], [`queue`], [`pulse`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
 //! | [`observed`], [`backoff`], [`health`], [`exit`] | pure | what a watch has shown; how long to wait; who is stuck; how it ends |
+//! | [`skew`] | IO, with `fields` pure | whether the cluster's definitions are ours |
 //! | [`keys`] | IO | the ring of keys, minting; `crds::key_life` decides |
 //! | [`lead`] | IO, with `lease` pure | which of several replicas works |
 //! | [`unseal`] | IO, with `adopt`, `choices`, `decide`, `status` pure | SealedSecret to Secret |
@@ -37,6 +38,7 @@ pub mod pace;
 pub mod pulse;
 pub mod queue;
 pub mod runtime;
+pub mod skew;
 pub mod sync;
 pub mod telemetry;
 pub mod unseal;

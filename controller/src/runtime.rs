@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     pulse::Pulses,
+    skew,
     sync::{self, Builder, Git, Hands, Mirrors, Remote},
     unseal,
 };
@@ -108,6 +109,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         role.send_replace(Role::Leading);
     }
     let sync = follows.then(|| git(args.sync, config, &client, &pace, &namespace)).transpose()?;
+    tokio::spawn(skew::look(client, follows));
     let work = Work { shared, options, listed, sync };
     let mut workers = JoinSet::new();
     workers.spawn(work.run(role.subscribe(), stop.clone()));

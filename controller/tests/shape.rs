@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "metrics/git_syncs.rs",
     "lead/lease.rs",
     "observed.rs",
+    "skew/fields.rs",
     "sync/audit.rs",
     "sync/depends.rs",
     "sync/drift.rs",
