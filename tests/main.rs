@@ -30,6 +30,7 @@ mod kubeseal_parity;
 mod lifecycle;
 mod migration;
 mod modes;
+mod notify;
 mod recipients;
 mod render;
 mod replicas;

@@ -124,6 +124,15 @@ impl Managers {
     }
 }
 
+/// Labels of `git_sync_notifications_total`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Notified {
+    /// See [`crds::sync::notify::NotifyKind`].
+    pub r#type: &'static str,
+    /// delivered, failed or dropped.
+    pub outcome: &'static str,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildInfo {
     revision: &'static str,
@@ -199,6 +208,8 @@ pub struct Metrics {
     pub managers: Managers,
     /// Objects that others change back whenever they are healed.
     pub fights: Counter,
+    /// Messages to those whom GitSyncs tell.
+    pub notifications: Family<Notified, Counter>,
     /// Fetches from Git.
     pub git_fetches: Family<Outcome, Counter>,
     /// Commits of which manifests were made anew.
@@ -247,6 +258,7 @@ impl Metrics {
             drifts: Family::default(),
             managers: Managers::default(),
             fights: Counter::default(),
+            notifications: Family::default(),
             git_fetches: Family::default(),
             renders: Family::default(),
             git_syncs: GitSyncs::default(),
@@ -303,6 +315,8 @@ impl Metrics {
         book.family("git_sync_drifts", help, self.drifts.clone());
         let help = "Objects that others changed back whenever they were healed";
         book.one("git_sync_fights", help, self.fights.clone());
+        let help = "Messages to those in spec.notify, by type (Webhook, Slack, GitHub, GitLab) and outcome: delivered, failed (given up), dropped (too many were waiting)";
+        book.family("git_sync_notifications", help, self.notifications.clone());
         let help = "Fetches from Git, by outcome: success, or the reason of the failure";
         book.family("git_sync_fetches", help, self.git_fetches.clone());
         let help = "Renderings of what a commit changed, by outcome: success, failure";

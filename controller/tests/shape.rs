@@ -27,6 +27,8 @@ const PURE: &[&str] = &[
     "sync/hooks.rs",
     "sync/inputs.rs",
     "sync/kubeconfig.rs",
+    "sync/letter.rs",
+    "sync/notify.rs",
     "sync/output.rs",
     "sync/plan.rs",
     "sync/rollback.rs",

@@ -15,6 +15,7 @@ use crate::sync::{
     history::{Counts, Trigger},
     hook::HookRun,
     inventory::Inventory,
+    notify::{Notified, Notify},
 };
 
 /// Labels that mark what a `GitSync` applied. They make its objects easy to list and to watch; what is pruned is
@@ -106,6 +107,10 @@ pub struct GitSyncSpec {
     #[serde(default = "default_timeout")]
     #[schemars(schema_with = "timeout")]
     pub timeout: String,
+    /// Who is told what becomes of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub notify: Vec<Notify>,
     /// Whether what goes from Git also goes from the cluster.
     #[serde(default = "default_prune")]
     pub prune: bool,
@@ -448,7 +453,7 @@ pub enum WebhookType {
 }
 
 /// A Secret by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct SecretReference {
     /// Its name.
     pub name: String,
@@ -489,6 +494,9 @@ pub struct GitSyncStatus {
     /// Address of the API server that the objects of the inventory are in, where spec.kubeConfig led there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// What those in spec.notify were told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notified: Option<Notified>,
     /// What is in the cluster because of this GitSync. Written before anything is applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
@@ -601,6 +609,7 @@ impl Default for GitSyncSpec {
             wait: false,
             health_check_exprs: Vec::new(),
             timeout: default_timeout(),
+            notify: Vec::new(),
             prune: default_prune(),
             suspend: false,
             service_account_name: None,

@@ -88,8 +88,9 @@ impl Syncer {
             self.count(drift, "corrected");
         }
         self.context.metrics.git_syncs.corrected(&key(sync), done.drifts.len());
-        let message = format!("Drift corrected: {}", status::list(done.drifts.iter()));
-        self.events.publish(sync, Severity::Normal, "DriftCorrected", &state.mask(&message)).await;
+        let message = state.mask(&format!("Drift corrected: {}", status::list(done.drifts.iter())));
+        self.events.publish(sync, Severity::Normal, "DriftCorrected", &message).await;
+        state.corrected = Some(message);
         let fights = state.fights.healed(&done.drifts, Instant::now());
         if !fights.is_empty() {
             self.context.metrics.fights.inc_by(fights.len().try_into().unwrap_or(u64::MAX));

@@ -20,11 +20,14 @@ pub mod hooks;
 pub mod inputs;
 pub mod kubeconfig;
 mod lanes;
+pub mod letter;
 pub mod live;
 mod look;
+pub mod notify;
 pub mod output;
 mod pass;
 pub mod plan;
+mod post;
 mod prepare;
 pub mod reach;
 pub mod rollback;
@@ -72,6 +75,7 @@ use self::{
     live::WatchError,
     object::ObjectId,
     plan::Applied,
+    post::Post,
     render::{Desired, Documents},
     source::{Commit, Description},
     status::Fact,
@@ -137,9 +141,9 @@ struct Origin {
 impl Origin {
     fn new(commit: Commit, spec: &GitSyncSpec, variables: Option<&Variables>) -> Self {
         let none = GitSyncSpec { source: GitSource::default(), interval: String::new(), ..GitSyncSpec::default() };
-        let GitSyncSpec { source, interval, prune, suspend, .. } = none;
+        let GitSyncSpec { source, interval, prune, suspend, notify, .. } = none;
         let variables = variables.map(Variables::digest).unwrap_or_default();
-        Self { commit, variables, spec: GitSyncSpec { source, interval, prune, suspend, ..spec.clone() } }
+        Self { commit, variables, spec: GitSyncSpec { source, interval, prune, suspend, notify, ..spec.clone() } }
     }
 }
 
@@ -190,6 +194,8 @@ struct State {
     fights: Fights,
     /// What is done, and what for.
     record: Record,
+    /// Drift that was corrected, and of which nobody was notified yet.
+    corrected: Option<String>,
     /// As last found; conditions beside Ready.
     facts: Vec<Fact>,
     /// The revision under way, and since when.
@@ -224,6 +230,7 @@ struct Syncer {
     git: Git,
     clusters: Clusters,
     events: Events,
+    post: Post,
     store: Store<Guarded>,
     states: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<State>>>>,
 }
@@ -238,9 +245,11 @@ pub fn owner(sealed: &DeserializeGuard<SealedSecret>) -> Key {
 pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key>, stop: CancellationToken) {
     let (store, writer) = reflector::store();
     let (moved, drift) = mpsc::unbounded_channel();
+    let events = Events::new(context.client.clone(), "signet");
     let syncer = Arc::new(Syncer {
         clusters: Clusters::new(&git, context.pulses.clone(), moved, stop.clone()),
-        events: Events::new(context.client.clone(), "signet"),
+        post: Post::new(context.clone(), events.clone(), stop.clone()),
+        events,
         states: Mutex::default(),
         store: store.clone(),
         context,

@@ -150,7 +150,7 @@ fn parse(text: &str) -> Result<Url, SourceError> {
 }
 
 /// Whether what is sent stays on this machine.
-fn is_loopback(url: &Url) -> bool {
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),

@@ -1,8 +1,11 @@
 //! Says what happened, once: in the log, as a count, as an Event, and in the status.
 
-use crds::{GitSync, git_sync::GitSyncStatus, sync::history::Trigger};
+use crds::{
+    GitSync,
+    git_sync::GitSyncStatus,
+    sync::{history::Trigger, notify::Notified},
+};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use super::{
@@ -10,6 +13,8 @@ use super::{
     audit::How,
     execute::Done,
     key,
+    letter::About,
+    notify::{News, Seen, news, wanted},
     source::Description,
     status::{self, Cause, DRIFTED, Fact, Verdict},
 };
@@ -36,6 +41,21 @@ impl Syncer {
         self.events.publish(sync, Severity::Normal, tally.reason(), &message).await;
     }
 
+    fn notify(&self, sync: &GitSync, news: &[News]) {
+        let about = || About {
+            namespace: sync.namespace().unwrap_or_default(),
+            name: sync.name_any(),
+            uid: sync.uid().unwrap_or_default(),
+            url: sync.spec.source.url.clone(),
+            at: Timestamp::now().to_string(),
+        };
+        for receiver in &sync.spec.notify {
+            for news in wanted(receiver, news) {
+                self.post.send(receiver, news.clone(), about());
+            }
+        }
+    }
+
     /// Writes the status, and sends an Event when there is something to look at. True if anything was new.
     pub(super) async fn report(
         &self,
@@ -54,11 +74,20 @@ impl Syncer {
         status.conditions = status::conditions(&before.conditions, &verdict, &facts, generation, Timestamp::now());
         status.observed_generation = generation;
         status.last_handled_reconcile_at = state.fetching.handled().map(str::to_owned);
+        let drifted = |status: &GitSyncStatus| {
+            let drifted = status.conditions.iter().find(|it| it.type_ == DRIFTED && it.status == "True");
+            drifted.map(|it| (it.reason.clone(), it.message.clone()))
+        };
+        let drift = state.corrected.clone().or_else(|| Some(drifted(&status)?.1));
+        let news = note(sync, &mut status, &verdict, drift.as_deref());
         if status == before {
+            state.corrected = None;
             state.status = Some(status);
             return Ok(false);
         }
         write_status(&self.context.client, sync, &status).await.map_err(Error::Status)?;
+        state.corrected = None;
+        self.notify(sync, &news);
         if let Verdict::Failed(cause) | Verdict::Stalled(cause) = &verdict
             && status::ready(&before).is_none_or(|old| old.message != cause.message)
         {
@@ -66,12 +95,8 @@ impl Syncer {
             tracing::warn!(namespace = sync.namespace(), name = sync.name_any(), reason, "{message}");
             self.events.publish(sync, Severity::Warning, reason, message).await;
         }
-        let drifted = |conditions: &[Condition]| {
-            let drifted = conditions.iter().find(|it| it.type_ == DRIFTED && it.status == "True");
-            drifted.map(|it| (it.reason.clone(), it.message.clone()))
-        };
-        if let Some((reason, message)) = drifted(&status.conditions)
-            && drifted(&before.conditions).is_none_or(|(_, old)| old != message)
+        if let Some((reason, message)) = drifted(&status)
+            && drifted(&before).is_none_or(|(_, old)| old != message)
         {
             tracing::warn!(namespace = sync.namespace(), name = sync.name_any(), reason, "{message}");
             self.events.publish(sync, Severity::Warning, &reason, &message).await;
@@ -79,6 +104,18 @@ impl Syncer {
         state.status = Some(status);
         Ok(true)
     }
+}
+
+/// Whom to tell what, which is written down before it is sent: rather lost than said again after each restart.
+fn note(sync: &GitSync, status: &mut GitSyncStatus, verdict: &Verdict, drift: Option<&str>) -> Vec<News> {
+    if sync.spec.notify.is_empty() {
+        status.notified = None;
+        return Vec::new();
+    }
+    let before = status.notified.take().unwrap_or_default();
+    let (news, told) = news(&before, Seen { verdict, after: &*status, drift, now: Timestamp::now() });
+    status.notified = Some(told).filter(|told| *told != Notified::default());
+    news
 }
 
 /// As last written by this process, else as it stands in the cluster.

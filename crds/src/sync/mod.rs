@@ -10,6 +10,7 @@ pub mod images;
 pub mod inventory;
 pub mod kinds;
 pub mod marks;
+pub mod notify;
 pub mod object;
 pub mod order;
 pub mod render;

@@ -1,0 +1,173 @@
+//! Carries messages to whom they are for, each receiver's in their order, beside the work that they tell of: a receiver
+//! that is dead or slow delays neither a sync nor another receiver. It chooses nothing: what is sent is
+//! [`super::notify`]'s to say, and how it is written [`super::letter`]'s. A Secret is read for each try, and kept for none.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crds::{
+    GitSync,
+    git_sync::GitSyncSpec,
+    sync::notify::{Notify, NotifyKind},
+    unseal::ClearSecret,
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use parking_lot::Mutex;
+use reqwest::{StatusCode, redirect::Policy};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    letter::{About, Letter, letter},
+    notify::News,
+};
+use crate::{
+    calls::bounded,
+    context::{Context, chain},
+    events::{Events, Severity},
+    metrics::Notified,
+};
+
+/// Longest wait for one answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Waits between tries; after the last the message is given up.
+const WAITS: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_mins(2)];
+/// Messages that wait for one receiver. Of more the oldest go: the newest tell how it stands.
+const WAITING: usize = 20;
+
+/// The namespace of its Secret, and what it is.
+type Receiver = (String, Notify);
+/// The oldest first.
+type Queue = VecDeque<(News, About)>;
+
+/// Sends.
+#[derive(Clone)]
+pub struct Post {
+    context: Context,
+    events: Events,
+    queues: Arc<Mutex<HashMap<Receiver, Queue>>>,
+    /// Those that got nothing last, which was told.
+    silent: Arc<Mutex<HashSet<Receiver>>>,
+    stop: CancellationToken,
+}
+
+/// Why a message did not arrive.
+struct Undelivered {
+    why: String,
+    /// Whether it may arrive another time.
+    may_pass: bool,
+}
+
+impl Post {
+    /// Until `stop`; what waits then is not sent.
+    pub fn new(context: Context, events: Events, stop: CancellationToken) -> Self {
+        Self { context, events, queues: Arc::default(), silent: Arc::default(), stop }
+    }
+
+    /// Takes a message in, and returns at once.
+    pub fn send(&self, receiver: &Notify, news: News, about: About) {
+        let receiver = (about.namespace.clone(), receiver.clone());
+        let mut queues = self.queues.lock();
+        if let Some(queue) = queues.get_mut(&receiver) {
+            queue.push_back((news, about));
+            if queue.len() > WAITING {
+                queue.pop_front();
+                self.count(receiver.1.kind, "dropped");
+            }
+            return;
+        }
+        queues.insert(receiver.clone(), [(news, about)].into());
+        let post = self.clone();
+        tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move { post.empty(&receiver).await }));
+    }
+
+    /// Sends what waits for one receiver, until nothing does.
+    async fn empty(&self, receiver: &Receiver) {
+        while let Some((news, about)) = self.next(receiver) {
+            self.deliver(receiver, &news, &about).await;
+        }
+    }
+
+    fn next(&self, receiver: &Receiver) -> Option<(News, About)> {
+        let mut queues = self.queues.lock();
+        let next = queues.get_mut(receiver).and_then(VecDeque::pop_front);
+        if next.is_none() {
+            queues.remove(receiver);
+        }
+        next
+    }
+
+    async fn deliver(&self, receiver: &Receiver, news: &News, about: &About) {
+        let kind = receiver.1.kind;
+        let mut waits = WAITS.iter();
+        let why = loop {
+            let Err(Undelivered { why, may_pass }) = self.attempt(&receiver.1, news, about).await else {
+                self.silent.lock().remove(receiver);
+                return self.count(kind, "delivered");
+            };
+            match waits.next().filter(|_| may_pass) {
+                Some(wait) => tokio::time::sleep(*wait).await,
+                None => break why,
+            }
+        };
+        self.count(kind, "failed");
+        if self.silent.lock().insert(receiver.clone()) {
+            let who = <&str>::from(kind);
+            let secret = receiver.1.secret_ref.as_ref().map(|secret| format!(", Secret {}", secret.name));
+            let message = format!("cannot notify {who}{}: {why}", secret.unwrap_or_default());
+            tracing::warn!(namespace = about.namespace, name = about.name, reason = news.reason, "{message}");
+            let mut sync = GitSync::new(&about.name, GitSyncSpec::default());
+            (sync.metadata.namespace, sync.metadata.uid) = (Some(about.namespace.clone()), Some(about.uid.clone()));
+            self.events.publish(&sync, Severity::Warning, "NotificationFailed", &message).await;
+        }
+    }
+
+    async fn attempt(&self, receiver: &Notify, news: &News, about: &About) -> Result<(), Undelivered> {
+        let secret = match &receiver.secret_ref {
+            Some(named) => {
+                let secrets: Api<Secret> = Api::namespaced(self.context.client.clone(), &about.namespace);
+                let read = bounded(secrets.get(&named.name)).await;
+                let unread = |error| Undelivered { why: format!("cannot read it: {}", chain(&error)), may_pass: true };
+                Some(ClearSecret::new(read.map_err(unread)?))
+            }
+            None => None,
+        };
+        let text = |key: &str| {
+            let value = secret.as_ref()?.expose().data.as_ref()?.get(key)?;
+            std::str::from_utf8(&value.0).ok()
+        };
+        let address = text("address").or(receiver.url.as_deref());
+        let letter = letter(receiver.kind, news, about, address, text("token"));
+        hand_over(letter.map_err(|error| Undelivered { why: error.to_string(), may_pass: false })?).await
+    }
+
+    fn count(&self, kind: NotifyKind, outcome: &'static str) {
+        let labels = Notified { r#type: kind.into(), outcome };
+        self.context.metrics.notifications.get_or_create(&labels).inc();
+    }
+}
+
+async fn hand_over(Letter { address, is_near, header, body }: Letter) -> Result<(), Undelivered> {
+    // Messages are rare: what a client holds is not held between them. Nor may an address lead to where its writer could
+    // not send: nothing is followed.
+    let client = reqwest::Client::builder().timeout(ANSWER).redirect(Policy::none()).user_agent("signet");
+    let client = if is_near { client.no_proxy() } else { client }.build();
+    // The address may be a secret, and so may what an answer quotes.
+    let unreached = |error: reqwest::Error| {
+        let error = error.without_url();
+        Undelivered { why: chain(&error), may_pass: !error.is_builder() }
+    };
+    let request = client.map_err(unreached)?.post(address.as_str());
+    let mut request = request.header("content-type", "application/json").body(body);
+    if let Some((name, value)) = &header {
+        request = request.header(*name, value.as_str());
+    }
+    let status = request.send().await.map_err(unreached)?.status();
+    let may_pass =
+        status.is_server_error() || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
+    if status.is_success() { Ok(()) } else { Err(Undelivered { why: format!("it answered {status}"), may_pass }) }
+}
