@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use harness::{Cluster, binaries, chart, command, shared};
 use serde_json::{Map, Value, json};
 
-use crate::world::document;
+use crate::world::{definition, document};
 
 /// What the chart sets itself.
 const NOT_VALUES: [&str; 4] = ["namespace", "identity", "version", "help"];
@@ -128,7 +128,7 @@ async fn what_is_rendered_is_applied() -> Result<()> {
     let cluster = shared().await?;
     let place = cluster.namespace("chart").await?;
     for kind in ["ServiceMonitor", "PrometheusRule"] {
-        cluster.apply(&monitoring(kind).to_string()).await?;
+        cluster.apply(&definition("monitoring.coreos.com", kind)).await?;
     }
     cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
     let hardened = json!({
@@ -179,26 +179,6 @@ async fn what_is_rendered_is_applied() -> Result<()> {
         applied.with_context(|| format!("with {values}"))?;
     }
     Ok(())
-}
-
-/// As much of its definition as there must be for one to be taken.
-fn monitoring(kind: &str) -> Value {
-    let plural = format!("{}s", kind.to_lowercase());
-    let version = json!({
-        "name": "v1", "served": true, "storage": true,
-        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-    });
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": format!("{plural}.monitoring.coreos.com"),
-            "annotations": {"api-approved.kubernetes.io": "https://github.com/prometheus-operator/prometheus-operator"},
-        },
-        "spec": {
-            "group": "monitoring.coreos.com", "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural}, "versions": [version],
-        },
-    })
 }
 
 #[tokio::test]

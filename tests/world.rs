@@ -273,3 +273,21 @@ pub async fn follow(place: &Place<'_>, name: &str, repository: &Repository, mut 
     })
     .await
 }
+
+/// As much of the definition of another program's kind as there must be for one to be made.
+pub fn definition(group: &str, kind: &str) -> String {
+    let plural = format!("{}s", kind.to_lowercase());
+    let version = json!({
+        "name": "v1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+    });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{group}")},
+        "spec": {
+            "group": group, "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()}, "versions": [version],
+        },
+    })
+    .to_string()
+}

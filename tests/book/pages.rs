@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Desk, Page};
 use crate::{
     access,
-    world::{Place, World, config_map, follow, manifest},
+    world::{Place, World, config_map, definition, follow, manifest},
 };
 
 /// Of the keys that the sealing tests have.
@@ -128,24 +128,6 @@ async fn the_endpoints() -> Result<()> {
     let desk = Desk::new(None, Some(world.cluster.kubeconfig())).await?;
     desk.write("db.yaml", world.seal(&manifest("shop", "db", &[("a", "1")]), &[]).await?)?;
     desk.follow_all(&Page::read("endpoints.md")?.steps).await
-}
-
-/// As much of the definition of another program's kind as there must be for one to be made.
-fn definition(group: &str, kind: &str) -> String {
-    let plural = format!("{}s", kind.to_lowercase());
-    let version = json!({
-        "name": "v1", "served": true, "storage": true,
-        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-    });
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{plural}.{group}")},
-        "spec": {
-            "group": group, "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()}, "versions": [version],
-        },
-    })
-    .to_string()
 }
 
 /// One object that another program applied, and the object that had it do so; then the page.
