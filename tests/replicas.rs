@@ -1,18 +1,27 @@
 //! Several controllers at once: one works, all serve, and the next takes over.
 
 use anyhow::{Context as _, Result};
-use harness::{Cluster, Controller, ControllerOptions, controller::Signal, eventually};
+use harness::{At, Cluster, Controller, ControllerOptions, Gate, GitServer, controller::Signal, eventually};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
 
-use crate::world::{KEYS, SOON, World};
+use crate::world::{KEYS, SOON, World, config_map, follow};
 
 /// How often the one that leads is killed.
 const ROUNDS: usize = 4;
 
 async fn replica(cluster: &Cluster) -> Result<Controller> {
-    let options = ControllerOptions { args: vec!["--git-file-root=/".to_owned()], ..ControllerOptions::default() };
-    Controller::start_with(cluster, options).await
+    replica_at(cluster, None).await
+}
+
+/// One that asks the API server at another address.
+async fn replica_at(cluster: &Cluster, server: Option<String>) -> Result<Controller> {
+    let args = vec!["--git-file-root=/".to_owned()];
+    Controller::start_with(cluster, ControllerOptions { args, server, ..ControllerOptions::default() }).await
 }
 
 /// The name of the one that leads, by the Lease.
@@ -100,6 +109,69 @@ async fn a_leader_that_hung_follows() -> Result<()> {
     assert_eq!(leader(&world.cluster).await?.as_deref(), Some(second.name()));
     place.apply_sealed("db", &[("a", "2")]).await?;
     place.holds("db", &[("a", "2")]).await?;
+    Ok(())
+}
+
+/// One that loses the Lease in the middle of a sync breaks off there and then, and the other brings it to its end.
+#[tokio::test]
+async fn who_loses_the_lease_writes_no_more() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let other_gate = Gate::start(&world.cluster)?;
+    let other = replica_at(&world.cluster, Some(other_gate.address())).await?;
+    let place = world.place("lost").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    let wave = "metadata:\n  annotations: {gitsync.signet.dev/sync-wave: \"1\"}\n";
+    let later = config_map("second", "one").replacen("metadata:\n", wave, 1);
+    repository.write("first.yaml", config_map("first", "one"))?;
+    repository.write("second.yaml", &later)?;
+    repository.write("old.yaml", config_map("old", "one"))?;
+    let commit = repository.commit("one").await?;
+    follow(&place, "app", &repository, json!({"prune": true})).await?;
+    place.applied("app", &commit).await?;
+
+    let path = |name: &str| format!("/api/v1/namespaces/{}/configmaps/{name}", place.namespace);
+    let first = path("first");
+    let mut held = gate.hold(At::Answer, move |asked| asked.method == "PATCH" && asked.path == first);
+    repository.write("first.yaml", config_map("first", "two"))?;
+    repository.write("second.yaml", later.replace("one", "two"))?;
+    repository.remove("old.yaml")?;
+    let commit = repository.commit("two").await?;
+    held.caught().await?;
+    let version = place.maps().get("first").await?.resource_version();
+    let leases: Api<Lease> = Api::namespaced(place.client.clone(), "kube-system");
+    let taken = json!({"spec": {"holderIdentity": other.name()}});
+    leases.patch("signet-controller", &PatchParams::default(), &Patch::Merge(taken)).await?;
+    eventually("it to have ended all it did", SOON, || async {
+        Ok((world.controller.metric("sealed_secrets_controller_leading").await? == 0.0).then_some(()))
+    })
+    .await?;
+    let since = gate.passed().len();
+    held.pass();
+
+    place.applied("app", &commit).await?;
+    place.says("second", &[("value", "two")]).await?;
+    assert_eq!(place.maps().get("first").await?.resource_version(), version, "what was done stays as it is");
+    let wrote = |gate: &Gate, since: usize, part: &str| {
+        let passed = gate.passed().into_iter().skip(since);
+        passed.filter(|it| it.method != "GET" && it.path.contains(part)).map(|it| it.method).collect::<Vec<_>>()
+    };
+    let (second, old) = (path("second"), path("old"));
+    assert_eq!((wrote(&gate, 0, &old), wrote(&other_gate, 0, &old)), (vec!["PATCH".into()], vec!["DELETE".into()]));
+    assert_eq!((wrote(&gate, 0, &second).len(), wrote(&other_gate, 0, &second).len()), (1, 1), "once for each commit");
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    let late = wrote(&gate, since, &format!("/namespaces/{}/", place.namespace));
+    assert!(late.is_empty(), "{late:?} by who does not lead");
+
+    // What it broke off does not keep it from leading again.
+    other.kill().await?;
+    repository.write("first.yaml", config_map("first", "three"))?;
+    let commit = repository.commit("three").await?;
+    place.applied("app", &commit).await?;
+    place.secrets().delete("db", &DeleteParams::default()).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    assert_eq!(leader(&world.cluster).await?.as_deref(), Some(world.controller.name()));
     Ok(())
 }
 

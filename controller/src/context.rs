@@ -9,6 +9,7 @@ use kube::{
     runtime::reflector::{self, ObjectRef, Store, store::Writer},
 };
 use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
 
 use crate::{keys::Ring, metrics::Metrics, pulse::Pulses};
 
@@ -60,6 +61,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Signs of life.
     pub pulses: Pulses,
+    /// Cancelled once this replica no longer leads: nothing that is under way goes on.
+    pub lost: CancellationToken,
 }
 
 /// An error and all its causes in one line. A cause that only repeats its effect is left out.

@@ -1,5 +1,6 @@
 //! Runs a reconciler over a stream of triggers: one pass at a time per object, failures tried again with growing waits
-//! and without end, a clean finish when told to stop. What a pass does is the reconciler's business.
+//! and without end, a clean finish when told to stop, none for who no longer leads. What a pass does is the reconciler's
+//! business.
 
 use std::{collections::HashMap, convert::Infallible, hash::Hash, sync::Arc};
 
@@ -25,7 +26,16 @@ pub struct Limits {
     pub retries: Option<u32>,
 }
 
-/// Runs `pass` for every trigger until `stop`, then ends what is under way.
+/// When a reconciler ends.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// Nothing new is taken up; what is under way comes to its end.
+    pub stop: CancellationToken,
+    /// What is under way is broken off.
+    pub lost: CancellationToken,
+}
+
+/// Runs `pass` for every trigger.
 pub async fn drive<K, C, E, Pass>(
     pass: impl Fn(Arc<K>, Arc<C>) -> Pass,
     context: Arc<C>,
@@ -33,7 +43,7 @@ pub async fn drive<K, C, E, Pass>(
     triggers: impl Stream<Item = ObjectRef<K>>,
     limits: Limits,
     queue: Queue,
-    stop: CancellationToken,
+    Ends { stop, lost }: Ends,
 ) where
     K: Clone + Resource<DynamicType = ()> + 'static,
     E: std::error::Error + Send + 'static,
@@ -78,7 +88,7 @@ pub async fn drive<K, C, E, Pass>(
             Err(error) => tracing::error!(%error, "the reconciler cannot go on"),
         }
     });
-    queue.turning().idle(passes).await;
+    lost.run_until_cancelled(queue.turning().idle(passes)).await;
     queue.close();
 }
 
@@ -124,7 +134,8 @@ mod tests {
         let queue = Queue::new("unseal", Metrics::new(Timestamp::UNIX_EPOCH), pulses.clone());
         let triggers = stream::iter([reference]).chain(stream::pending());
         let limits = Limits { concurrency: 1, retries: None };
-        let driven = drive(pass, hangs, store, triggers, limits, queue, stop.clone());
+        let ends = Ends { stop: stop.clone(), lost: CancellationToken::new() };
+        let driven = drive(pass, hangs, store, triggers, limits, queue, ends);
         let judged = async {
             let name = has_begun.await.unwrap();
             let stuck = pulses.stuck(Instant::now() + PASS);

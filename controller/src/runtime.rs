@@ -65,7 +65,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics.clone(),
     );
     let (sealed, pulses) = (SealedSecrets::default(), Pulses::default());
-    let shared = Context { client: client.clone(), ring: keeper.ring(), sealed, metrics, pulses: pulses.clone() };
+    let (ring, lost) = (keeper.ring(), CancellationToken::new());
+    let shared = Context { client: client.clone(), ring, sealed, metrics, pulses: pulses.clone(), lost };
     let options = args.unseal.options(&namespace);
     let single = options.namespaces.are_single();
     let follows = args.sync.git_sync.unwrap_or(!single);
@@ -155,28 +156,33 @@ struct Work {
 }
 
 impl Work {
-    /// Works while this replica leads. Ends with `stop`, or when a part fails.
+    /// Works while this replica leads, and no longer. Ends with `stop`, or when a part fails.
     async fn run(self, mut roles: Roles, stop: CancellationToken) -> anyhow::Result<()> {
         while !stop.is_cancelled() {
             let role = *roles.borrow_and_update();
             // One that follows has nothing to list before it is ready.
             self.listed.send_replace(role == Role::Following);
             self.shared.metrics.leading.set(i64::from(role == Role::Leading));
-            let term = stop.child_token();
-            let mut parts = if role == Role::Leading { self.start(&term) } else { JoinSet::new() };
+            let (term, lost) = (stop.child_token(), CancellationToken::new());
+            let mut parts = if role == Role::Leading { self.start(&term, &lost) } else { JoinSet::new() };
             let ended = tokio::select! {
                 () = stop.cancelled() => Ok(()),
                 changed = roles.changed() => changed.context("nobody says who leads"),
                 Some(ended) = parts.join_next() => ended.context("a part of the controller panicked").flatten(),
             };
             term.cancel();
-            while parts.join_next().await.is_some() {}
+            tokio::select! {
+                () = all(&mut parts) => {}
+                // Whoever holds the Lease now does what is under way here.
+                _ = roles.wait_for(|role| *role != Role::Leading) => lost.cancel(),
+            }
+            all(&mut parts).await;
             ended?;
         }
         Ok(())
     }
 
-    fn start(&self, stop: &CancellationToken) -> Parts {
+    fn start(&self, stop: &CancellationToken, lost: &CancellationToken) -> Parts {
         let mut parts = JoinSet::new();
         let (sealed_changed, changes) = mpsc::unbounded_channel();
         let tell = move |sealed: &_| {
@@ -184,10 +190,11 @@ impl Work {
             let _ = sealed_changed.send(sync::owner(sealed));
         };
         let Self { shared, options, listed, sync } = self;
+        let shared = Context { lost: lost.clone(), ..shared.clone() };
         let unsealing = unseal::run(shared.clone(), options.clone(), Arc::new(tell), listed.clone(), stop.clone());
         parts.spawn(forever("unseal", unsealing, stop.clone()));
         if let Some(git) = sync {
-            let syncing = sync::run(shared.clone(), git.clone(), changes, stop.clone());
+            let syncing = sync::run(shared, git.clone(), changes, stop.clone());
             parts.spawn(forever("sync", syncing, stop.clone()));
         }
         parts

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Guarded, Syncer, guarded_key};
 use crate::{
     calls::logged,
-    drive::{Limits, drive},
+    drive::{Ends, Limits, drive},
     queue::Queue,
 };
 
@@ -95,7 +95,8 @@ async fn work(
         let is_here = lane_of(&guarded) == lane;
         async move { if is_here { syncer.reconcile(&guarded).await } else { Ok(Action::await_change()) } }
     };
-    drive(pass, syncer, store, triggers, Limits { concurrency, retries: None }, queue, end).await;
+    let ends = Ends { stop: end, lost: syncer.context.lost.clone() };
+    drive(pass, syncer, store, triggers, Limits { concurrency, retries: None }, queue, ends).await;
 }
 
 /// All of a lane, whenever its kubeconfig changes.

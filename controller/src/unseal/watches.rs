@@ -22,7 +22,7 @@ use super::{
 use crate::{
     calls::logged,
     context::{Context, Guarded},
-    drive::{Limits, drive},
+    drive::{Ends, Limits, drive},
     observed,
     queue::Queue,
 };
@@ -55,7 +55,8 @@ pub async fn run(
     let pass = |guarded: Arc<Guarded>, unsealer: Arc<Unsealer>| async move { unsealer.reconcile(guarded).await };
     let queue = Queue::new("unseal", unsealer.context.metrics.clone(), unsealer.context.pulses.clone());
     let events = unsealer.events.clone();
-    drive(pass, unsealer, store, triggers, limits, queue, stop).await;
+    let ends = Ends { stop, lost: context.lost.clone() };
+    drive(pass, unsealer, store, triggers, limits, queue, ends).await;
     events.sent().await;
     context.sealed.remove(namespace.as_ref());
     namespace
