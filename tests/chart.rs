@@ -28,6 +28,7 @@ fn every_flag() -> Value {
     });
     every["defaultServiceAccount"] = "tenant".into(); // more than json! can take at once
     every["insecureKubeconfigTls"] = true.into();
+    every["otlpEndpoint"] = "http://127.0.0.1:4318".into();
     every
 }
 
@@ -106,6 +107,7 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
         ("flags.updateStatus=no", "/flags/updateStatus"),
         ("flags.keyRenewPeriod=30d", "/flags/keyRenewPeriod"),
         ("flags.unsealRetries=3", "unsealRetries"),
+        ("flags.otlpEndpoint=collector:4317", "/flags/otlpEndpoint"),
         ("flags.additionalNamespaces={a},flags.namespaceSelector=b", "/flags"),
         ("flags.additionalNamespaces={a_b}", "/flags/additionalNamespaces"),
         ("flags.additionalNamespaces={a},flags.gitSync=true", "GitSyncs are followed in all namespaces or not at all"),

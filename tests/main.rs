@@ -50,6 +50,7 @@ mod teardown;
 mod templates;
 mod tenancy;
 mod tools_are_found;
+mod traces;
 mod variables;
 mod versions;
 mod world;

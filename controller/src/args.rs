@@ -200,6 +200,16 @@ pub struct LogArgs {
     /// Log INFO and DEBUG to stdout, and only WARN and ERROR to stderr.
     #[arg(long, env = "SEALED_SECRETS_LOG_INFO_STDOUT", action = ArgAction::Set, default_value = "true", value_name = "BOOL")]
     pub log_info_stdout: bool,
+    /// Send traces by OTLP over HTTP to this address, such as http://collector:4318. Without it none are made. The
+    /// variables OTEL_… say more: see docs/traces.md.
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Traces"
+    )]
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Args {
@@ -515,7 +525,7 @@ mod tests {
         let flags = command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg.get_env()?)));
         for (flag, variable) in flags {
             let upstreams = format!("SEALED_SECRETS_{}", flag.to_uppercase().replace('-', "_"));
-            let ours = ["SIGNET_", "POD_"].iter().any(|prefix| variable.to_string_lossy().starts_with(prefix));
+            let ours = ["SIGNET_", "POD_", "OTEL_"].iter().any(|prefix| variable.to_string_lossy().starts_with(prefix));
             assert!(ours || variable == upstreams.as_str(), "--{flag} reads {}", variable.display());
         }
     }

@@ -10,7 +10,7 @@
 //!
 //! | module | touches the world | |
 //! |---|---|---|
-//! | [`args`], [`telemetry`], [`metrics`] | | flags, logs, counters |
+//! | [`args`], [`telemetry`], [`traces`], [`metrics`] | | flags, logs, spans, counters |
 //! | [`runtime`], [`drive`], [`calls`], [`pace`], [`queue`], [`pulse`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
 //! | [`observed`], [`backoff`], [`health`], [`exit`] | pure | what a watch has shown; how long to wait; who is stuck; how it ends |
 //! | [`skew`] | IO, with `fields` pure | whether the cluster's definitions are ours |
@@ -41,4 +41,5 @@ pub mod runtime;
 pub mod skew;
 pub mod sync;
 pub mod telemetry;
+pub mod traces;
 pub mod unseal;

@@ -358,6 +358,7 @@ mod tests {
     use crds::yaml;
 
     use super::*;
+    use crate::traces;
 
     /// A Pod that is told to end gets half as much time again, before the kubelet kills it.
     #[test]
@@ -367,7 +368,7 @@ mod tests {
             let object = document.value.unwrap();
             if object["kind"] == "Deployment" {
                 let grace = object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
-                assert!(Duration::from_secs(grace) >= (DRAIN + CLOSE) * 3 / 2, "{grace} s");
+                assert!(Duration::from_secs(grace) >= (DRAIN + CLOSE + traces::FLUSH) * 3 / 2, "{grace} s");
                 deployments += 1;
             }
         }

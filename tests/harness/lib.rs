@@ -11,6 +11,7 @@ pub mod binaries;
 pub mod certificates;
 pub mod chart;
 pub mod cluster;
+pub mod collector;
 pub mod command;
 pub mod control_plane;
 pub mod controller;
@@ -35,6 +36,7 @@ pub mod tools;
 pub mod wait;
 
 pub use cluster::{Cluster, ClusterOptions, shared, shared_with_controllers};
+pub use collector::Collector;
 pub use command::Output;
 pub use control_plane::Server;
 pub use controller::{Controller, ControllerOptions};

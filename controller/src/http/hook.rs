@@ -21,7 +21,8 @@ use super::refusal::Refusal;
 use crate::{
     calls::{CallError, bounded},
     context::{FIELD_MANAGER, chain},
-    sync::fetch::hook::{REQUEST, concerns, is_genuine},
+    sync::fetch::hook::{concerns, is_genuine, request},
+    traces,
 };
 
 /// The entry of the Secret.
@@ -68,7 +69,9 @@ impl Hooks {
         if !concerns(&sync.spec.source, body) {
             return Ok(StatusCode::ACCEPTED);
         }
-        let request = format!("{REQUEST}{}", Timestamp::now());
+        let caller = headers.get("traceparent").and_then(|caller| caller.to_str().ok());
+        let caller = caller.filter(|caller| traces::are_on() && traces::caller(caller).is_some());
+        let request = request(Timestamp::now(), caller);
         let asked = json!({"metadata": {"annotations": {RECONCILE_REQUESTED: request}}});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let metadata: Api<PartialObjectMeta<GitSync>> = Api::namespaced(self.client.clone(), namespace);

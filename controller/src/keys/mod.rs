@@ -27,6 +27,7 @@ use kube::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, field::Empty};
 
 use self::name::Names;
 use crate::{
@@ -36,6 +37,7 @@ use crate::{
     lead::{Role, Roles},
     metrics::Metrics,
     pulse,
+    traces::{self, span},
 };
 
 /// However long nothing is due, the clock may be set meanwhile.
@@ -352,7 +354,10 @@ impl Keeper {
     }
 
     async fn mint(&mut self, roles: &Roles) {
-        match self.try_mint(roles).await {
+        let span = span!("rotate", key = Empty, fingerprint = Empty);
+        let minted = self.try_mint(roles).instrument(span.clone()).await;
+        traces::ended(&span, if minted.is_ok() { "success" } else { "failure" }, minted.is_err());
+        match minted {
             Ok(()) => {
                 (self.failures, self.asked) = (0, None);
                 // One that lies ahead would ask for another key at once, and for ever.
@@ -403,6 +408,7 @@ impl Keeper {
             };
             let (key, ring) = read(&secret, Mark::Active, order)?;
             tracing::info!(name = key.name, fingerprint = %key.fingerprint, "New key written");
+            Span::current().record("key", &key.name).record("fingerprint", key.fingerprint.to_string());
             self.metrics.keys_minted.inc();
             self.made = Some((before, key.name.clone()));
             // Not left to the watch: until it came, another key would be due.

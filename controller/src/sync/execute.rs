@@ -19,6 +19,7 @@ use kube::{
     runtime::wait::{await_condition, conditions},
 };
 use serde_json::{Value, json};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{
     SYNC_MANAGER,
@@ -34,6 +35,7 @@ use super::{
 use crate::{
     calls::{CallError, bounded},
     context::chain,
+    traces::{self, count, span},
 };
 
 /// Requests under way at once.
@@ -88,9 +90,14 @@ pub async fn execute(
     let mut done = Done::default();
     for stage in stages {
         let definitions: Vec<&Desired> = stage.iter().filter_map(definition).collect();
+        let (span, acts) = (traced(&stage), done.acts.len());
         let steps: Vec<_> = stage.into_iter().map(|step| run(client, live, known, kinds, step).boxed()).collect();
-        let outcomes: Vec<Outcome> = stream::iter(steps).buffer_unordered(CONCURRENCY).collect().await;
+        let outcomes: Vec<Outcome> =
+            stream::iter(steps).buffer_unordered(CONCURRENCY).collect().instrument(span.clone()).await;
         outcomes.into_iter().for_each(|outcome| done.take(outcome));
+        let failures = done.failed.len() + done.unpruned.len();
+        span.record("changed", count(done.acts.len() - acts)).record("failed", count(failures));
+        traces::ended(&span, if failures == 0 { "success" } else { "failure" }, failures > 0);
         if !done.failed.is_empty() || !done.unpruned.is_empty() {
             break;
         }
@@ -103,6 +110,15 @@ pub async fn execute(
         }
     }
     done
+}
+
+fn traced(stage: &[Step<'_>]) -> Span {
+    let steps = count(stage.len());
+    if stage.iter().all(|step| step.pruned().is_some()) {
+        span!("prune", steps, changed = Empty, failed = Empty)
+    } else {
+        span!("apply", steps, changed = Empty, failed = Empty)
+    }
 }
 
 impl Done {

@@ -35,6 +35,7 @@ mod rollout;
 pub mod sandbox;
 pub mod sealed;
 pub mod source;
+mod spans;
 mod ssh;
 pub mod status;
 mod tell;
@@ -200,6 +201,8 @@ struct State {
     facts: Vec<Fact>,
     /// The revision under way, and since when.
     since: Option<(String, Instant)>,
+    /// The span of the time until the next pass, while there is nothing to do but wait.
+    waiting: Option<tracing::Span>,
     /// The plan that somebody allowed: it is carried out to its end, though less of it is left.
     allowed: Option<String>,
     failures: u32,

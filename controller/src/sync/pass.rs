@@ -13,6 +13,7 @@ use crds::{
 };
 use jiff::Timestamp;
 use kube::{ResourceExt as _, runtime::controller::Action};
+use tracing::Instrument as _;
 
 use super::{
     Error, State, Syncer,
@@ -28,10 +29,16 @@ use super::{
     plan::{self, Known, Step},
     rollback,
     source::Description,
+    spans,
     status::{self, Cause, Verdict},
     tell::current_status,
 };
-use crate::{backoff, context::chain, metrics};
+use crate::{
+    backoff,
+    context::chain,
+    metrics,
+    traces::{self, span},
+};
 
 /// Shortest wait between two passes that nothing triggered.
 const BREATH: Duration = Duration::from_millis(50);
@@ -39,7 +46,7 @@ const BREATH: Duration = Duration::from_millis(50);
 impl Syncer {
     /// Brings the cluster to what Git says, and says how that went.
     pub(super) async fn sync(&self, sync: &GitSync, state: &mut State) -> Result<Action, Error> {
-        let mut status = current_status(sync, state);
+        let status = current_status(sync, state);
         let times = sync.spec.interval().and_then(|interval| Ok((interval, sync.spec.timeout()?)));
         let (interval, timeout) = match times {
             Ok((interval, timeout)) => (interval.unsigned_abs(), timeout.unsigned_abs()),
@@ -59,9 +66,25 @@ impl Syncer {
         }
         let (is_due, began) = (state.fetching.is_due(sync, Instant::now()), Instant::now());
         let pass = Pass { trigger: state.record.trigger(sync, status.observed_generation, is_due), began };
+        let span = spans::pass(sync, pass.trigger, state.waiting.as_ref());
+        self.follow(sync, state, status, (pass, is_due), (interval, timeout)).instrument(span).await
+    }
+
+    /// Looks at Git where that is due, and at the cluster.
+    async fn follow(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        mut status: GitSyncStatus,
+        (pass, is_due): (Pass, bool),
+        (interval, timeout): (Duration, Duration),
+    ) -> Result<Action, Error> {
         if is_due {
-            let outcome = state.fetching.fetch(&self.context.client, &self.git.mirrors, sync, interval).await;
+            let span = span!("fetch");
+            let fetched = state.fetching.fetch(&self.context.client, &self.git.mirrors, sync, interval);
+            let outcome = fetched.instrument(span.clone()).await;
             let named = outcome.as_ref().map_or_else(|missed| missed.0.cause().reason, |_| "success");
+            traces::ended(&span, named, outcome.is_err());
             self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named }).inc();
             self.context.metrics.git_syncs.asked(&key(sync), Timestamp::now());
             state.fetching.done(sync, outcome, interval, Instant::now());
@@ -77,6 +100,7 @@ impl Syncer {
             verdict => verdict?,
         };
         state.failures = if verdict.is_failure() { state.failures.saturating_add(1) } else { 0 };
+        state.waiting = spans::passed(status.last_attempted_revision.as_deref(), &verdict, state.waiting.take());
         let outcome = verdict.reason();
         if self.report(sync, state, status, verdict).await? {
             self.context.metrics.syncs.get_or_create(&metrics::Outcome { outcome }).inc();

@@ -10,6 +10,7 @@ use crds::{
 };
 use jiff::Timestamp;
 use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{
     Error, Good, Origin, Read, State, Syncer,
@@ -22,7 +23,11 @@ use super::{
     source::{Description, SourceError, Survey, Tip},
     status::{self, Cause},
 };
-use crate::{context::chain, metrics};
+use crate::{
+    context::chain,
+    metrics,
+    traces::{self, count, span},
+};
 
 impl Syncer {
     /// Makes objects of the newest commit. Answers why that is not possible; then the last good commit stays.
@@ -51,14 +56,34 @@ impl Syncer {
             Ok(variables) => variables,
             Err(cause) => return Ok(Some(cause)),
         };
-        let variables = variables.as_deref();
-        let origin = Origin::new(commit, &sync.spec, variables);
+        let origin = Origin::new(commit, &sync.spec, variables.as_deref());
         status.last_attempted_revision = Some(revision.clone());
         if let Some(good) = state.good.as_mut().filter(|good| good.origin == origin) {
             // Another reference may lead to the same commit.
             good.revision = revision;
             return Ok(None);
         }
+        let span = span!("render", revision, objects = Empty);
+        let made = self.make(sync, state, (origin, revision), variables.as_deref(), cluster);
+        let outcome = made.instrument(span.clone()).await;
+        let (word, failed) = match &outcome {
+            Ok(None) => ("success", false),
+            Ok(Some(cause)) => (cause.reason, true),
+            Err(_) => ("failure", true),
+        };
+        traces::ended(&span, word, failed);
+        outcome
+    }
+
+    /// Makes objects of a commit that no objects were made of yet.
+    async fn make(
+        &self,
+        sync: &GitSync,
+        state: &mut State,
+        (origin, revision): (Origin, String),
+        variables: Option<&Variables>,
+        cluster: &Cluster,
+    ) -> Result<Option<Cause>, Error> {
         let read = match state.read.take().filter(|read| read.origin == origin) {
             Some(read) => read,
             None => match self.read(sync, &origin, variables, state.good.as_mut(), cluster).await? {
@@ -85,6 +110,7 @@ impl Syncer {
         }
         let cause = match rendered {
             Ok(desired) => {
+                Span::current().record("objects", count(desired.len()));
                 let desired = Arc::new(desired);
                 // Elsewhere another controller has the keys.
                 let closed = if cluster.is_home() { self.closed(&desired).await } else { Vec::new() };

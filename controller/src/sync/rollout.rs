@@ -14,6 +14,7 @@ use crds::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
+use tracing::field::Empty;
 
 use super::{
     Error, Good, State, Syncer,
@@ -31,7 +32,10 @@ use super::{
     rollback,
     status::{self, Cause, Opened, Verdict},
 };
-use crate::metrics;
+use crate::{
+    metrics,
+    traces::{count, span},
+};
 
 /// Revisions that are remembered.
 const HISTORY: usize = 10;
@@ -113,7 +117,10 @@ impl Syncer {
             let health = self.assess(sync, desired, &known, &kinds, state, cluster).await;
             let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
             let hooks = Hooks { record: status.hooks.as_ref(), last: last.as_deref(), seed: &seed };
-            let mut planned = plan(desired, seen, &Policy { hooks, resting: &resting, ..policy.clone() });
+            let span = span!("plan", revision, steps = Empty);
+            let mut planned =
+                span.in_scope(|| plan(desired, seen, &Policy { hooks, resting: &resting, ..policy.clone() }));
+            span.record("steps", count(planned.stages.iter().map(Vec::len).sum()));
             if allowed.contains(&planned.digest) {
                 state.allowed = Some(planned.digest.clone());
             }

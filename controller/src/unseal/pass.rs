@@ -22,6 +22,7 @@ use kube::{
 use parking_lot::RwLock;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
+use tracing::{Instrument as _, Span};
 
 use super::{
     Options, adopt,
@@ -36,6 +37,7 @@ use crate::{
     metrics,
     observed::{Observed, Sighting, version},
     pulse,
+    traces::{self, span},
 };
 
 /// What was just written need not come back whole.
@@ -131,22 +133,39 @@ impl Unsealer {
             live = self.ask(sealed).await?;
             verdict = decide(sealed, last.as_ref(), &live, ring.version());
         }
-        let (version, began) = (ring.version(), Instant::now());
-        let outcome = match verdict {
+        match verdict {
             Verdict::Unchanged => {
                 self.forget(sealed);
-                return Ok(Action::await_change());
+                Ok(Action::await_change())
             }
-            Verdict::NotManaged => Err(Failure::NotManaged(sealed.name_any())),
-            Verdict::Unseal => match self.open(guarded.clone(), last, ring).await? {
-                Ok((secret, record)) => self.write(sealed, secret, record, live.secret()).await?,
-                Err(failure) => Err(failure),
-            },
-        };
-        if verdict == Verdict::Unseal {
-            self.context.metrics.unseal_durations.observe(began.elapsed().as_secs_f64());
+            Verdict::NotManaged => {
+                let failure = Failure::NotManaged(sealed.name_any());
+                self.report(sealed, Err(failure), &live, ring.version()).await
+            }
+            Verdict::Unseal => {
+                let (namespace, name) = key(sealed);
+                let span = span!("unseal", namespace, name);
+                self.unseal(guarded.clone(), sealed, &live, (last, ring)).instrument(span).await
+            }
         }
-        self.report(sealed, outcome, &live, version).await
+    }
+
+    async fn unseal(
+        &self,
+        guarded: Arc<Guarded>,
+        sealed: &SealedSecret,
+        live: &Live,
+        (last, ring): (Option<LastPass>, Arc<KeyRing>),
+    ) -> Result<Action, Error> {
+        let (version, began) = (ring.version(), Instant::now());
+        let outcome = match self.open(guarded, last, ring).await? {
+            Ok((secret, record)) => self.write(sealed, secret, record, live.secret()).await?,
+            Err(failure) => Err(failure),
+        };
+        self.context.metrics.unseal_durations.observe(began.elapsed().as_secs_f64());
+        let word = outcome.as_ref().map_or_else(Failure::metric, |_| "success");
+        traces::ended(&Span::current(), word, outcome.is_err());
+        self.report(sealed, outcome, live, version).await
     }
 
     /// Deciding needs every Secret's metadata, and opening needs a key.

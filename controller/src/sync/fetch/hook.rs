@@ -5,12 +5,24 @@ use aws_lc_rs::{constant_time, digest, hmac};
 use axum::http::{HeaderMap, HeaderValue};
 use crds::git_sync::{GitSource, WebhookType};
 use data_encoding::HEXLOWER_PERMISSIVE;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::source::Reference;
 
 /// What a request to look begins with when a Git host made it.
 pub const REQUEST: &str = "webhook ";
+
+/// A request to look. With the span of who called, which may be in another program.
+pub fn request(now: Timestamp, traceparent: Option<&str>) -> String {
+    let time = format!("{REQUEST}{now}");
+    traceparent.map_or(time.clone(), |caller| format!("{time} {caller}"))
+}
+
+/// The span of who called.
+pub fn traceparent(request: &str) -> Option<&str> {
+    Some(request.strip_prefix(REQUEST)?.split_once(' ')?.1)
+}
 
 /// Whether whoever calls knows the token. Nobody knows an empty one.
 pub fn is_genuine(kind: WebhookType, headers: &HeaderMap, body: &[u8], token: &[u8]) -> bool {
