@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use axum::http::{Request, header::CONTENT_TYPE};
+use futures::{
+    future::BoxFuture,
+    stream::{self, BufferUnordered, StreamExt as _},
+};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource,
@@ -21,8 +25,20 @@ use crate::{
 /// Longest wait for one answer of the API server. It answers within a second or is in trouble.
 const CALL: Duration = Duration::from_secs(30);
 
+/// Calls of one sync under way at once.
+const CONCURRENCY: usize = 16;
+
 /// What it says of a field that a definition does not have.
 const UNDECLARED: &str = "field not declared in schema";
+
+/// Work of which [`CONCURRENCY`] is under way at once. What waits is not made yet: each piece takes some KiB.
+pub type Concurrent<'a, T> = BufferUnordered<stream::Iter<Box<dyn Iterator<Item = BoxFuture<'a, T>> + Send + 'a>>>;
+
+/// See [`Concurrent`]. Results come as they are there.
+pub fn concurrently<'a, T>(work: impl Iterator<Item = BoxFuture<'a, T>> + Send + 'a) -> Concurrent<'a, T> {
+    let work: Box<dyn Iterator<Item = _> + Send + 'a> = Box::new(work);
+    stream::iter(work).buffer_unordered(CONCURRENCY)
+}
 
 /// A call to the API server that came to nothing.
 #[derive(Debug, thiserror::Error)]

@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "lead/lease.rs",
     "observed.rs",
     "skew/fields.rs",
+    "sync/asks.rs",
     "sync/audit.rs",
     "sync/depends.rs",
     "sync/drift.rs",

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use harness::{
     Cluster,
     background::free_port,
-    binaries, metrics,
+    binaries, controller, metrics,
     process::Process,
     tools::{Tool, UPSTREAM_ACCOUNT},
 };
@@ -121,9 +121,12 @@ impl Subject {
 /// As `deploy/` runs it.
 async fn signet(cluster: &Cluster) -> Result<Command> {
     let kubeconfig = cluster.kubeconfig_for_service_account("kube-system", "sealed-secrets-controller").await?;
+    let (flags, variables) = controller::deployed(cluster, "kube-system", "sealed-secrets-controller").await?;
     let mut command = Command::new(binaries::signet_controller().await?);
     command
         .env_clear()
+        .envs(variables)
+        .args(flags)
         .arg(format!("--kubeconfig={}", kubeconfig.display()))
         .arg(format!("--git-cache={}", cluster.scratch().folder("git")?.display()))
         .arg(format!("--kustomize={}", Tool::Kustomize.path().await?.display()));

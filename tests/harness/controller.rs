@@ -101,7 +101,7 @@ impl Controller {
             format!("--git-cache={}", scratch.folder(&format!("{name}-git"))?.display()),
         ];
         if options.program.is_none() {
-            let (flags, variables) = deployed(cluster, &options).await?;
+            let (flags, variables) = deployed(cluster, &options.namespace, &options.service_account).await?;
             args.extend(flags);
             options.env.splice(0..0, variables);
         }
@@ -198,9 +198,9 @@ impl Controller {
 }
 
 /// The flags and the environment that the Deployment gives it, if there is one; not what comes from the Pod.
-async fn deployed(cluster: &Cluster, options: &ControllerOptions) -> Result<(Vec<String>, Vec<(String, String)>)> {
-    let deployments = Api::<Deployment>::namespaced(cluster.admin().await?, &options.namespace);
-    let deployment = deployments.get_opt(&options.service_account).await?;
+pub async fn deployed(cluster: &Cluster, namespace: &str, name: &str) -> Result<(Vec<String>, Vec<(String, String)>)> {
+    let deployments = Api::<Deployment>::namespaced(cluster.admin().await?, namespace);
+    let deployment = deployments.get_opt(name).await?;
     let pod = deployment.and_then(|deployment| deployment.spec?.template.spec);
     let container = pod.and_then(|pod| pod.containers.into_iter().next()).unwrap_or_default();
     let variables = container.env.into_iter().flatten().filter_map(|variable| Some((variable.name, variable.value?)));

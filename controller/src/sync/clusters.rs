@@ -9,7 +9,7 @@ use std::{
 };
 
 use crds::{GitSync, git_sync::GitSyncStatus, sync::inventory::Inventory, unseal::ClearSecret};
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use futures::{FutureExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, Config, Discovery,
@@ -23,7 +23,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Error, Git, Key,
-    execute::CONCURRENCY,
     hands::Hands,
     key,
     kinds::{Kind, Kinds},
@@ -37,7 +36,7 @@ use super::{
     status::Cause,
 };
 use crate::{
-    calls::{CallError, bounded},
+    calls::{CallError, bounded, concurrently},
     context::chain,
     pace::Pace,
     pulse::Pulses,
@@ -251,11 +250,10 @@ impl Cluster {
         let wanted: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
         let mut seen = self.live.find(wanted.iter().copied().chain(inventory.objects.keys()));
         let unseen = inventory.objects.iter().filter(|(id, _)| !wanted.contains(id) && !seen.contains_key(id));
-        let looks: Vec<_> = unseen
+        let looks = unseen
             .filter_map(|(id, version)| Some((id, served.get(&id.group, version, &id.kind)?)))
-            .map(|(id, kind)| self.live.stray(kind, id, me).boxed())
-            .collect();
-        let strays: Vec<_> = stream::iter(looks).buffer_unordered(CONCURRENCY).try_collect().await?;
+            .map(|(id, kind)| self.live.stray(kind, id, me).boxed());
+        let strays: Vec<_> = concurrently(looks).try_collect().await?;
         seen.extend(strays.into_iter().flatten());
         Ok(seen)
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crds::sync::hook::RUN;
-use futures::{FutureExt as _, StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
@@ -28,18 +28,16 @@ use super::{
     ignore,
     kinds::{Kind, Kinds},
     live::Live,
-    object::ObjectId,
+    object::{Manifest, ObjectId},
     plan::{Applied, LiveObject, Step, Why},
     render::{Desired, Problem},
 };
 use crate::{
-    calls::{CallError, bounded},
+    calls::{CallError, bounded, concurrently},
     context::chain,
     traces::{self, count, span},
 };
 
-/// Requests under way at once.
-pub const CONCURRENCY: usize = 16;
 /// Longest wait for a new definition to be served.
 const ESTABLISH: Duration = Duration::from_secs(30);
 /// Longest wait for an object to go that is made anew.
@@ -79,7 +77,8 @@ enum Outcome {
     Unpruned(String),
 }
 
-/// Runs the stages in order. A stage with a failure is the last: what comes after it may need it.
+/// Runs the stages in order. A stage with a failure is the last: what comes after it may need it. What failed is said in
+/// the order in which it stands in Git: the same failures shall be the same words.
 pub async fn execute(
     client: &Client,
     live: &Live,
@@ -91,14 +90,20 @@ pub async fn execute(
     for stage in stages {
         let definitions: Vec<&Desired> = stage.iter().filter_map(definition).collect();
         let (span, acts) = (traced(&stage), done.acts.len());
-        let steps: Vec<_> = stage.into_iter().map(|step| run(client, live, known, kinds, step).boxed()).collect();
-        let outcomes: Vec<Outcome> =
-            stream::iter(steps).buffer_unordered(CONCURRENCY).collect().instrument(span.clone()).await;
-        outcomes.into_iter().for_each(|outcome| done.take(outcome));
+        let mut outcomes = concurrently(stage.into_iter().map(|step| run(client, live, known, kinds, step).boxed()));
+        async {
+            while let Some(outcome) = outcomes.next().await {
+                done.take(outcome);
+            }
+        }
+        .instrument(span.clone())
+        .await;
         let failures = done.failed.len() + done.unpruned.len();
         span.record("changed", count(done.acts.len() - acts)).record("failed", count(failures));
         traces::ended(&span, if failures == 0 { "success" } else { "failure" }, failures > 0);
         if !done.failed.is_empty() || !done.unpruned.is_empty() {
+            done.failed.sort_by(|one, other| (&one.place, &one.what).cmp(&(&other.place, &other.what)));
+            done.unpruned.sort();
             break;
         }
         for definition in definitions {
@@ -186,9 +191,9 @@ async fn run(
                 written => written.map_err(|error| said(&error)),
             };
             match written {
-                Ok(written) => {
+                Ok((written, is_new)) => {
                     let now = live.wrote(kind, &written);
-                    if how == How::Changed && before.is_none() && drift::is_new(&written.metadata) {
+                    if how == How::Changed && before.is_none() && is_new {
                         how = How::Created;
                     }
                     let before = before.map(|live| live.resource_version.as_str());
@@ -239,29 +244,36 @@ fn failed(desired: &Desired, why: &str) -> Outcome {
     Outcome::Failed(Problem { place: desired.place.clone(), what: format!("{}: {why}", desired.id) })
 }
 
-async fn apply(client: &Client, kind: &Kind, desired: &Desired) -> Result<PartialObjectMeta<DynamicObject>, CallError> {
+/// Also says whether it was not there before.
+async fn apply(
+    client: &Client,
+    kind: &Kind,
+    desired: &Desired,
+) -> Result<(PartialObjectMeta<DynamicObject>, bool), CallError> {
     let call = api(client, kind, &desired.id);
     if desired.marks.once {
-        let made = bounded(call.create(&creation(false), &object(desired.body.clone())?)).await?;
-        return Ok(made.metadata.into_response_partial());
+        let made = bounded(call.create(&creation(false), &object(desired.body.value())?)).await?;
+        return Ok((made.metadata.into_response_partial(), true));
     }
     let written = patch(&call, desired, body(&call, desired).await?.as_ref(), false).await?;
+    let is_new = drift::is_new(&written.metadata);
     if desired.marks.merged {
-        return Ok(written);
+        return Ok((written, is_new));
     }
-    let Some(entries) = drift::taken_over(written.managed_fields()) else { return Ok(written) };
+    let Some(entries) = drift::taken_over(written.managed_fields()) else { return Ok((written, is_new)) };
     // With the version, so that nobody's edit in between is lost: if there was one, all of this is tried again.
     let version = written.resource_version();
     let taken = json!({"metadata": {"managedFields": entries, "resourceVersion": version}});
     let params = PatchParams { field_manager: Some(SYNC_MANAGER.to_owned()), ..PatchParams::default() };
     bounded(call.patch_metadata(&desired.id.name, &params, &Patch::Merge(&taken))).await?;
-    patch(&call, desired, body(&call, desired).await?.as_ref(), false).await
+    let written = patch(&call, desired, body(&call, desired).await?.as_ref(), false).await?;
+    Ok((written, is_new))
 }
 
 async fn patch(
     call: &Api<DynamicObject>,
     desired: &Desired,
-    body: &Value,
+    body: &Manifest,
     dry_run: bool,
 ) -> Result<PartialObjectMeta<DynamicObject>, CallError> {
     let params = PatchParams { dry_run, ..PatchParams::apply(SYNC_MANAGER).force().validation_strict() };
@@ -269,13 +281,13 @@ async fn patch(
 }
 
 /// What is applied: what Git says, but for what is the cluster's to say.
-async fn body<'a>(call: &Api<DynamicObject>, desired: &'a Desired) -> Result<Cow<'a, Value>, CallError> {
+async fn body<'a>(call: &Api<DynamicObject>, desired: &'a Desired) -> Result<Cow<'a, Manifest>, CallError> {
     if desired.ignored.is_none() {
         return Ok(Cow::Borrowed(&desired.body));
     }
     let Some(live) = bounded(call.get_opt(&desired.id.name)).await? else { return Ok(Cow::Borrowed(&desired.body)) };
     let live = serde_json::to_value(live).map_err(|error| CallError::Api(kube::Error::SerdeError(error)))?;
-    Ok(Cow::Owned(ignore::payload(&desired.body, &desired.ignored, &live)))
+    Ok(Cow::Owned(Manifest::from(&ignore::payload(desired.body.value(), &desired.ignored, &live))))
 }
 
 /// Who has which of its fields; `None` for what is not there.
@@ -324,9 +336,9 @@ async fn recreate(
     kind: &Kind,
     desired: &Desired,
     uid: &str,
-) -> Result<PartialObjectMeta<DynamicObject>, String> {
+) -> Result<(PartialObjectMeta<DynamicObject>, bool), String> {
     let call = api(client, kind, &desired.id);
-    let mut trial = desired.body.clone();
+    let mut trial = desired.body.value();
     let name: String = desired.id.name.chars().take(50).collect();
     trial["metadata"]["name"] = format!("{}-trial", name.trim_end_matches(['-', '.'])).into();
     let tried = async { bounded(call.create(&creation(true), &object(trial)?)).await };
@@ -362,7 +374,7 @@ async fn make(
     if let Some(uid) = there.and_then(|there| there.metadata.uid) {
         clear(client, kind, desired, &uid).await?;
     }
-    let mut body = desired.body.clone();
+    let mut body = desired.body.value();
     body["metadata"]["annotations"][RUN] = mark.into();
     let made = async { bounded(call.create(&creation(false), &object(body)?)).await };
     made.await.map(|made| made.metadata.into_response_partial()).map_err(|error| said(&error))

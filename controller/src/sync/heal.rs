@@ -4,14 +4,14 @@
 use std::{collections::HashMap, time::Instant};
 
 use crds::GitSync;
-use futures::{FutureExt as _, StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _};
 use kube::Client;
 
 use super::{
     State, Syncer,
     audit::How,
     drift::{Drift, What},
-    execute::{self, CONCURRENCY, Done},
+    execute::{self, Done},
     key,
     kinds::Kinds,
     object::ObjectId,
@@ -19,7 +19,7 @@ use super::{
     render::Desired,
     status,
 };
-use crate::{context::chain, events::Severity, metrics::DriftBy};
+use crate::{calls::concurrently, context::chain, events::Severity, metrics::DriftBy};
 
 impl Syncer {
     /// What is left as others made it.
@@ -38,21 +38,19 @@ impl Syncer {
             format!("{live} {}", object.digest)
         };
         let left = desired.iter().filter(|object| drifted.contains(&object.id));
-        let looks: Vec<_> = left
-            .map(|object| {
-                let version = version(object);
-                let seen = known.remove(&object.id).filter(|(seen, _)| *seen == version);
-                async move {
-                    let drift = match seen {
-                        Some((_, drift)) => drift,
-                        None => self.difference(hands, object, kinds).await,
-                    };
-                    (object.id.clone(), (version, drift))
-                }
-                .boxed()
-            })
-            .collect();
-        state.drifts = stream::iter(looks).buffer_unordered(CONCURRENCY).collect().await;
+        let looks = left.map(|object| {
+            let version = version(object);
+            let seen = known.remove(&object.id).filter(|(seen, _)| *seen == version);
+            async move {
+                let drift = match seen {
+                    Some((_, drift)) => drift,
+                    None => self.difference(hands, object, kinds).await,
+                };
+                (object.id.clone(), (version, drift))
+            }
+            .boxed()
+        });
+        state.drifts = concurrently(looks).collect().await;
         let mut drifts: Vec<Drift> = state.drifts.values().map(|(_, drift)| drift.clone()).collect();
         drifts.retain(|drift| !drift.is_none());
         drifts.sort_by(|one, other| one.id.cmp(&other.id));

@@ -168,7 +168,7 @@ impl<'a> Member<'a> {
                 Some(Health::Degraded(why)) => (Progress::Failed, why.clone()),
             }),
             // A Job that takes itself away has done its work.
-            (Some(_), None) if desired.body["spec"]["ttlSecondsAfterFinished"].is_number() => {
+            (Some(_), None) if desired.body.value()["spec"]["ttlSecondsAfterFinished"].is_number() => {
                 Some((Progress::Succeeded, String::new()))
             }
             (Some(_), None) => Some((Progress::Failed, "was deleted before it had ended".to_owned())),

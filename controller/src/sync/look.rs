@@ -4,14 +4,14 @@
 use std::collections::{HashMap, HashSet};
 
 use crds::{GitSync, sync::inventory::Inventory};
-use futures::{FutureExt as _, StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _};
 use kube::runtime::reflector::ObjectRef;
 use serde_json::Value;
 
 use super::{
     State, Syncer,
     clusters::Cluster,
-    execute::{self, CONCURRENCY},
+    execute,
     expressions::Expressions,
     health::{self, Health},
     key,
@@ -21,7 +21,7 @@ use super::{
     render::{Desired, Problem},
     status::{self, Opened},
 };
-use crate::context::chain;
+use crate::{calls::concurrently, context::chain};
 
 /// Group, version and kind.
 pub(super) type KindName = (String, String, String);
@@ -71,7 +71,7 @@ impl Syncer {
             }
             .boxed()
         });
-        let looks: Vec<_> = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(CONCURRENCY).collect().await;
+        let looks: Vec<_> = concurrently(looks).collect().await;
         state.health.extend(looks);
         let in_git: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
         state.health.retain(|id, _| in_git.contains(id));

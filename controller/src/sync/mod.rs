@@ -5,6 +5,7 @@
 //! Here is the wiring: what triggers a pass, and what is kept between passes. The pass itself is in [`pass`], and what it
 //! is made of in [`prepare`], [`look`], [`rollout`] and [`tell`].
 
+pub mod asks;
 pub mod audit;
 pub mod builder;
 pub mod clusters;
@@ -65,6 +66,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    asks::Asks,
     audit::Record,
     clusters::{AccessError, Cluster, Clusters},
     drift::Drift,
@@ -320,6 +322,7 @@ impl Syncer {
 
     fn git_syncs(self: Arc<Self>, writer: Writer<Guarded>) -> impl Stream<Item = ObjectRef<Guarded>> {
         let api: Api<Guarded> = Api::all(self.context.client.clone());
+        let mut asks = Asks::default();
         watcher(api, watcher::Config::default())
             .default_backoff()
             .modify(|sync| sync.managed_fields_mut().clear())
@@ -327,15 +330,20 @@ impl Syncer {
             .filter_map(|event| std::future::ready(logged("GitSyncs", event)))
             .flat_map(move |event| {
                 let (moved, itself) = match event {
-                    Event::Apply(sync) => (guarded_key(&sync), true),
-                    Event::Delete(sync) => (guarded_key(&sync), false),
+                    Event::Apply(sync) => {
+                        let key = guarded_key(&sync);
+                        (key.clone(), asks.is_new(key, &sync))
+                    }
+                    Event::Delete(sync) => {
+                        let key = guarded_key(&sync);
+                        self.states.lock().remove(&key);
+                        asks.forget(&key);
+                        (key, false)
+                    }
                     // Before that the store does not have them.
                     Event::InitDone => return stream::iter(all(&self.store)),
                     Event::Init | Event::InitApply(_) => return stream::iter(Vec::new()),
                 };
-                if !itself {
-                    self.states.lock().remove(&moved);
-                }
                 // Those that wait for it look again, whatever became of it.
                 let all = self.store.state();
                 let waiting = depends::dependents(&moved, all.iter().filter_map(|guarded| guarded.0.as_ref().ok()));

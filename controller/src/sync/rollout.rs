@@ -28,7 +28,7 @@ use super::{
     look::kinds_of,
     object::ObjectId,
     plan::{self, Held, Known, Plan, Policy, plan},
-    render::Problem,
+    render::{Problem, definitions},
     rollback,
     status::{self, Cause, Opened, Verdict},
 };
@@ -113,7 +113,7 @@ impl Syncer {
             let served = cluster.served(&kinds).await?;
             cluster.watch(&served, &kinds).await?;
             let known = cluster.seen(&me, desired, &inventory, &served).await?;
-            let kinds = served.as_ref().clone().with_definitions(desired.iter().map(|object| &object.body));
+            let kinds = served.as_ref().clone().with_definitions(definitions(desired));
             let health = self.assess(sync, desired, &known, &kinds, state, cluster).await;
             let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
             let hooks = Hooks { record: status.hooks.as_ref(), last: last.as_deref(), seed: &seed };

@@ -23,7 +23,7 @@ pub struct Verdict {
 /// Tries to open it. `live` is what stands in the cluster now: what has opened there is not opened again.
 pub fn check(desired: &Desired, live: Option<&SealedSecret>, ring: &KeyRing) -> Verdict {
     let said = |problem: String, operations| Verdict { problem: Some(problem), operations };
-    let sealed: SealedSecret = match serde_json::from_value(desired.body.clone()) {
+    let sealed: SealedSecret = match serde_json::from_str(desired.body.text()) {
         Ok(sealed) => sealed,
         // What serde says may quote a value.
         Err(_) => return said("is not as its definition wants it; seal it again".to_owned(), 0),
@@ -64,7 +64,12 @@ mod tests {
     use crds::{Certificate, PrivateKey, base64, key_ring::RingKey};
     use serde_json::json;
 
-    use super::super::{ignore::Ignored, marks::Marks, object::ObjectId, render::Place};
+    use super::super::{
+        ignore::Ignored,
+        marks::Marks,
+        object::{Manifest, ObjectId},
+        render::Place,
+    };
     use super::*;
 
     fn ring() -> KeyRing {
@@ -93,7 +98,7 @@ mod tests {
         Desired {
             id,
             version: "v1alpha1".into(),
-            body,
+            body: Manifest::from(&body),
             digest: String::new(),
             marks: Marks::default(),
             ignored: Ignored::default(),
@@ -112,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_open_already_costs_nothing() {
         let wanted = desired("dev", "shop/db");
-        let mut live: SealedSecret = serde_json::from_value(wanted.body.clone()).unwrap();
+        let mut live: SealedSecret = serde_json::from_str(wanted.body.text()).unwrap();
         assert!(check(&wanted, Some(&live), &ring()).problem.is_some());
         live.metadata.generation = Some(1);
         let condition = json!({"type": "Synced", "status": "True"});

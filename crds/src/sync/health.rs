@@ -47,7 +47,7 @@ pub fn is_judged(desired: &Desired) -> bool {
         return false;
     }
     match (desired.id.group.as_str(), desired.id.kind.as_str()) {
-        ("", "Service") => desired.body["spec"]["type"] == "LoadBalancer",
+        ("", "Service") => desired.body.value()["spec"]["type"] == "LoadBalancer",
         _ => has_health(&desired.id),
     }
 }

@@ -85,8 +85,7 @@ impl Rules {
 }
 
 /// What is applied to an object that is there.
-pub fn payload(body: &Value, ignored: &Ignored, live: &Value) -> Value {
-    let mut body = body.clone();
+pub fn payload(mut body: Value, ignored: &Ignored, live: &Value) -> Value {
     let entries = live["metadata"]["managedFields"].as_array().map(Vec::as_slice).unwrap_or_default();
     let others = || entries.iter().filter(|entry| entry["manager"] != FIELD_MANAGER);
     for manager in &ignored.managers {
@@ -213,12 +212,12 @@ mod tests {
         let ignored = paths(&["/spec/replicas", "/spec/absent/deep"]);
         let ours = (FIELD_MANAGER, json!({"f:replicas": {}, "f:paused": {}}));
         let alone = live(&json!({"replicas": 7}), std::slice::from_ref(&ours));
-        assert_eq!(payload(&body, &ignored, &alone)["spec"], json!({"replicas": 7, "paused": false}));
+        assert_eq!(payload(body.clone(), &ignored, &alone)["spec"], json!({"replicas": 7, "paused": false}));
         let scaled = live(&json!({"replicas": 7}), &[ours.clone(), ("hpa", json!({"f:replicas": {}}))]);
-        assert_eq!(payload(&body, &ignored, &scaled)["spec"], json!({"paused": false}));
+        assert_eq!(payload(body.clone(), &ignored, &scaled)["spec"], json!({"paused": false}));
         let whole = live(&json!({"replicas": 7}), &[("hpa", json!({}))]);
-        assert_eq!(payload(&body, &ignored, &whole)["spec"], json!({"paused": false}));
-        assert_eq!(payload(&body, &ignored, &live(&json!({}), &[ours]))["spec"], json!({"paused": false}));
+        assert_eq!(payload(body.clone(), &ignored, &whole)["spec"], json!({"paused": false}));
+        assert_eq!(payload(body.clone(), &ignored, &live(&json!({}), &[ours]))["spec"], json!({"paused": false}));
     }
 
     #[test]
@@ -230,7 +229,7 @@ mod tests {
         let ignored = paths(&["/spec/containers/1/image", "/spec/labels/x~1y~0z", "/spec/containers/0/image"]);
         let there =
             json!({"containers": [{"name": "a", "image": "2"}, {"name": "b", "image": "2"}], "labels": {"x/y~z": "2"}});
-        let applied = payload(&body, &ignored, &live(&there, &[("other", fields)]));
+        let applied = payload(body.clone(), &ignored, &live(&there, &[("other", fields)]));
         let expected = json!({"containers": [{"name": "a", "image": "2"}, {"name": "b"}], "labels": {}});
         assert_eq!(applied["spec"], expected);
     }
@@ -242,10 +241,10 @@ mod tests {
         let fields = json!({"f:replicas": {}, "f:args": {"v:\"x\"": {}},
             "f:containers": {"k:{\"name\":\"a\"}": {".": {}, "f:name": {}, "f:image": {}}}});
         let ignored = Ignored { paths: Vec::new(), managers: vec!["tool".to_owned()] };
-        let applied = payload(&body, &ignored, &live(&json!({}), &[("tool", fields.clone())]));
+        let applied = payload(body.clone(), &ignored, &live(&json!({}), &[("tool", fields.clone())]));
         let expected = json!({"args": ["y"], "containers": [{"name": "a", "env": []}, {"name": "b", "image": "1"}]});
         assert_eq!(applied["spec"], expected);
-        assert_eq!(payload(&body, &ignored, &live(&json!({}), &[("another", fields)])), body);
+        assert_eq!(payload(body.clone(), &ignored, &live(&json!({}), &[("another", fields)])), body);
     }
 
     #[test]

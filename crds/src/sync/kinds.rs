@@ -1,7 +1,10 @@
 //! Which kinds there are, and whether they live in a namespace: those the API server serves, and those that the
 //! definitions in the same commit will add.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeSet, HashMap},
+};
 
 use kube::core::{ApiResource, discovery::Scope};
 use serde_json::Value;
@@ -22,8 +25,12 @@ pub struct Kinds(HashMap<(String, String, String), Kind>);
 impl Kinds {
     /// Adds what definitions among the objects will serve once they are established.
     #[must_use]
-    pub fn with_definitions<'a>(mut self, objects: impl Iterator<Item = &'a Value>) -> Self {
-        for object in objects.filter(|object| object["kind"] == "CustomResourceDefinition") {
+    pub fn with_definitions(mut self, objects: impl Iterator<Item = impl Borrow<Value>>) -> Self {
+        for object in objects {
+            let object = object.borrow();
+            if object["kind"] != "CustomResourceDefinition" {
+                continue;
+            }
             let spec = &object["spec"];
             let text = |value: &Value| value.as_str().map(str::to_owned);
             let names = (text(&spec["group"]), text(&spec["names"]["kind"]), text(&spec["names"]["plural"]));

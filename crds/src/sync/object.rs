@@ -1,8 +1,10 @@
-//! What an object is called, and how Flux spells it. Pure.
+//! What an object is called, how Flux spells it, and what of it is applied. Pure.
 
 use std::fmt;
 
 use kube::Resource as _;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use crate::SealedSecret;
 
@@ -67,6 +69,34 @@ impl fmt::Display for ObjectId {
             "" => write!(f, "{} {}", self.kind, self.name),
             namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
         }
+    }
+}
+
+/// What is applied, kept as JSON text: thousands of trees of it would take five times the memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest(Box<str>);
+
+impl Manifest {
+    /// As it stands in that text.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// The tree of it.
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+impl From<&Value> for Manifest {
+    fn from(value: &Value) -> Self {
+        Self(value.to_string().into())
+    }
+}
+
+impl Serialize for Manifest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value().serialize(serializer)
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     images,
     kinds::Kinds,
     marks::{Marks, marks},
-    object::ObjectId,
+    object::{Manifest, ObjectId},
     order,
     substitute::{self, Variables},
 };
@@ -73,7 +73,7 @@ pub struct Desired {
     /// API version without the group.
     pub version: String,
     /// What is applied: the manifest with its namespace and our labels.
-    pub body: Value,
+    pub body: Manifest,
     /// Changes when the body does.
     pub digest: String,
     /// What it says about how it is synced.
@@ -217,8 +217,14 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>, rules: 
     let ignored = rules.of(&id);
     // With other rules it is another object to be applied.
     let rules = if ignored.is_none() { String::new() } else { format!("{ignored:?}") };
-    let digest = STANDARD_NO_PAD.encode(Sha256::digest(body.to_string() + &rules));
+    let body = Manifest::from(&body);
+    let digest = STANDARD_NO_PAD.encode(Sha256::new().chain_update(body.text()).chain_update(&rules).finalize());
     Ok(Desired { version: version.to_owned(), digest, marks, ignored, place: place.clone(), id, body })
+}
+
+/// The definitions among them.
+pub fn definitions(desired: &[Desired]) -> impl Iterator<Item = Value> {
+    desired.iter().filter(|it| it.id.kind == "CustomResourceDefinition").map(|it| it.body.value())
 }
 
 /// A hook may leave the end of its name open. It is the same while the manifest is, so that the next run finds it.
@@ -314,9 +320,9 @@ mod tests {
                 ("ConfigMap team/a".to_owned(), "app.yaml:1".to_owned())
             ]
         );
-        assert_eq!(found[0].body["metadata"]["labels"][NAME_LABEL], "app");
-        assert!(found[0].body["metadata"].get("namespace").is_none());
-        assert_eq!(found[1].body["metadata"]["namespace"], "team");
+        assert_eq!(found[0].body.value()["metadata"]["labels"][NAME_LABEL], "app");
+        assert!(found[0].body.value()["metadata"].get("namespace").is_none());
+        assert_eq!(found[1].body.value()["metadata"]["namespace"], "team");
     }
 
     #[test]
@@ -348,7 +354,8 @@ mod tests {
     fn lists_are_taken_apart_and_server_fields_left_out() {
         let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a, uid: x, resourceVersion: '1'}\n";
         let found = render(&[("l.yaml", list)]).unwrap();
-        let metadata = found[0].body["metadata"].as_object().unwrap();
+        let body = found[0].body.value();
+        let metadata = body["metadata"].as_object().unwrap();
         assert_eq!(metadata.keys().collect::<Vec<_>>(), ["labels", "name", "namespace"]);
     }
 
@@ -363,8 +370,8 @@ mod tests {
         let hook = "argocd.argoproj.io/hook: PreSync";
         let one = map(hook, 1).unwrap();
         assert!(one.id.name.starts_with("run-") && one.id.name.len() == 12, "{}", one.id.name);
-        assert_eq!(one.body["metadata"]["name"], one.id.name);
-        assert!(one.body["metadata"].get("generateName").is_none());
+        assert_eq!(one.body.value()["metadata"]["name"], one.id.name);
+        assert!(one.body.value()["metadata"].get("generateName").is_none());
         assert_eq!(map(hook, 1).unwrap().id, one.id);
         assert_ne!(map(hook, 2).unwrap().id, one.id);
         assert!(map("example.com/hook: x", 1).unwrap_err()[0].contains("metadata.name is missing"));

@@ -10,7 +10,13 @@ use std::{
 use crds::{
     GitSync,
     git_sync::{NAME_LABEL, NAMESPACE_LABEL},
-    sync::{ignore, kinds::Kinds, marks::marks, object::ObjectId, render::Desired},
+    sync::{
+        ignore,
+        kinds::Kinds,
+        marks::marks,
+        object::ObjectId,
+        render::{Desired, definitions},
+    },
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::ResourceExt as _;
@@ -112,7 +118,7 @@ pub async fn run(command: Diff, io: &mut Io<'_>) -> Result<Exit, Error> {
         let path = PathBuf::from(sync.spec.path.trim_matches('/'));
         wanted(&site.cluster, clone.path(), &path, &sync, &kinds, &tools).await?
     };
-    let known = kinds.clone().with_definitions(desired.iter().map(|object| &object.body));
+    let known = kinds.clone().with_definitions(definitions(&desired));
     let applies = desired.iter().map(|object| compare(&site.cluster, &kinds, object));
     let mut compared: Vec<Compared> = stream::iter(applies).buffered(CONCURRENCY).try_collect().await?;
     compared.extend(prunes(&site.cluster, &known, &sync, &desired).await?);
@@ -152,6 +158,7 @@ async fn wanted(
 /// Tries one. What the API server refuses is one object's trouble; what it cannot be asked is everybody's.
 async fn compare(cluster: &Cluster, kinds: &Kinds, object: &Desired) -> Result<Compared, Error> {
     let Desired { id, version, body, marks, place, ignored, .. } = object;
+    let body = &body.value();
     // A hook is run, not kept.
     if marks.ignored || marks.hook.is_some() {
         return Ok(Ok(None));
@@ -165,7 +172,7 @@ async fn compare(cluster: &Cluster, kinds: &Kinds, object: &Desired) -> Result<C
         return Ok(Ok(None));
     }
     let body = match &live {
-        Some(live) => &ignore::payload(body, ignored, live),
+        Some(live) => &ignore::payload(body.clone(), ignored, live),
         None => body,
     };
     match cluster.tried(kind, id, body).await {

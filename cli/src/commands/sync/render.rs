@@ -97,7 +97,8 @@ pub async fn run(command: Render, io: &mut Io<'_>) -> Result<Exit, Error> {
     let read = folder(Path::new(""), &path, &sync, &capabilities, &tools).await?;
     let kinds = served.unwrap_or_else(|| guessed(read.objects.iter().map(|(_, object)| object)));
     let mut text = String::new();
-    for Desired { mut body, place, .. } in desired(&read, &kinds, &sync)? {
+    for Desired { body, place, .. } in desired(&read, &kinds, &sync)? {
+        let mut body = body.value();
         if is_bare {
             strip(&mut body);
         }

@@ -2,7 +2,7 @@
 
 mod hooks;
 
-use super::super::{ignore::Ignored, render::Place};
+use super::super::{ignore::Ignored, object::Manifest, render::Place};
 use super::*;
 
 /// A cluster in memory: a plan is run on it as the executor runs it on a real one.
@@ -38,7 +38,7 @@ fn desired(kind: &str, name: &str, digest: &str) -> Desired {
     Desired {
         id: id(kind, name),
         version: "v1".into(),
-        body: serde_json::Value::Null,
+        body: Manifest::from(&serde_json::Value::Null),
         digest: digest.into(),
         marks: Marks::default(),
         ignored: Ignored::default(),

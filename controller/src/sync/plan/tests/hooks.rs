@@ -126,7 +126,7 @@ fn what_ran_is_known_after_a_restart() {
     let plan = world.plan(&wanted);
     assert!(matches!(&plan.held.unwrap().by[0].1, Health::Degraded(why) if why.contains("deleted before")));
     let mut brief = wanted.clone();
-    brief[0].body = serde_json::json!({"spec": {"ttlSecondsAfterFinished": 1}});
+    brief[0].body = Manifest::from(&serde_json::json!({"spec": {"ttlSecondsAfterFinished": 1}}));
     assert_eq!(world.plan(&brief).held, None);
     world.live.extend(job.map(|job| (id("Job", "first"), job)));
     world.ends("first", true);
