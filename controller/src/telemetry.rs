@@ -3,9 +3,9 @@
 
 use std::io::IsTerminal as _;
 
-use tracing::Level;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, Layer as _,
+    EnvFilter, Layer,
     filter::{FilterExt as _, LevelFilter, filter_fn},
     fmt::{self, writer::MakeWriterExt as _},
     layer::SubscriberExt as _,
@@ -17,6 +17,10 @@ use crate::{
     exit::StartError,
     traces::{self, Traces},
 };
+
+/// Where kube quotes an answer that it could not read, which may be a Secret. Its error, which whoever asked tells of, does
+/// not.
+const QUOTES: &str = "kube_client::client";
 
 /// Call once, before anything logs. `RUST_LOG` refines the level for one who is debugging. Fails when traces are wanted and
 /// cannot be sent.
@@ -35,11 +39,68 @@ pub fn init(args: &LogArgs) -> Result<Option<Traces>, StartError> {
     };
     // A line of the log stands for itself, and is the same whether it falls into a span or not.
     let spanless = filter_fn(|it| it.target() != traces::TARGET).with_max_level_hint(LevelFilter::TRACE);
-    let registry = tracing_subscriber::registry().with(lines.with_filter(filter.and(spanless)));
+    let registry = tracing_subscriber::registry().with(discreet()).with(lines.with_filter(filter.and(spanless)));
     let traces = args.otlp_endpoint.as_deref().map(Traces::new).transpose();
     match &traces {
         Ok(Some(traces)) => registry.with(traces.layer()).init(),
         _ => registry.init(),
     }
     traces
+}
+
+/// For logs and traces, whatever `RUST_LOG` says.
+fn discreet<S: Subscriber>() -> impl Layer<S> {
+    filter_fn(|it| it.target() != QUOTES).with_max_level_hint(LevelFilter::TRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::{Api, Client, client::Body};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged of a Secret that cannot be read.
+    async fn logged(guard: Option<impl Layer<tracing_subscriber::Registry> + Send + Sync>) -> String {
+        let log = Log::default();
+        let writer = log.clone();
+        let lines = fmt::layer().with_writer(move || writer.clone());
+        let _logging = tracing_subscriber::registry().with(guard).with(lines).set_default();
+        let answer = |_: http::Request<Body>| async {
+            let secret = br#"{"metadata": {"name": "db"}, "data": {"password": "aHVudGVyMg==", "user": 5}}"#;
+            Ok::<_, Infallible>(http::Response::new(Body::from(secret.to_vec())))
+        };
+        let client = Client::new(tower::service_fn(answer), "default");
+        let error = Api::<Secret>::default_namespaced(client).get("db").await.unwrap_err();
+        tracing::error!("cannot read db: {}", crate::context::chain(&error));
+        let log = log.0.lock().unwrap();
+        String::from_utf8(log.clone()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_is_not_quoted() {
+        let log = logged(Some(discreet())).await;
+        assert!(log.contains("cannot read db") && !log.contains("aHVudGVyMg"), "{log}");
+        // What is guarded against is there.
+        assert!(logged(None::<LevelFilter>).await.contains("aHVudGVyMg"));
+    }
 }
