@@ -5,10 +5,10 @@ use std::io::IsTerminal as _;
 
 use tracing::{Level, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    EnvFilter, Layer as _,
     filter::{FilterExt as _, LevelFilter, filter_fn},
     fmt::{self, writer::MakeWriterExt as _},
-    layer::SubscriberExt as _,
+    layer::{Filter, SubscriberExt as _},
     util::SubscriberInitExt as _,
 };
 
@@ -39,7 +39,7 @@ pub fn init(args: &LogArgs) -> Result<Option<Traces>, StartError> {
     };
     // A line of the log stands for itself, and is the same whether it falls into a span or not.
     let spanless = filter_fn(|it| it.target() != traces::TARGET).with_max_level_hint(LevelFilter::TRACE);
-    let registry = tracing_subscriber::registry().with(discreet()).with(lines.with_filter(filter.and(spanless)));
+    let registry = tracing_subscriber::registry().with(lines.with_filter(filter.and(spanless).and(discreet())));
     let traces = args.otlp_endpoint.as_deref().map(Traces::new).transpose();
     match &traces {
         Ok(Some(traces)) => registry.with(traces.layer()).init(),
@@ -48,8 +48,8 @@ pub fn init(args: &LogArgs) -> Result<Option<Traces>, StartError> {
     traces
 }
 
-/// For logs and traces, whatever `RUST_LOG` says.
-fn discreet<S: Subscriber>() -> impl Layer<S> {
+/// Whatever `RUST_LOG` says.
+fn discreet<S: Subscriber>() -> impl Filter<S> {
     filter_fn(|it| it.target() != QUOTES).with_max_level_hint(LevelFilter::TRACE)
 }
 
@@ -63,6 +63,7 @@ mod tests {
 
     use k8s_openapi::api::core::v1::Secret;
     use kube::{Api, Client, client::Body};
+    use tracing_subscriber::Registry;
 
     use super::*;
 
@@ -80,11 +81,11 @@ mod tests {
     }
 
     /// What is logged of a Secret that cannot be read.
-    async fn logged(guard: Option<impl Layer<tracing_subscriber::Registry> + Send + Sync>) -> String {
+    async fn logged(filter: impl Filter<Registry> + Send + Sync + 'static) -> String {
         let log = Log::default();
         let writer = log.clone();
         let lines = fmt::layer().with_writer(move || writer.clone());
-        let _logging = tracing_subscriber::registry().with(guard).with(lines).set_default();
+        let _logging = tracing_subscriber::registry().with(lines.with_filter(filter)).set_default();
         let answer = |_: http::Request<Body>| async {
             let secret = br#"{"metadata": {"name": "db"}, "data": {"password": "aHVudGVyMg==", "user": 5}}"#;
             Ok::<_, Infallible>(http::Response::new(Body::from(secret.to_vec())))
@@ -98,9 +99,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_cannot_be_read_is_not_quoted() {
-        let log = logged(Some(discreet())).await;
+        let log = logged(discreet()).await;
         assert!(log.contains("cannot read db") && !log.contains("aHVudGVyMg"), "{log}");
         // What is guarded against is there.
-        assert!(logged(None::<LevelFilter>).await.contains("aHVudGVyMg"));
+        assert!(logged(LevelFilter::TRACE).await.contains("aHVudGVyMg"));
     }
 }
