@@ -7,7 +7,7 @@ use crds::{
     sync::history::{Counts, Trigger},
 };
 use data_encoding::HEXLOWER;
-use harness::{ClusterOptions, ControllerOptions, GitServer, Repository, eventually};
+use harness::{ClusterOptions, ControllerOptions, GitServer, Repository, eventually, seal};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{
     Api,
@@ -58,7 +58,11 @@ async fn every_change_is_on_record_with_who_and_what_brought_it() -> Result<()> 
     // What is there already is changed, and not made.
     world
         .cluster
-        .apply(&config_map("other", "before").replace("  name:", &format!("  namespace: {}\n  name:", place.namespace)))
+        .apply(&config_map("other", "before").replace(
+            "  name:",
+            // A field that Git does not have tells it from one that was made in this second.
+            &format!("  annotations: {{whose: mine}}\n  namespace: {}\n  name:", place.namespace),
+        ))
         .await?;
     follow(&place, "app", &repository, json!({"interval": "1h"})).await?;
     let entry = newest(&place, &first).await?;
@@ -142,7 +146,45 @@ async fn every_change_is_on_record_with_who_and_what_brought_it() -> Result<()> 
     let counted =
         |trigger: &str| format!("sealed_secrets_controller_git_sync_revisions_total{{trigger=\"{trigger}\"}}");
     assert!(world.controller.metrics().await?.contains(&counted("Start")));
+
+    a_gap_would_show(&world, &place).await
+}
+
+/// What the controller writes with its own rights is on record too; and all of it, over two starts, is two chains.
+async fn a_gap_would_show(world: &World, place: &Place<'_>) -> Result<()> {
+    place.apply_sealed("db", &[("password", "c0rrect-horse")]).await?;
+    place.holds("db", &[("password", "c0rrect-horse")]).await?;
+    let secret = format!("Secret {}/db", place.namespace);
+    eventually("the line about the Secret", SOON, || async {
+        let lines = audit(world, "db").await?;
+        let is_it = |line: &&Value| line["object"] == secret && line["trigger"] == "Unsealing";
+        Ok(lines.iter().find(is_it).map(|line| assert_eq!(line["action"], "created")))
+    })
+    .await?;
+    let logs = world.controller.logs().await?;
+    assert!(!logs.contains("c0rrect-horse"));
+    let report = checked(&logs, 0).await?;
+    assert_eq!(report["chains"].as_object().map(serde_json::Map::len), Some(2), "{report}");
+    let lines: Vec<&str> = logs.lines().collect();
+    let entries: Vec<_> = lines.iter().enumerate().filter(|(_, line)| line.contains("\"message\":\"audit\"")).collect();
+    assert!(entries[0].1.contains("\"trigger\":\"Rotation\""), "its first key: {}", entries[0].1);
+    let (at, _) = entries[2];
+    let without = |at: usize| [&lines[..at], &lines[at + 1..]].concat().join("\n");
+    let report = checked(&without(at), 1).await?;
+    let (next, _) = entries[3];
+    assert_eq!(report["findings"], json!([{"file": "-", "line": next, "message": "entry 3 is missing here"}]));
+    let edited = logs.replacen("\"action\":\"healed\"", "\"action\":\"changed\"", 1);
+    let report = checked(&edited, 1).await?;
+    assert_eq!(report["findings"].as_array().map(Vec::len), Some(1), "{report}");
+    assert!(report["findings"][0]["message"].as_str().is_some_and(|it| it.contains("was changed")), "{report}");
     Ok(())
+}
+
+/// What `seal audit` says of a log, with this exit code.
+async fn checked(logs: &str, code: i32) -> Result<Value> {
+    let output = seal(None, &["audit", "-", "-o", "json"], logs).await?;
+    assert_eq!(output.status.code(), Some(code), "{output}");
+    Ok(serde_json::from_str(&output.stdout)?)
 }
 
 /// On record is the account whose rights were used, and not the controller's.
@@ -176,5 +218,10 @@ async fn a_tenants_changes_are_its_accounts() -> Result<()> {
         let logs = world.controller.logs().await?;
         Ok(logs.lines().any(|line| line.contains("audit") && line.contains(&logged)).then_some(()))
     })
-    .await
+    .await?;
+    // The log for people is a record as good; of a line that is being written the end is not there yet.
+    let logs = world.controller.logs().await?;
+    let whole = logs.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    checked(whole, 0).await?;
+    checked(&whole.replacen(&logged, "identity=\"nobody\"", 1), 1).await.map(drop)
 }

@@ -52,6 +52,9 @@ pub enum Verb {
     /// Open the SealedSecrets of files and folders with the keys at hand, without a cluster
     #[command(after_help = UNSEAL)]
     Unseal(Unseal),
+    /// Look for gaps and changes in the audit record of a controller's log
+    #[command(after_help = AUDIT)]
+    Audit(Audit),
     /// Print or apply the manifests of the controller
     #[command(after_help = install::INSTALL)]
     Install(install::Install),
@@ -383,6 +386,27 @@ pub struct Unseal {
 pub enum Manifests {
     Yaml,
     Json,
+}
+
+const AUDIT: &str = "\
+Example:
+  seal audit controller.log
+
+Of logs as text or JSON it reads the entries, one for each object that was changed, and checks that none is missing, \
+changed or moved since. Each start of a controller is a chain. A chain cannot show that its end is missing, or that all \
+of it was written anew: compare the last hash with a copy elsewhere.
+
+Exit codes: 0 nothing is wrong, 1 something is, or there is no entry, 2 the command line makes no sense, 3 a file cannot \
+be read.";
+
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// Logs, in the order in which they were written; '-' is standard input
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// How to report
+    #[arg(short, long, value_enum, default_value_t = Report::Text)]
+    pub output: Report,
 }
 
 const COMPLETION: &str = "\

@@ -11,7 +11,7 @@ use kube::{
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use crate::{keys::Ring, metrics::Metrics, pulse::Pulses};
+use crate::{audit::Audit, keys::Ring, metrics::Metrics, pulse::Pulses};
 
 /// Name under which the controller writes, so that its fields can be told from others'.
 pub const FIELD_MANAGER: &str = "signet-controller";
@@ -61,6 +61,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Signs of life.
     pub pulses: Pulses,
+    /// What is changed.
+    pub audit: Audit,
     /// Cancelled once this replica no longer leads: nothing that is under way goes on.
     pub lost: CancellationToken,
 }

@@ -10,7 +10,7 @@
 //!
 //! | module | touches the world | |
 //! |---|---|---|
-//! | [`args`], [`telemetry`], [`traces`], [`metrics`] | | flags, logs, spans, counters |
+//! | [`args`], [`telemetry`], [`traces`], [`audit`], [`metrics`] | | flags, logs, spans, the audit record, counters |
 //! | [`runtime`], [`drive`], [`calls`], [`pace`], [`queue`], [`pulse`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
 //! | [`observed`], [`backoff`], [`health`], [`exit`] | pure | what a watch has shown; how long to wait; who is stuck; how it ends |
 //! | [`skew`] | IO, with `fields` pure | whether the cluster's definitions are ours |
@@ -22,6 +22,7 @@
 //! `keys`, `unseal` and `sync` meet only in [`context`] and [`runtime`]. `tests/shape.rs` keeps the pure files pure.
 
 pub mod args;
+pub mod audit;
 pub mod backoff;
 pub mod calls;
 pub mod context;

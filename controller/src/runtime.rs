@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{ApiArgs, Args, HttpArgs, KeyArgs, SyncArgs},
+    audit::Audit,
     context::{Context, SealedSecrets},
     events::Events,
     exit::StartError,
@@ -57,16 +58,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let client = pace.of(Client::try_from(config.clone()).map_err(StartError::Connection)?);
 
     let (listed, is_listed) = watch::channel(false);
+    let audit = Audit::default();
     let keeper = Keeper::new(
         client.clone(),
         pace.of(fleeting(config.clone())?),
         key_options(args.keys, namespace.clone()),
         Events::new(client.clone(), "sealed-secrets"),
         metrics.clone(),
+        audit.clone(),
     );
     let (sealed, pulses) = (SealedSecrets::default(), Pulses::default());
     let (ring, lost) = (keeper.ring(), CancellationToken::new());
-    let shared = Context { client: client.clone(), ring, sealed, metrics, pulses: pulses.clone(), lost };
+    let shared = Context { client: client.clone(), ring, sealed, metrics, pulses: pulses.clone(), lost, audit };
     let options = args.unseal.options(&namespace);
     let single = options.namespaces.are_single();
     let follows = args.sync.git_sync.unwrap_or(!single);

@@ -15,12 +15,14 @@
 //! - [`seal`], [`unseal`] and [`reseal`]: from a Secret to a `SealedSecret`, back, and on to another key; [`explain`]: why it does not open.
 //! - [`template`]: what is rendered on the way to a Secret.
 //! - [`sync`]: from the files of a repository to the objects that a `GitSync` applies.
+//! - [`audit`]: what the controller changed, in a chain that either side can check.
 //! - [`guard`]: what both programs do so that secrets stay in their memory.
 //!
 //! Nothing here does I/O or knows a clock: time and randomness are arguments, so the command line, the controller and
 //! an offline recovery run the very same code.
 #![warn(missing_docs)]
 
+pub mod audit;
 pub mod base64;
 pub mod envelope;
 pub mod explain;

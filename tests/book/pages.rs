@@ -89,6 +89,9 @@ async fn the_guide_of_git_syncs() -> Result<()> {
     place.applied("shop", &second).await?;
     let mut desk = Desk::new(None, Some(world.cluster.kubeconfig())).await?;
     desk.call("4f1d2a9c", &first[..8]);
+    // Without a kubelet nobody has a Pod's log.
+    desk.write("log", world.controller.logs().await?)?;
+    desk.call("kubectl logs -n kube-system deployment/sealed-secrets-controller", "cat log");
     desk.follow_all(&Page::read("gitsync-guide.md")?.steps).await?;
     place.says("web", &[("value", "blue")]).await?;
     Ok(())

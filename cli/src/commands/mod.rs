@@ -1,6 +1,7 @@
 //! One verb each, `run(what was meant, io)`. A verb reads, calls `crds`, and writes once, at its end: whatever fails
 //! before leaves nothing behind.
 
+pub mod audit;
 pub mod cert;
 pub mod diff;
 pub mod edit;
@@ -81,6 +82,7 @@ pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
                 Verb::Reseal(command) => reseal::run(command, io).await,
                 Verb::Keys(command) => keys::run(command, io).await,
                 Verb::Sync(command) => sync::run(command, io).await,
+                Verb::Audit(command) => audit::run(command, io),
                 Verb::Install(command) => install::run(command, io).await,
                 Verb::Completion(command) => done(shell::completion(&command, io)),
                 Verb::Man(command) => done(shell::man(&command)),

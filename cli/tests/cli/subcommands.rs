@@ -12,8 +12,8 @@ use crds::{SealedSecret, unseal};
 use crate::opens::ring;
 
 const TESTDATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata");
-const VERBS: [&str; 11] =
-    ["cert", "raw", "get", "verify", "diff", "set", "unset", "edit", "reseal", "unseal", "completion"];
+const VERBS: [&str; 12] =
+    ["cert", "raw", "get", "verify", "diff", "set", "unset", "edit", "reseal", "unseal", "audit", "completion"];
 const KEYED: [&str; 2] = ["--recovery-private-key", "new.key"];
 
 struct Folder(tempfile::TempDir);
@@ -110,6 +110,7 @@ fn every_example_of_the_help_works() {
         folder.run(&["set", "--cert", "cert.pem", "other", "sealed.yaml"], "x", "");
         fs::create_dir(folder.path("deploy")).unwrap();
         fs::copy(folder.path("sealed.yaml"), folder.path("deploy/sealed.yaml")).unwrap();
+        folder.write("controller.log", include_str!("../audit/controller.log"));
         let git = "git init -q && git add . && git -c user.name=a -c user.email=a@b commit -qm one";
         assert_eq!(folder.program(Command::new("sh").args(["-c", git]), "", "").code, Some(0));
         let help = folder.run(&[verb, "--help"], "", "").stdout;

@@ -31,6 +31,7 @@ use tracing::{Instrument as _, Span, field::Empty};
 
 use self::name::Names;
 use crate::{
+    audit::Audit,
     backoff,
     context::chain,
     events::{Events, Severity},
@@ -115,6 +116,7 @@ pub struct Keeper {
     options: Options,
     events: Events,
     metrics: Metrics,
+    audit: Audit,
     ring: watch::Sender<Arc<KeyRing>>,
     /// By the Secret's name.
     held: BTreeMap<String, Held>,
@@ -139,7 +141,14 @@ pub struct Keeper {
 impl Keeper {
     /// Knows nothing yet; [`Self::run`] fills the ring. The keys themselves come and go by `fleeting`, a client that
     /// closes each connection after its answer: one that is kept goes on holding what went through it.
-    pub fn new(client: Client, fleeting: Client, options: Options, events: Events, metrics: Metrics) -> Self {
+    pub fn new(
+        client: Client,
+        fleeting: Client,
+        options: Options,
+        events: Events,
+        metrics: Metrics,
+        audit: Audit,
+    ) -> Self {
         Self {
             api: Api::namespaced(fleeting, &options.namespace),
             watched: Api::namespaced(client.clone(), &options.namespace),
@@ -147,6 +156,7 @@ impl Keeper {
             options,
             events,
             metrics,
+            audit,
             ring: watch::Sender::default(),
             held: BTreeMap::new(),
             keys: Arc::default(),
@@ -410,6 +420,7 @@ impl Keeper {
             tracing::info!(name = key.name, fingerprint = %key.fingerprint, "New key written");
             Span::current().record("key", &key.name).record("fingerprint", key.fingerprint.to_string());
             self.metrics.keys_minted.inc();
+            self.audit.own("Rotation", "created", (&namespace, &key.name), &key.name);
             self.made = Some((before, key.name.clone()));
             // Not left to the watch: until it came, another key would be due.
             let held = Held { version: secret.resource_version(), uid: secret.uid(), key: Some((key, ring)) };

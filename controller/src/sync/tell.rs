@@ -2,6 +2,7 @@
 
 use crds::{
     GitSync,
+    audit::Act,
     git_sync::GitSyncStatus,
     sync::{history::Trigger, notify::Notified},
 };
@@ -28,8 +29,17 @@ impl Syncer {
         let trigger = state.record.did(done.acts.iter().map(|(_, how)| *how));
         for (object, how) in &done.acts {
             let (action, trigger) = (<&str>::from(how), if *how == How::Healed { Trigger::Drift } else { trigger });
-            let (author, identity) = (&said.author, &identity);
-            tracing::info!(namespace, name, revision, author, identity, %trigger, action, %object, "audit");
+            self.context.audit.write(Act {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                revision: revision.to_owned(),
+                author: said.author.clone(),
+                identity: identity.clone(),
+                trigger: trigger.to_string(),
+                action: action.to_owned(),
+                object: object.to_string(),
+                ..Act::default()
+            });
             self.context.metrics.sync_steps.get_or_create(&metrics::Step { step: how.step() }).inc();
         }
     }

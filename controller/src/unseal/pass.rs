@@ -275,6 +275,16 @@ impl Unsealer {
             Ok(written) => {
                 let sighting = sighting(&written);
                 let LiveSecret { uid, resource_version, .. } = sighting.2.clone();
+                let action = match live {
+                    None => Some("created"),
+                    Some(live) if live.uid != uid => Some("recreated"),
+                    Some(live) if live.resource_version != resource_version => Some("changed"),
+                    Some(_) => None,
+                };
+                if let Some(action) = action {
+                    let (namespace, name) = key(sealed);
+                    self.context.audit.own("Unsealing", action, (&namespace, &name), &name);
+                }
                 self.secrets.write().wrote(sighting);
                 Ok(Ok(UnsealedRecord { secret_uid: uid, secret_resource_version: resource_version, ..record }))
             }
@@ -374,9 +384,11 @@ impl Unsealer {
         let preconditions = Some(Preconditions { uid: Some(uid), resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
         match bounded(Api::<Secret>::namespaced(client, namespace).delete(name, &params)).await {
-            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
-            _ => {
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
                 tracing::info!(namespace, name, "SealedSecret has gone, deleted its Secret");
+                self.context.audit.own("Deletion", "deleted", (namespace, name), name);
                 Ok(())
             }
         }
