@@ -2,6 +2,7 @@
 //! but its own object, and tells nothing.
 
 use anyhow::Result;
+use crds::template::FAIL_ON_MISSING_KEY;
 use harness::{eventually, kubeseal};
 use k8s_openapi::api::core::v1::Event;
 use kube::{Api, api::ListParams};
@@ -13,13 +14,13 @@ const CANARY: &str = "canary-0815-4711";
 
 impl Place<'_> {
     /// Sealed by the real kubeseal, with these templates written beside.
-    async fn apply_templates(&self, name: &str, values: &[(&str, &str)], templates: Value) -> Result<()> {
+    async fn apply_templates(&self, name: &str, values: &[(&str, &str)], templates: Value) -> Result<Value> {
         let kubeconfig = Some(self.world.cluster.kubeconfig());
         let sealed = kubeseal(kubeconfig, &["--format", "json"], self.secret(name, values)).await?.success()?;
         let mut sealed: Value = serde_json::from_str(&sealed)?;
         sealed["spec"]["template"]["data"] = templates;
         self.world.cluster.apply(&sealed.to_string()).await?;
-        Ok(())
+        Ok(sealed)
     }
 }
 
@@ -37,6 +38,33 @@ async fn templates_are_rendered_from_sealed_values_and_null_drops_one() -> Resul
     let values =
         [("pw", "s3"), ("user", "a b"), ("plain", "hello"), ("ref", "hello-czM=-<no value>"), ("url", "db://a+b:h@db")];
     place.holds("db", &values).await?;
+    Ok(())
+}
+
+/// Upstream has no such choice. Without it a Secret holds `<no value>`, and nobody is told.
+#[tokio::test]
+async fn a_template_with_a_missing_key_fails_where_that_is_chosen() -> Result<()> {
+    let world = World::shared().await?;
+    let place = world.place("missing-key").await?;
+    let templates = json!({"url": "db://{{ .user }}:{{ .pasword }}@db"});
+    let mut sealed = place.apply_templates("db", &[("user", "app"), ("password", CANARY)], templates).await?;
+    let wrong = [("user", "app"), ("password", CANARY), ("url", "db://app:<no value>@db")];
+    place.holds("db", &wrong).await?;
+
+    sealed["metadata"]["annotations"] = json!({FAIL_ON_MISSING_KEY: "true"});
+    world.cluster.apply(&sealed.to_string()).await?;
+    let synced = place.synced("db", "False").await?;
+    assert_eq!(synced.reason.as_deref(), Some("Render"));
+    let message = synced.message.unwrap_or_default();
+    assert!(message.ends_with("template.data.url line 1: there is no such key: pasword"), "{message}");
+    assert!(!message.contains(CANARY), "{message}");
+    place.holds("db", &wrong).await?;
+
+    sealed["spec"]["template"]["data"] = json!({"url": "db://{{ .user }}:{{ .password }}{{ index . \"port\" }}@db"});
+    world.cluster.apply(&sealed.to_string()).await?;
+    let url = format!("db://app:{CANARY}@db");
+    place.holds("db", &[("user", "app"), ("password", CANARY), ("url", &url)]).await?;
+    place.synced("db", "True").await?;
     Ok(())
 }
 

@@ -57,6 +57,27 @@ pub struct Environment<'a> {
     pub now: Timestamp,
 }
 
+/// What becomes of a template that names a key which is not there. Go's `missingkey`, of which upstream has the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissingKey {
+    /// It renders `<no value>`.
+    #[default]
+    NoValue,
+    /// It cannot be rendered.
+    Error,
+}
+
+/// On a SealedSecret: [`MissingKey::Error`].
+pub const FAIL_ON_MISSING_KEY: &str = "sealedsecrets.bitnami.com/fail-on-missing-key";
+
+impl MissingKey {
+    /// What a SealedSecret chooses.
+    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Self {
+        let fails = annotations.get(FAIL_ON_MISSING_KEY).is_some_and(|value| value == "true");
+        if fails { Self::Error } else { Self::NoValue }
+    }
+}
+
 /// Templates that cannot be rendered. Never holds a value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", shown(.0))]
@@ -102,6 +123,7 @@ impl TemplateFault {
 pub fn render(
     templates: &BTreeMap<String, Option<String>>,
     values: &BTreeMap<String, Plaintext>,
+    missing: MissingKey,
     environment: Environment<'_>,
 ) -> Result<BTreeMap<String, Plaintext>, TemplateError> {
     let Environment { rng, now } = environment;
@@ -116,7 +138,7 @@ pub fn render(
     let mut faults = Vec::new();
     for (key, template) in written {
         let outcome = dot.clone().map_err(|what| Fault { line: 1, function: None, what, said: None });
-        match outcome.and_then(|dot| one(&run, key, template, &dot)) {
+        match outcome.and_then(|dot| one(&run, missing, key, template, &dot)) {
             Ok(text) if !values.contains_key(key) => drop(rendered.insert(key.clone(), Plaintext::new(text))),
             Ok(text) => drop(Plaintext::new(text)),
             Err(fault) => faults.push(TemplateFault::new(key, fault)),
@@ -132,7 +154,7 @@ pub fn check(templates: &BTreeMap<String, Option<String>>) -> Vec<TemplateFault>
     faults.map(|(key, malformed)| TemplateFault::new(key, malformed.into())).collect()
 }
 
-fn one(run: &Run, key: &str, template: &str, dot: &Value) -> Result<Vec<u8>, Fault> {
+fn one(run: &Run, missing: MissingKey, key: &str, template: &str, dot: &Value) -> Result<Vec<u8>, Fault> {
     let templates = parser::parse(key, template)?;
-    eval::render(run, &templates, key, dot)
+    eval::render(run, missing, &templates, key, dot)
 }

@@ -12,7 +12,7 @@ use crate::{
     key_ring::OpenError,
     recipients::Recipients,
     sealed_secret::{SecretTemplate, UnsealedRecord},
-    template::{self, Environment, TemplateError},
+    template::{self, Environment, MissingKey, TemplateError},
 };
 
 /// On the template: make the Secret without an owner reference.
@@ -220,7 +220,8 @@ pub fn secret(
     // As upstream's reference, this one does not block: deleting the owner in the foreground waits for nothing.
     let owner = sealed.controller_owner_ref(&()).filter(|_| !ownerless);
     let owner = owner.map(|owner| OwnerReference { block_owner_deletion: None, ..owner });
-    let rendered = template::render(&templates, &unsealed.values, environment)?;
+    let missing = MissingKey::from_annotations(sealed.annotations());
+    let rendered = template::render(&templates, &unsealed.values, missing, environment)?;
     let kept = unsealed.values.into_iter().filter(|(item, _)| !matches!(templates.get(item), Some(None)));
     let data = kept.chain(rendered).map(|(item, value)| (item, ByteString(value.expose().to_vec()))).collect();
     Ok(ClearSecret(Secret {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crds::{
     Plaintext,
-    template::{Environment, render},
+    template::{Environment, MissingKey, render},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -18,7 +18,8 @@ fuzz_target!(|template: &str| {
     let templates = BTreeMap::from([("rendered".to_owned(), Some(template.to_owned()))]);
     let values = BTreeMap::from([("pw".to_owned(), Plaintext::new(VALUE.as_bytes().to_vec()))]);
     let environment = Environment { rng: &mut rand::rng(), now: jiff::Timestamp::UNIX_EPOCH };
-    match render(&templates, &values, environment) {
+    let missing = if template.len().is_multiple_of(2) { MissingKey::NoValue } else { MissingKey::Error };
+    match render(&templates, &values, missing, environment) {
         Ok(rendered) => assert!(rendered["rendered"].expose().len() <= 2 * MEBIBYTE),
         Err(error) => assert!(template.contains(VALUE) || !error.to_string().contains(VALUE), "{error}"),
     }

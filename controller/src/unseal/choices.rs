@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crds::{
     Scope, base64,
+    template::MissingKey,
     unseal::{ClearSecret, SKIP_OWNER},
 };
 use kube::{ResourceExt as _, core::ObjectMeta};
@@ -37,6 +38,8 @@ pub struct Choices {
     pub replace: bool,
     /// [`IGNORE_DRIFT`].
     pub ignore_drift: bool,
+    /// What becomes of a template that names a key which is not there.
+    pub missing_key: MissingKey,
     /// Labels for the Secret; empty without [`COPY_LABELS`].
     pub labels: BTreeMap<String, String>,
 }
@@ -53,6 +56,7 @@ impl Choices {
             retain: chosen(RETAIN),
             replace: chosen(REPLACE),
             ignore_drift: chosen(IGNORE_DRIFT),
+            missing_key: MissingKey::from_annotations(&annotations),
             labels,
         }
     }
@@ -66,7 +70,9 @@ impl Choices {
             }
             format!("labels {}", base64::encode(&hash.finalize()))
         });
-        let words: Vec<String> = self.retain.then(|| "retain".to_owned()).into_iter().chain(labels).collect();
+        let words = [(self.retain, "retain"), (self.missing_key == MissingKey::Error, "fail-on-missing-key")];
+        let words = words.iter().filter(|(chosen, _)| *chosen).map(|(_, word)| (*word).to_owned());
+        let words: Vec<String> = words.chain(labels).collect();
         (!words.is_empty()).then(|| words.join(", "))
     }
 
@@ -86,6 +92,7 @@ impl Choices {
 
 #[cfg(test)]
 mod tests {
+    use crds::template::FAIL_ON_MISSING_KEY;
     use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
     use super::*;
@@ -102,7 +109,7 @@ mod tests {
     #[test]
     fn every_choice_is_documented() {
         let table = include_str!("../../../docs/annotations.md");
-        let all = [RETAIN, REPLACE, COPY_LABELS, IGNORE_DRIFT, MANAGED, PATCH, SKIP_OWNER];
+        let all = [RETAIN, REPLACE, COPY_LABELS, IGNORE_DRIFT, FAIL_ON_MISSING_KEY, MANAGED, PATCH, SKIP_OWNER];
         for key in all.into_iter().chain([crds::scope::CLUSTER_WIDE, crds::scope::NAMESPACE_WIDE]) {
             let name = key.strip_prefix("sealedsecrets.bitnami.com/").unwrap();
             assert!(table.contains(&format!("\n| `{name}`")), "{name}");
@@ -124,6 +131,7 @@ mod tests {
         let shown = |labels: &[(&str, &str)]| choices(&[RETAIN, COPY_LABELS], labels).shown().unwrap();
         assert_eq!(shown(&[]), "retain");
         assert_ne!(shown(&[("a", "b")]), shown(&[("a", "c")]));
+        assert_eq!(choices(&[FAIL_ON_MISSING_KEY], &[]).shown().unwrap(), "fail-on-missing-key");
         assert_eq!(shown(&[("gitsync.signet.dev/name", "shop")]), "retain", "about the SealedSecret alone");
     }
 

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::{
-    format,
+    MissingKey, format,
     functions::{Arguments, Function, Param, dates, versions},
     lexer::Malformed,
     literal::Number,
@@ -23,7 +23,7 @@ pub(super) struct Fault {
     pub(super) line: usize,
     pub(super) function: Option<&'static str>,
     pub(super) what: Why,
-    /// What the template itself gives `fail`, word for word.
+    /// The template's own words: what it gives `fail`, or a name that it has for a key.
     pub(super) said: Option<String>,
 }
 
@@ -38,15 +38,22 @@ enum Flow {
 }
 
 /// Renders the template of that name. `dot` is also `$`.
-pub(super) fn render(run: &Run, templates: &Templates, name: &str, dot: &Value) -> Result<Vec<u8>, Fault> {
+pub(super) fn render(
+    run: &Run,
+    missing: MissingKey,
+    templates: &Templates,
+    name: &str,
+    dot: &Value,
+) -> Result<Vec<u8>, Fault> {
     let mut evaluator =
-        Evaluator { run, templates, output: Buffer::new(run), variables: Vec::new(), depth: 0, line: 1 };
+        Evaluator { run, missing, templates, output: Buffer::new(run), variables: Vec::new(), depth: 0, line: 1 };
     evaluator.template(name, dot)?;
     Ok(evaluator.output.into_bytes())
 }
 
 struct Evaluator<'r> {
     run: &'r Run,
+    missing: MissingKey,
     templates: &'r Templates,
     output: Buffer<'r>,
     variables: Vec<(Rc<str>, Value)>,
@@ -355,7 +362,14 @@ impl<'r> Evaluator<'r> {
             Value::Version(version) => versions::method(self.run, version, name, arguments),
             _ => Err("only maps have fields"),
         };
-        self.located(found)
+        match self.located(found)? {
+            // The name stands in the template for all to read. What is there and holds nil is not missing.
+            Value::Absent if self.missing == MissingKey::Error => {
+                let said = Some(name.to_owned());
+                Err(Fault { line: self.line, function: None, what: "there is no such key", said })
+            }
+            found => Ok(found),
+        }
     }
 
     fn call(

@@ -6,11 +6,15 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"io"
 	"log"
+	"maps"
 	"os"
 	"strings"
+	"text/template"
 	"unicode/utf8"
 
+	"github.com/Masterminds/sprig/v3"
 	"github.com/bitnami/sealed-secrets/pkg/apis/sealedsecrets/v1alpha1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,6 +45,8 @@ type outcome struct {
 	Template string  `json:"template"`
 	Output   *string `json:"output,omitempty"`
 	Error    *string `json:"error,omitempty"`
+	// What is said where a missing key is an error and nothing else is.
+	Missing *string `json:"missing,omitempty"`
 }
 
 func main() {
@@ -77,17 +83,18 @@ func main() {
 			continue
 		}
 		// A line of the file is one template: \n is written as the character ␤.
-		template := strings.ReplaceAll(line, "␤", "\n")
+		text := strings.ReplaceAll(line, "␤", "\n")
 		sibling := "raw {{ .user }}"
-		sealed.Spec.Template.Data = map[string]*string{"out": &template, "sibling": &sibling}
-		result := outcome{Template: template}
+		sealed.Spec.Template.Data = map[string]*string{"out": &text, "sibling": &sibling}
+		result := outcome{Template: text}
 		secret, err := sealed.Unseal(codecs, keys)
 		if err != nil {
-			text := err.Error()
-			result.Error = &text
+			said := err.Error()
+			result.Error = &said
 		} else {
-			text := quoted(string(secret.Data["out"]))
-			result.Output = &text
+			rendered := quoted(string(secret.Data["out"]))
+			result.Output = &rendered
+			result.Missing = missing(text, sibling)
 		}
 		table.Cases = append(table.Cases, result)
 	}
@@ -97,6 +104,25 @@ func main() {
 	if err := encoder.Encode(table); err != nil {
 		log.Fatal(err)
 	}
+}
+
+// Sealed Secrets has no option for missing keys, but its engine has: the same engine and functions, told to be strict.
+func missing(text, sibling string) *string {
+	functions := sprig.GenericFuncMap()
+	for _, name := range []string{"env", "expandenv", "getHostByName"} {
+		delete(functions, name)
+	}
+	dot := maps.Clone(values)
+	dot["out"], dot["sibling"] = text, sibling
+	parsed, err := template.New("out").Option("missingkey=error").Funcs(functions).Parse(text)
+	if err == nil {
+		err = parsed.Execute(io.Discard, dot)
+	}
+	if err == nil {
+		return nil
+	}
+	said := err.Error()
+	return &said
 }
 
 // JSON holds no bytes that are not UTF-8: those become one character each, from U+E000 on.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::{
     Plaintext,
-    template::{Environment, render},
+    template::{Environment, MissingKey, render},
 };
 use jiff::Timestamp;
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -21,6 +21,8 @@ struct Case {
     template: String,
     output: Option<String>,
     error: Option<String>,
+    /// What is said where a missing key is an error and nothing else is.
+    missing: Option<String>,
 }
 
 /// Where ours differs from upstream on purpose, each with the reason.
@@ -56,15 +58,31 @@ fn bytes(text: &str) -> Vec<u8> {
 fn as_upstream_renders_them() {
     let table: Table = serde_json::from_str(include_str!("../../testdata/templates/table.json")).unwrap();
     let values = table.values.iter().map(|(name, value)| (name.clone(), Plaintext::new(bytes(value)))).collect();
-    let mut wrong = Vec::new();
-    for Case { template, output, error } in &table.cases {
+    let render = |template: &String, missing| {
         let templates = BTreeMap::from([
             ("out".to_owned(), Some(template.clone())),
             ("sibling".to_owned(), Some("raw {{ .user }}".to_owned())),
         ]);
         let mut rng = StdRng::from_seed([7; 32]);
         let environment = Environment { rng: &mut rng, now: Timestamp::UNIX_EPOCH };
-        let ours = render(&templates, &values, environment);
+        render(&templates, &values, missing, environment)
+    };
+    let mut wrong = Vec::new();
+    for Case { template, output, error, missing } in &table.cases {
+        let ours = render(template, MissingKey::NoValue);
+        let strict = render(template, MissingKey::Error).map_err(|error| error.to_string());
+        if let Some(theirs) = missing {
+            let key = theirs.split("no entry for key \"").nth(1).unwrap().trim_end_matches('"');
+            let told = strict.as_ref().is_err_and(|ours| ours.ends_with(&format!(": there is no such key: {key}")));
+            let named = strict.as_ref().is_err_and(|ours| ours.starts_with("template.data.out line "));
+            assert!(told && named, "{template}: {strict:?}, {theirs}");
+        } else {
+            let same = match (&strict, &ours) {
+                (Ok(strict), Ok(ours)) => strict["out"].expose() == ours["out"].expose(),
+                (strict, ours) => strict.is_err() && ours.is_err(),
+            };
+            assert!(same, "{template}: a key that is not missing, {strict:?}");
+        }
         let accepted = DIFFERENCES.iter().any(|(accepted, _)| accepted == template);
         let same = match (&ours, output) {
             (Ok(ours), Some(theirs)) => ours["out"].expose() == bytes(theirs),
