@@ -26,6 +26,7 @@ mod image;
 mod install;
 mod inventory;
 mod keys;
+mod kubectl_plugin;
 mod kubeseal_parity;
 mod lifecycle;
 mod migration;

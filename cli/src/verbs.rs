@@ -412,14 +412,27 @@ pub struct Audit {
 const COMPLETION: &str = "\
 Example:
   seal completion bash > seal.bash
+  seal completion kubectl > kubectl_complete-seal
+
+The second is for kubectl seal: an executable of that name on the PATH, which kubectl asks in any shell. It needs bash.
 
 Exit codes: 0 written, 1 not.";
 
 #[derive(Debug, Args)]
 pub struct Completion {
-    /// The shell
+    /// The shell, or kubectl for what it asks of a plugin
     #[arg(value_enum)]
-    pub shell: clap_complete::Shell,
+    pub shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+    Kubectl,
 }
 
 #[derive(Debug, Args)]

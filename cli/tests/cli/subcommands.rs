@@ -368,7 +368,7 @@ fn the_manual_has_a_page_for_each_verb() {
         assert!(folder.read(&format!("pages/seal-{verb}.1")).contains("Exit codes"), "{verb}");
     }
     assert!(folder.read("pages/seal.1").contains("encrypt") || folder.read("pages/seal.1").contains("Seals"));
-    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish", "kubectl"] {
         let done = folder.run(&["completion", shell], "", "");
         assert!(done.code == Some(0) && done.stdout.contains("verify"), "{shell}");
     }
