@@ -2,6 +2,7 @@
 //! rights; everything else is the same for both.
 
 use std::{
+    cell::Cell,
     process::Command,
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result};
 use harness::{
     Cluster,
     background::free_port,
-    binaries, controller, metrics,
+    binaries, controller, eventually, metrics,
     process::Process,
     tools::{Tool, UPSTREAM_ACCOUNT},
 };
@@ -87,15 +88,15 @@ impl Subject {
 
     /// Waits until it is ready and has nothing to do any more.
     pub async fn idle(&self) -> Result<()> {
-        self.until("ready", async || Ok(get(self.http_port, "/readyz").await.is_ok())).await?;
-        let mut since = (Instant::now(), self.cpu()?);
-        self.until("idle", async || {
+        self.until("readiness", async || Ok(get(self.http_port, "/readyz").await.is_ok())).await?;
+        let since = Cell::new((Instant::now(), self.cpu()?));
+        self.until("nothing to be done", async || {
             let cpu = self.cpu()?;
             // One tick may be a heartbeat.
-            if cpu > since.1 + Duration::from_millis(10) {
-                since = (Instant::now(), cpu);
+            if cpu > since.get().1 + Duration::from_millis(10) {
+                since.set((Instant::now(), cpu));
             }
-            Ok(since.0.elapsed() > QUIET)
+            Ok(since.get().0.elapsed() > QUIET)
         })
         .await
     }
@@ -105,16 +106,14 @@ impl Subject {
         self.process.terminate(Duration::from_secs(30)).await.map(drop)
     }
 
-    async fn until(&self, what: &str, mut look: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            self.process.ensure_running()?;
-            if look().await? {
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < deadline, "it is not {what} after {PATIENCE:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    /// What runs no more is not waited for.
+    async fn until(&self, what: &str, look: impl AsyncFn() -> Result<bool>) -> Result<()> {
+        eventually(what, PATIENCE, || async {
+            let running = self.process.ensure_running();
+            let reached = running.is_err() || look().await?;
+            Ok(reached.then_some(running))
+        })
+        .await?
     }
 }
 
