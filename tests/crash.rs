@@ -125,6 +125,11 @@ async fn a_restored_key_wakes_what_waited_for_it() -> Result<()> {
     world.cluster.apply(&sealed).await?;
     place.synced("db", "False").await?;
     key.metadata = ObjectMeta { name: Some(key.name_any()), labels: key.metadata.labels, ..ObjectMeta::default() };
+    // Anybody could put one anywhere else.
+    place.secrets().create(&PostParams::default(), &key).await?;
+    place.apply_sealed("later", &[("a", "1")]).await?;
+    place.synced("later", "True").await?;
+    place.synced("db", "False").await?;
     keys.create(&PostParams::default(), &key).await?;
     place.holds("db", &[("a", "1")]).await?;
     place.synced("db", "True").await?;

@@ -264,6 +264,23 @@ async fn nothing_is_decrypted_twice() -> Result<()> {
     for old in before {
         assert_eq!(place.sealed().get(&old.name_any()).await?.resource_version(), old.resource_version());
     }
+    let events = Api::<Event>::namespaced(place.client.clone(), &place.namespace);
+    let events = eventually("the Event of the new one", SOON, || async {
+        let all = events.list(&ListParams::default()).await?.items;
+        Ok(all.iter().any(|event| event.involved_object.name.as_deref() == Some("d")).then_some(all))
+    })
+    .await?;
+    let told = events.iter().map(|event| event.count.unwrap_or(1)).sum::<i32>();
+    assert_eq!(told, 4, "one for each, and none for the restart: {events:#?}");
+
+    // A deletion is no request to open anything either.
+    place.sealed().delete("d", &DeleteParams::default()).await?;
+    eventually("its series to go", SOON, || async {
+        Ok((!world.controller.metrics().await?.contains("name=\"d\"")).then_some(()))
+    })
+    .await?;
+    let requests = world.controller.metric("sealed_secrets_controller_unseal_requests_total").await?;
+    assert_eq!(requests.to_string(), "1", "that of d");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! with the same [`Desk`].
 
 mod desk;
+mod named;
 mod page;
 mod pages;
 
