@@ -291,6 +291,11 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Typed, clap::Er
         let verb = Verbs::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         return Ok(Typed::Verb(Box::new(verb)));
     }
+    if let (Program::Seal, Some(word)) = (program, args.ignored.first()) {
+        let word = word.display();
+        let message = format!("there is no verb '{word}'; the file of a Secret is named with --secret-file");
+        return Err(command.error(ErrorKind::InvalidSubcommand, message));
+    }
     args.program = program;
     Ok(Typed::Flags(Box::new(args)))
 }
@@ -430,7 +435,7 @@ mod tests {
 
     #[test]
     fn the_last_of_a_repeated_flag_counts_and_positional_arguments_do_not() {
-        let args = parsed("seal --name a stray --name=b -oyaml").unwrap();
+        let args = parsed("kubeseal --name a stray --name=b -oyaml").unwrap();
         assert_eq!(args.sealing.name.as_deref(), Some("b"));
         assert_eq!(args.files.format, "yaml");
         assert_eq!(args.ignored, ["stray"]);

@@ -99,7 +99,7 @@ impl Error {
             | ClusterError::Open { .. }
             | ClusterError::Malformed { .. }
             | ClusterError::Configuration(_) => {
-                Some("Name a kubeconfig with --kubeconfig, or seal without a cluster with --cert")
+                Some("Name a kubeconfig with --kubeconfig; sealing needs none with --cert")
             }
             ClusterError::Sealed { why, .. } => why.as_deref(),
             ClusterError::Cluster(_) => Some("kubectl config get-clusters lists those that do"),

@@ -152,7 +152,8 @@ In folders it reads what ends in .yaml, .yml or .json, and leaves out what is hi
 named is read whatever it is called. A ciphertext shows the size of its key, and no more: whether a value opens under \
 its name is known only with --recovery-private-key.
 
-Exit codes: 0 nothing is wrong, 1 something is, 2 the command line makes no sense, 3 a file cannot be read.";
+Exit codes: 0 nothing is wrong, 1 something is, 2 the command line makes no sense, 3 a file, a certificate or a key cannot \
+be read.";
 
 #[derive(Debug, Args)]
 pub struct Verify {

@@ -124,7 +124,7 @@ impl Cluster {
         let tried = self.within(self.api(kind, &id.namespace).patch(&id.name, &params, &Patch::Apply(body))).await;
         let failed = |source| ClusterError::Try { object: id.to_string(), source };
         let tried = tried.map_err(failed)?;
-        serde_json::to_value(tried).map_err(|error| failed(Answer::from(kube::Error::SerdeError(error))))
+        serde_json::to_value(tried).map_err(|error| failed(Answer::of(kube::Error::SerdeError(error), &self.server)))
     }
 
     fn api(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {

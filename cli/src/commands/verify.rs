@@ -28,12 +28,13 @@ pub async fn run(command: Verify, io: &mut Io<'_>) -> Result<Exit, Error> {
     let keys = keyring::ring(recovery, io)?;
     let rules = Rules { certificates, keys, allow_plain };
 
+    let named = paths.clone();
     let Files { files, mut unreadable } = tree::find(paths);
     let mut linter = Linter::new(&rules);
     for file in &files {
         let stdin = file == Path::new("-");
         match io.read_text(Some(file.as_path()).filter(|_| !stdin)) {
-            Ok((text, _)) => linter.file(&file.display().to_string(), &text),
+            Ok((text, _)) => linter.file(&file.display().to_string(), &text, named.contains(file)),
             Err(error) => unreadable.push(exit::chain(&error)),
         }
     }

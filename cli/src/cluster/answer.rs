@@ -1,0 +1,142 @@
+//! What an API server, or a controller behind it, answers instead of what was asked for: in its own words, fit for a
+//! terminal, and with what can be done next. Asks nothing itself.
+
+use std::{fmt, time::Duration};
+
+use http::{HeaderMap, StatusCode, header};
+
+/// How long to come back to a controller that limits how much it is asked.
+pub(super) const PATIENCE: Duration = Duration::from_mins(5);
+/// Upstream's controllers answer two requests a second.
+const PAUSE: Duration = Duration::from_secs(1);
+/// For one that says to come back at once, and means it.
+const AT_LEAST: Duration = Duration::from_millis(100);
+
+/// What came instead of what was asked for, in the other side's words only.
+#[derive(Debug)]
+pub enum Answer {
+    Refused {
+        status: StatusCode,
+        words: Option<String>,
+        wait: Option<Duration>,
+    },
+    /// Asked of a server.
+    Failed(Box<kube::Error>, String),
+    Late(Duration),
+}
+
+impl Answer {
+    /// Whether whoever asked has no right to.
+    pub fn is_forbidden(&self) -> bool {
+        self.status() == Some(StatusCode::FORBIDDEN)
+    }
+
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            Self::Failed(..) | Self::Late(_) => None,
+        }
+    }
+
+    /// How long to wait before asking again, when that is all that is wrong.
+    pub(super) fn limited(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { status: StatusCode::TOO_MANY_REQUESTS, wait, .. } => {
+                Some(wait.unwrap_or(PAUSE).min(PATIENCE))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn words(self) -> Option<String> {
+        match self {
+            Self::Refused { words, .. } => words,
+            Self::Failed(..) | Self::Late(_) => None,
+        }
+    }
+}
+
+impl Answer {
+    /// What was asked of a server did not come to be.
+    pub(super) fn of(error: kube::Error, server: &str) -> Self {
+        match error {
+            kube::Error::Api(refusal) => Self::Refused {
+                status: StatusCode::from_u16(refusal.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                words: said(&refusal.message),
+                wait: None,
+            },
+            error => Self::Failed(Box::new(error), server.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { words: Some(words), .. } => f.write_str(words),
+            Self::Refused { status, words: None, .. } => write!(f, "the server answered {status}"),
+            Self::Late(limit) => write!(f, "no answer within {} s (--request-timeout)", limit.as_secs_f32()),
+            Self::Failed(error, server) => match &**error {
+                kube::Error::Service(_) | kube::Error::HyperError(_) => {
+                    write!(f, "no answer from the API server {server}")
+                }
+                other => write!(f, "{other}"),
+            },
+        }
+    }
+}
+
+impl std::error::Error for Answer {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let Self::Failed(error, _) = self else { return None };
+        match &**error {
+            kube::Error::Service(source) => Some(&**source),
+            kube::Error::HyperError(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// A refusal fit for a terminal: of JSON its message, of anything else the first line.
+pub(super) fn said(body: &str) -> Option<String> {
+    let json = serde_json::from_str::<serde_json::Value>(body).ok();
+    let field = |key| json.as_ref()?.get(key)?.as_str();
+    let words = field("message").or_else(|| field("error")).unwrap_or(body);
+    let line = words.lines().next()?.trim();
+    let plain: String = line.chars().filter(|c| !c.is_control()).take(1000).collect();
+    (!plain.is_empty()).then_some(plain)
+}
+
+/// How long the other side asks to be left alone. Dates, which it may also be, are not used by controllers.
+pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).max(AT_LEAST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_one_plain_line() {
+        assert_eq!(said("{\"message\": \"why\"}").unwrap(), "why");
+        assert_eq!(said("{\"error\": \"why\"}").unwrap(), "why");
+        assert_eq!(said("bad \u{1b}[31mthing\nmore").unwrap(), "bad [31mthing");
+        assert_eq!(said(" \n"), None);
+    }
+
+    #[test]
+    fn a_limit_says_when_to_come_back() {
+        let refused = |status, after: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(after.map(|after| (header::RETRY_AFTER, http::HeaderValue::from_static(after))));
+            Answer::Refused { status, words: None, wait: wait(&headers) }.limited()
+        };
+        let limited = |after| refused(StatusCode::TOO_MANY_REQUESTS, after).unwrap();
+        assert_eq!(limited(Some("7")), Duration::from_secs(7));
+        assert_eq!(limited(Some("0")), AT_LEAST);
+        assert_eq!((limited(None), limited(Some("soon"))), (PAUSE, PAUSE));
+        assert_eq!(limited(Some("99999999999")), PATIENCE);
+        assert_eq!(refused(StatusCode::SERVICE_UNAVAILABLE, Some("7")), None);
+    }
+}
