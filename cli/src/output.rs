@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crds::{SealedSecret, sealed_secret::SealedSecretSpec, unseal::ClearSecret};
+use crds::{SealedSecret, guard, sealed_secret::SealedSecretSpec, unseal::ClearSecret};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::Resource as _;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
@@ -197,6 +197,8 @@ fn folder(path: &Path) -> &Path {
 }
 
 fn put(text: &[u8], path: Option<&Path>, mode: u32, io: &mut Io<'_>) -> Result<(), OutputError> {
+    // Whoever reads it may take long, and nothing else of the work is to stay meanwhile.
+    guard::wipe();
     match path.filter(|path| *path != Path::new("/dev/stdout")) {
         Some(path) => replace(path, text, mode).map_err(|source| OutputError::File { path: path.to_owned(), source }),
         None => io.stdout.write_all(text).and_then(|()| io.stdout.flush()).map_err(OutputError::Stdout),

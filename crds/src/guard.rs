@@ -50,9 +50,10 @@ fn below<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// Wipes what work that is done has left on the stack, below its caller.
 #[inline(never)]
 #[allow(clippy::large_stack_arrays, reason = "the stack is what it is about")]
-fn wipe() {
+pub fn wipe() {
     let mut used = [0_u8; STACK];
     used.zeroize();
 }

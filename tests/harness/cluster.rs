@@ -199,7 +199,8 @@ impl Cluster {
         control_plane::log(&self.scratch, program)
     }
 
-    /// Every request of an account of kube-system, as the API server's audit log tells it.
+    /// Every request of an account of kube-system, as the API server's audit log tells it: with what was sent and
+    /// answered, but for Secrets.
     pub fn audited(&self) -> Result<Vec<serde_json::Value>> {
         let path = self.scratch.path().join(control_plane::AUDIT_LOG);
         let text = std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;

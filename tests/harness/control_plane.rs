@@ -213,12 +213,14 @@ fn api_server_args(
         args.push("--disable-admission-plugins=ServiceAccount".to_owned());
     }
     if options.audit {
+        let controllers = ["system:serviceaccounts:kube-system"];
         let policy = json!({
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
             "omitStages": ["RequestReceived"],
             "rules": [
-                { "level": "Metadata", "userGroups": ["system:serviceaccounts:kube-system"] },
+                { "level": "Metadata", "userGroups": controllers, "resources": [{ "resources": ["secrets"] }] },
+                { "level": "RequestResponse", "userGroups": controllers },
                 { "level": "None" },
             ],
         });

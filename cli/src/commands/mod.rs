@@ -59,7 +59,7 @@ pub fn run(command: Command, io: &mut Io<'_>) -> Result<(), Error> {
 pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
     let trouble = match verb {
         Verb::Diff(_) | Verb::Sync(Sync::Diff(_)) => Exit::Usage,
-        Verb::Reseal(_) | Verb::Keys(Keys::Backup(Backup { verify: true, .. })) => Exit::Unreadable,
+        Verb::Verify(_) | Verb::Reseal(_) | Verb::Keys(Keys::Backup(Backup { verify: true, .. })) => Exit::Unreadable,
         _ => Exit::Failed,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start);

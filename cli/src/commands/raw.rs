@@ -40,7 +40,9 @@ pub async fn run(command: Raw, io: &mut Io<'_>) -> Result<(), Error> {
         io.prompt("(tty detected: expecting a secret to encrypt in stdin)");
     }
     let value = io.read(input.as_deref()).map_err(RawError::Read)?;
-    let sealed =
-        seal::value(&value, (&namespace, &name), scope, &certificate, &mut rand::rng()).map_err(RawError::Seal)?;
+    let sealed = seal::value(&value, (&namespace, &name), scope, &certificate, &mut rand::rng());
+    // Whoever reads what is written below may take long.
+    drop(value);
+    let sealed = sealed.map_err(RawError::Seal)?;
     Ok(output::write(sealed.as_bytes(), output.as_deref(), io)?)
 }

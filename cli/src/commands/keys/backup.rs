@@ -60,18 +60,20 @@ pub async fn run(command: Backup, io: &mut Io<'_>) -> Result<Exit, Error> {
         return Err(BackupCommandError::Taken(file).into());
     }
     let recipients = if plain { None } else { Some(recipients(to, &unlock, io)?) };
-    let found = Found::by(home).await?;
-    if found.secrets.is_empty() {
+    let (found, secrets) = Found::with_secrets(home).await?;
+    if secrets.is_empty() {
         return Err(BackupCommandError::NoKeys(found.namespace).into());
     }
     for (secret, why) in &found.malformed {
         io.warning(&format!("{secret} holds no key that can be used, and is in the backup as it is: {why}"));
     }
-    let manifest = manifest(&found, io.now).await?;
+    let manifest = manifest(&found, &secrets, io.now).await?;
     let text = match &recipients {
-        Some(recipients) => backup::write(&manifest, &found.secrets, recipients).map(|text| text.into_bytes().into()),
-        None => backup::plain(&found.secrets),
+        Some(recipients) => backup::write(&manifest, &secrets, recipients).map(|text| text.into_bytes().into()),
+        None => backup::plain(&secrets),
     };
+    // Nothing is left to do with them, and whoever reads what is told below may take long.
+    drop(secrets);
     output::write_new_private(&text.map_err(BackupCommandError::from)?, &file)?;
     if plain {
         io.warning(&format!("{} holds the private keys in the clear", file.display()));
@@ -113,9 +115,9 @@ fn recipients(to: For, unlock: &Unlock, io: &mut Io<'_>) -> Result<Recipients, E
 }
 
 /// What a backup of these keys says of itself.
-async fn manifest(found: &Found, now: Timestamp) -> Result<Manifest, Error> {
+async fn manifest(found: &Found, secrets: &[ClearSecret], now: Timestamp) -> Result<Manifest, Error> {
     let states: BTreeMap<&str, State> = found.keys.iter().map(|(key, state)| (key.name.as_str(), state)).collect();
-    let mut keys: Vec<Kept> = found.secrets.iter().filter_map(|secret| kept(secret, &states)).collect();
+    let mut keys: Vec<Kept> = secrets.iter().filter_map(|secret| kept(secret, &states)).collect();
     keys.sort_by(|a, b| b.not_before.cmp(&a.not_before).then_with(|| a.secret.cmp(&b.secret)));
     let cluster = Origin { uid: found.cluster.uid().await?, server: found.cluster.server().to_owned() };
     Ok(Manifest { cluster, namespace: found.namespace.clone(), created: now, keys })
@@ -196,8 +198,8 @@ async fn verify(command: Backup, io: &mut Io<'_>) -> Result<Exit, Error> {
         }
         None => (plain_keys(&text, file)?, None, true),
     };
-    let found = Found::by(home).await?;
-    let now = manifest(&found, io.now).await?;
+    let (found, secrets) = Found::with_secrets(home).await?;
+    let now = manifest(&found, &secrets, io.now).await?;
     let differences = differences(&kept, &now.keys);
     let same = origin.as_ref().map(|(origin, _)| origin.uid == now.cluster.uid);
     let report = json!({

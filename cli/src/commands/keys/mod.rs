@@ -52,7 +52,7 @@ pub async fn run(verb: Keys, io: &mut Io<'_>) -> Result<Exit, Error> {
 pub struct Found {
     pub cluster: Cluster,
     pub namespace: String,
-    pub secrets: Vec<ClearSecret>,
+    secrets: Vec<ObjectMeta>,
     pub keys: crds::key_life::Keys,
     /// Names of Secrets that are labelled as keys and hold none, and why.
     pub malformed: Vec<(String, String)>,
@@ -61,18 +61,24 @@ pub struct Found {
 impl Found {
     /// Asks the cluster.
     pub async fn by(home: Home) -> Result<Self, Error> {
+        Ok(Self::with_secrets(home).await?.0)
+    }
+
+    /// The same, with the keys themselves.
+    pub async fn with_secrets(home: Home) -> Result<(Self, Vec<ClearSecret>), Error> {
         let Home { controller_namespace: namespace, key_order_priority, connection } = home;
         let cluster = cluster::connect(&command::access(connection)?).await?;
-        let secrets = cluster.key_secrets(&namespace).await?;
+        let clear = cluster.key_secrets(&namespace).await?;
         let (mut keys, mut malformed) = (Vec::new(), Vec::new());
-        for secret in secrets.iter().map(ClearSecret::expose) {
+        for secret in clear.iter().map(ClearSecret::expose) {
             let Some(mark) = key_secret::mark(secret, DEFAULT_PREFIX) else { continue };
             match key_secret::describe(secret, mark, key_order_priority) {
                 Ok(key) => keys.push(key),
                 Err(error) => malformed.push((secret.name_any(), exit::chain(&error))),
             }
         }
-        Ok(Self { cluster, namespace, secrets, keys: keys.into_iter().collect(), malformed })
+        let secrets = clear.iter().map(|secret| secret.expose().metadata.clone()).collect();
+        Ok((Self { cluster, namespace, secrets, keys: keys.into_iter().collect(), malformed }, clear))
     }
 
     /// What still needs the keys; an error of the API server if one may not know.
@@ -185,8 +191,8 @@ impl Found {
 
     /// Asks for a key in the place of this one. Whatever else is said of it meanwhile, the request is the same.
     pub async fn ask(&self, name: &str, dry_run: bool) -> Result<(), ClusterError> {
-        for secret in self.secrets.iter().filter(|secret| secret.expose().name_any() == name) {
-            let seen = ObjectMeta { resource_version: None, ..secret.expose().metadata.clone() };
+        for seen in self.secrets.iter().filter(|seen| seen.name.as_deref() == Some(name)) {
+            let seen = ObjectMeta { resource_version: None, ..seen.clone() };
             self.cluster.mark_key(&self.namespace, &seen, key_life::replace_patch(), dry_run).await?;
         }
         Ok(())
@@ -200,8 +206,8 @@ impl Found {
         dry_run: bool,
     ) -> Result<(), ClusterError> {
         for name in names {
-            for secret in self.secrets.iter().filter(|secret| secret.expose().name_any() == name) {
-                self.cluster.mark_key(&self.namespace, &secret.expose().metadata, patch.clone(), dry_run).await?;
+            for seen in self.secrets.iter().filter(|seen| seen.name.as_deref() == Some(name)) {
+                self.cluster.mark_key(&self.namespace, seen, patch.clone(), dry_run).await?;
             }
         }
         Ok(())
