@@ -50,6 +50,7 @@ mod sync_screens;
 mod teardown;
 mod templates;
 mod tenancy;
+mod terminal;
 mod tools_are_found;
 mod traces;
 mod variables;
