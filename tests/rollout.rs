@@ -332,7 +332,7 @@ async fn value(place: &Place<'_>, name: &str, wanted: &str) -> Result<()> {
     .await
 }
 
-fn deployment(name: &str, wave: i32, image: &str) -> String {
+pub fn deployment(name: &str, wave: i32, image: &str) -> String {
     let labels = json!({"app": name});
     let pod = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "app", "image": image}]}});
     let metadata = json!({"name": name, "annotations": {"argocd.argoproj.io/sync-wave": wave.to_string()}});
@@ -341,7 +341,7 @@ fn deployment(name: &str, wave: i32, image: &str) -> String {
 }
 
 /// What the controller of Deployments would say of its newest generation.
-async fn rolled_out(deployments: &Api<Deployment>, name: &str, reason: &str) -> Result<()> {
+pub async fn rolled_out(deployments: &Api<Deployment>, name: &str, reason: &str) -> Result<()> {
     let generation = deployments.get(name).await?.metadata.generation;
     let kind = if reason == "Available" { "Available" } else { "Progressing" };
     let status = if reason == "Available" { "True" } else { "False" };
@@ -353,7 +353,7 @@ async fn rolled_out(deployments: &Api<Deployment>, name: &str, reason: &str) -> 
     Ok(())
 }
 
-fn in_wave(manifest: &str, wave: i32) -> String {
+pub fn in_wave(manifest: &str, wave: i32) -> String {
     annotated(manifest, &format!("argocd.argoproj.io/sync-wave: \"{wave}\""))
 }
 

@@ -4,15 +4,18 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
+use crds::{git_sync::GitSyncStatus, sync::history::Trigger};
 use harness::{Asked, At, Gate, GitServer, Repository, Server, eventually};
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
-    ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams},
 };
 use serde_json::json;
 
 use crate::{
     hooks::{ends, exists, gone, job, jobs},
+    rollout::{deployment, in_wave, rolled_out},
     world::{Place, SOON, World, config_map, follow},
 };
 
@@ -71,6 +74,85 @@ async fn killed_at_each_step_nothing_is_lost_or_done_twice() -> Result<()> {
     drop(held);
     world.controller.restart().await?;
     rounds.converged(number, &commit).await
+}
+
+/// What the wave that waits has come to stands in the status: it is neither begun anew nor counted anew.
+#[tokio::test]
+async fn killed_while_a_wave_waits_it_goes_on_where_it_stood() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("waits").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    let deployments = Api::<Deployment>::namespaced(place.client.clone(), &place.namespace);
+    let write = |number: usize| -> Result<()> {
+        repository.write("app.yaml", deployment("app", -1, &number.to_string()))?;
+        repository.write("early.yaml", in_wave(&config_map(&format!("early-{number}"), "once"), -1))?;
+        repository.write("late.yaml", config_map(&format!("late-{number}"), "once"))
+    };
+    write(0)?;
+    let first = repository.commit("0").await?;
+    follow(&place, "app", &repository, json!({})).await?;
+    eventually("the Deployment", SOON, || async { Ok(deployments.get_opt("app").await?) }).await?;
+    rolled_out(&deployments, "app", "Available").await?;
+    place.applied("app", &first).await?;
+
+    let waits: fn(&Asked) -> bool = |asked| is_status(asked) && asked.body.contains("wave -1: waiting for Deployment");
+    for (number, at) in [(1, None), (2, Some(At::Request)), (3, Some(At::Answer))] {
+        let before = gate.passed().len();
+        let mut held = at.map(|at| gate.hold(at, waits));
+        write(number)?;
+        let commit = repository.commit(&number.to_string()).await?;
+        match &mut held {
+            Some(held) => held.caught().await?,
+            None => drop(waiting(&place, number).await?),
+        }
+        world.controller.kill().await?;
+        drop(held);
+        world.controller.restart().await?;
+        // Somebody looks at Git again, and it still waits.
+        let status = waiting(&place, number).await?;
+        let asked = git.requests();
+        eventually("Git to be asked again", SOON, || async { Ok((git.requests() >= asked + 2).then_some(())) }).await?;
+        assert!(place.maps().get_opt(&format!("late-{number}")).await?.is_none());
+        place.maps().get(&format!("late-{}", number - 1)).await?;
+        let under_way = status.under_way.context("what is under way")?;
+        assert_eq!(under_way.revision, format!("main@sha1:{commit}"));
+
+        rolled_out(&deployments, "app", "Available").await?;
+        let status = place.applied("app", &commit).await?.status.context("a status")?;
+        assert_eq!(status.under_way, None);
+        assert_eq!(status.history.len(), number + 1);
+        let entry = status.history.first().context("an entry")?;
+        assert_eq!(entry.trigger, Some(under_way.trigger));
+        let counts = entry.counts.context("counts")?;
+        let all = counts.created + counts.changed + counts.unchanged;
+        assert_eq!((all, counts.deleted), (3, 2), "{counts:?}");
+        // What it did before it was killed counts as soon as it is written down.
+        if at != Some(At::Request) {
+            assert_eq!((entry.trigger, counts.created, counts.changed), (Some(Trigger::Interval), 2, 1), "{counts:?}");
+        }
+        for letter in ["early", "late"] {
+            let gone = format!("/configmaps/{letter}-{}", number - 1);
+            assert_eq!(count(&gate, before, "DELETE", &gone), 1, "{gone}");
+        }
+        let wave: Vec<_> = place.maps().list(&ListParams::default()).await?.iter().map(ResourceExt::name_any).collect();
+        assert_eq!(wave, [format!("early-{number}"), format!("late-{number}")]);
+        assert_eq!(deployments.get("app").await?.metadata.generation, Some(i64::try_from(number)? + 1));
+    }
+    Ok(())
+}
+
+/// The status of a GitSync that waits for the first wave of this commit.
+async fn waiting(place: &Place<'_>, number: usize) -> Result<GitSyncStatus> {
+    let early = format!("early-{number}");
+    place
+        .ready("app", |ready, sync| {
+            let inventory = sync.status.iter().filter_map(|status| status.inventory.as_ref());
+            let is_listed = inventory.flat_map(|it| it.objects.keys()).any(|id| id.name == early);
+            is_listed && ready.message.contains("wave -1: waiting for Deployment")
+        })
+        .await?;
+    place.syncs().get("app").await?.status.context("a status")
 }
 
 /// The first thing that is written to a GitSync, and the last.

@@ -1,10 +1,10 @@
 //! Definitions that are older or newer than the controller, as they are for a moment in every upgrade, and for ever where
 //! somebody forgets them: it works, and says so.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use harness::{Cluster, Controller, ControllerOptions, GitServer, Repository, chart, eventually};
 use kube::ResourceExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{Place, SOON, World, config_map, document, follow};
 
@@ -122,5 +122,60 @@ async fn upstreams_definition_does() -> Result<()> {
     assert_eq!(place.holds("db", &[("a", "1")]).await?.uid(), secret.uid());
     world.cluster.kubectl(&["-n", &place.namespace, "delete", "secret", "db"]).await?;
     place.holds("db", &[("a", "1")]).await?;
+    Ok(())
+}
+
+/// All that the first definition of GitSyncs had. Its inventory was another one, and was not optional.
+const FIRST_SPEC: [&str; 10] = [
+    "allowPlainSecrets",
+    "commonMetadata",
+    "helm",
+    "interval",
+    "path",
+    "prune",
+    "renderer",
+    "source",
+    "suspend",
+    "targetNamespace",
+];
+const FIRST_STATUS: [&str; 5] =
+    ["conditions", "lastAppliedRevision", "lastAttemptedRevision", "lastHandledReconcileAt", "observedGeneration"];
+
+#[tokio::test]
+async fn the_first_definition_of_git_syncs_does() -> Result<()> {
+    let text = std::fs::read_to_string(chart::folder().with_file_name("crds").join("crds.yaml"))?;
+    let ours = text.split("---\n").skip(1).find(|text| text.contains("kind: GitSync\n")).context("our definition")?;
+    let mut first = document(ours)?;
+    let schema = &mut first["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    for (part, fields) in [("spec", &FIRST_SPEC[..]), ("status", &FIRST_STATUS)] {
+        let all = schema[part]["properties"].as_object_mut().context("fields")?;
+        all.retain(|field, _| fields.contains(&field.as_str()));
+        assert_eq!(all.len(), fields.len(), "{all:?}");
+    }
+    let text = || json!({"type": "string"});
+    let entry =
+        json!({"type": "object", "required": ["id", "v"], "properties": {"id": text(), "v": text(), "uid": text()}});
+    let entries = json!({"entries": {"type": "array", "items": entry}});
+    schema["status"]["properties"]["inventory"] =
+        json!({"type": "object", "required": ["entries"], "properties": entries});
+    let cluster = deployed(&first.to_string()).await?;
+    let controller = Controller::start_with(&cluster, ControllerOptions::default()).await?;
+    let world = World { cluster, controller };
+    says(&world, "status.inventory.kinds").await?;
+    let place = world.place("first").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    works(&place, &git, &repository).await?;
+    let kept = ["-n", &place.namespace, "get", "gitsync", "app", "-o", "jsonpath={.status.inventory}"];
+    let kept: Value = serde_json::from_str(&world.cluster.kubectl(&kept).await?)?;
+    assert_eq!(kept, json!({"entries": [{"id": format!("{}_settings__ConfigMap", place.namespace), "v": "v1"}]}));
+    // A later process knows what to prune.
+    world.controller.kill().await?;
+    repository.remove("map.yaml")?;
+    repository.write("other.yaml", config_map("other", "one"))?;
+    let head = repository.commit("other").await?;
+    world.controller.restart().await?;
+    place.applied("app", &head).await?;
+    assert!(place.maps().get_opt("settings").await?.is_none(), "it is pruned");
     Ok(())
 }

@@ -70,6 +70,11 @@ impl CallError {
         self.code() == Some(404)
     }
 
+    /// It is not as its definition wants it.
+    pub fn is_invalid(&self) -> bool {
+        self.code() == Some(422)
+    }
+
     /// A well-considered no: the same request would be refused again.
     pub fn is_refusal(&self) -> bool {
         self.code().is_some_and(|code| (400..500).contains(&code) && ![408, 429].contains(&code))

@@ -12,7 +12,7 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::sync::{
-    history::{Counts, Trigger},
+    history::{Counts, Trigger, UnderWay},
     hook::HookRun,
     inventory::Inventory,
     notify::{Notified, Notify},
@@ -488,6 +488,9 @@ pub struct GitSyncStatus {
     /// How far the hooks of a revision that is being applied have come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<HookRun>,
+    /// The revision that is being applied, until it is applied whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_way: Option<UnderWay>,
     /// The last revisions that were applied whole, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
@@ -544,7 +547,8 @@ pub struct HistoryEntry {
     /// From then until it was applied whole, such as 1.250s; what it waited for is part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// What was done to its objects. Drift that was healed meanwhile does not count.
+    /// What was done to its objects. Drift that was healed meanwhile does not count, nor does what the controller did in
+    /// the moment before it was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
 }

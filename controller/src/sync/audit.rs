@@ -1,13 +1,13 @@
 //! What had the cluster changed, and how: what each pass is for, and what was done for a revision until it is applied
 //! whole. It becomes lines of the log, an Event and an entry of the history. Pure: the clock is an argument.
 
-use std::time::{Duration, Instant};
-
 use crds::{
     GitSync,
     git_sync::{APPROVE, HistoryEntry, RECONCILE_REQUESTED, ROLLBACK},
-    sync::history::{Counts, Trigger},
+    sync::history::{Counts, Trigger, UnderWay},
 };
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 use super::{fetch::hook, plan::Why, render::Desired, source::Description};
@@ -48,7 +48,7 @@ pub struct Pass {
     /// What it is for.
     pub trigger: Trigger,
     /// When it began.
-    pub began: Instant,
+    pub began: Timestamp,
 }
 
 /// What of a GitSync is somebody's word to the controller.
@@ -98,13 +98,28 @@ impl Word {
 impl Way {
     /// The same way goes on, until somebody asks anew.
     fn next(before: Option<Self>, revision: &str, pass: Pass) -> Self {
-        let goes_on =
-            |way: &Self| way.revision == revision && matches!(pass.trigger, Trigger::Interval | Trigger::Drift);
+        let asks_nothing = matches!(pass.trigger, Trigger::Start | Trigger::Interval | Trigger::Drift);
+        let is_deletion = |way: &Self| [way.pass.trigger, pass.trigger] == [Trigger::Deletion; 2];
+        let goes_on = |way: &Self| way.revision == revision && (asks_nothing || is_deletion(way));
         before.filter(goes_on).unwrap_or_else(|| Self { revision: revision.to_owned(), pass })
     }
 }
 
 impl Record {
+    /// Goes on where another process ended.
+    pub fn resumed(UnderWay { revision, trigger, since, counts }: &UnderWay) -> Self {
+        let way = Way { revision: revision.clone(), pass: Pass { trigger: *trigger, began: since.0 } };
+        let tally = Tally { way: way.clone(), counts: *counts, untold: false, whole: false };
+        Self { word: None, newest: Some(way), tally: Some(tally) }
+    }
+
+    /// What a later process needs to know.
+    pub fn under_way(&self) -> Option<UnderWay> {
+        let Tally { way: Way { revision, pass }, counts, .. } = self.tally.as_ref().filter(|tally| !tally.whole)?;
+        let (revision, trigger, since) = (revision.clone(), pass.trigger, Time(pass.began));
+        Some(UnderWay { revision, trigger, since, counts: *counts })
+    }
+
     /// What a pass is for that begins now. `observed` is the generation that was last handled, by whomever.
     pub fn trigger(&self, sync: &GitSync, observed: Option<i64>, is_due: bool) -> Trigger {
         let now = Word::of(sync);
@@ -130,14 +145,14 @@ impl Record {
 
     /// A revision is about to be applied.
     pub fn applying(&mut self, revision: &str, pass: Pass) {
-        let way = self.newest.clone().filter(|way| way.revision == revision);
-        let way = way.unwrap_or_else(|| Way { revision: revision.to_owned(), pass });
         let is_deletion = |pass: Pass| pass.trigger == Trigger::Deletion;
         let goes_on = |tally: &Tally| {
             tally.way.revision == revision && !tally.whole && is_deletion(tally.way.pass) == is_deletion(pass)
         };
         let before = self.tally.take().filter(goes_on);
-        let (counts, untold) = before.map_or_else(Default::default, |before| (before.counts, before.untold));
+        let (counts, untold) = before.as_ref().map_or_else(Default::default, |it| (it.counts, it.untold));
+        let way = self.newest.clone().filter(|way| way.revision == revision);
+        let way = way.unwrap_or_else(|| Way::next(before.map(|before| before.way), revision, pass));
         self.tally = Some(Tally { way, counts, untold, whole: false });
     }
 
@@ -164,7 +179,7 @@ impl Record {
         entry: Option<&mut HistoryEntry>,
         desired: &[Desired],
         said: &Description,
-        now: Instant,
+        now: Timestamp,
     ) -> Option<Trigger> {
         let tally = self.tally.as_mut()?;
         self.newest = self.newest.take().filter(|way| way.revision != tally.way.revision);
@@ -176,7 +191,7 @@ impl Record {
         let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         (entry.author, entry.subject) = (some(&said.author), some(&said.subject));
         entry.trigger = Some(trigger);
-        entry.duration = Some(seconds(now.saturating_duration_since(began)));
+        entry.duration = Some(seconds(now.duration_since(began)));
         entry.counts = Some(tally.counts);
         entry.trigger
     }
@@ -212,16 +227,14 @@ impl Tally {
 }
 
 /// As Go writes it.
-fn seconds(time: Duration) -> String {
-    format!("{:.3}s", time.as_secs_f64())
+fn seconds(time: SignedDuration) -> String {
+    format!("{:.3}s", time.as_secs_f64().max(0.0))
 }
 
 #[cfg(test)]
 mod tests {
-    use crds::git_sync::GitSyncSpec;
-    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-
     use super::*;
+    use crds::git_sync::GitSyncSpec;
 
     const A: &str = "main@sha1:a";
     const B: &str = "main@sha1:b";
@@ -235,10 +248,10 @@ mod tests {
     }
 
     fn pass(trigger: Trigger) -> Pass {
-        Pass { trigger, began: Instant::now() }
+        Pass { trigger, began: Timestamp::UNIX_EPOCH }
     }
 
-    fn entry(record: &mut Record, now: Instant) -> HistoryEntry {
+    fn entry(record: &mut Record, now: Timestamp) -> HistoryEntry {
         let mut entry = HistoryEntry::new(A.to_owned(), String::new(), Time(Timestamp::UNIX_EPOCH));
         let said = Description { author: "Ada".to_owned(), subject: "web".to_owned(), ..Description::default() };
         record.whole(Some(&mut entry), &[], &said, now);
@@ -263,8 +276,7 @@ mod tests {
     #[test]
     fn a_revision_is_told_with_what_brought_it_however_many_passes_it_takes() {
         let mut record = Record::default();
-        let began = Instant::now();
-        record.attempted(&sync(1, &[]), A, Pass { trigger: Trigger::Webhook, began });
+        record.attempted(&sync(1, &[]), A, pass(Trigger::Webhook));
         record.applying(A, pass(Trigger::Webhook));
         assert_eq!(record.did([How::Created, How::Created, How::Healed, How::Ran].into_iter()), Trigger::Webhook);
         let told = record.untold().unwrap();
@@ -276,7 +288,7 @@ mod tests {
             record.applying(A, pass(trigger));
         }
         record.did([How::Changed, How::Recreated, How::Deleted].into_iter());
-        let entry = entry(&mut record, began + Duration::from_millis(1250));
+        let entry = entry(&mut record, Timestamp::from_millisecond(1250).unwrap());
         assert_eq!((entry.trigger, entry.duration.as_deref()), (Some(Trigger::Webhook), Some("1.250s")));
         assert_eq!(entry.counts, Some(Counts { created: 2, changed: 2, deleted: 1, unchanged: 0 }));
         let told = record.untold().unwrap();
@@ -289,7 +301,7 @@ mod tests {
         // Nothing is carried over.
         record.attempted(&sync(1, &[]), A, pass(Trigger::Interval));
         record.applying(A, pass(Trigger::Interval));
-        record.whole(None, &[], &said, Instant::now());
+        record.whole(None, &[], &said, Timestamp::UNIX_EPOCH);
         assert!(record.untold().is_none(), "nothing happened");
     }
 
@@ -299,7 +311,7 @@ mod tests {
         record.attempted(&sync(1, &[]), B, pass(Trigger::Webhook));
         record.applying(A, pass(Trigger::Drift));
         assert_eq!(record.did([How::Changed].into_iter()), Trigger::Drift);
-        entry(&mut record, Instant::now());
+        entry(&mut record, Timestamp::UNIX_EPOCH);
         assert_eq!(record.untold().unwrap().reason(), "Applied");
         record.attempted(&sync(1, &[]), B, pass(Trigger::Drift));
         record.applying(B, pass(Trigger::Drift));
@@ -311,6 +323,51 @@ mod tests {
         assert_eq!(record.did([How::Deleted].into_iter()), Trigger::Deletion);
         let told = record.untold().unwrap();
         assert_eq!((told.reason(), told.counts), ("Deleted", Counts { deleted: 1, ..Counts::default() }));
+    }
+
+    #[test]
+    fn a_restart_counts_on() {
+        let mut record = Record::default();
+        record.attempted(&sync(1, &[]), A, pass(Trigger::Webhook));
+        record.applying(A, pass(Trigger::Webhook));
+        record.did([How::Created, How::Deleted].into_iter());
+        let before = record.under_way().unwrap();
+
+        let mut record = Record::resumed(&before);
+        let start = Pass { trigger: record.trigger(&sync(1, &[]), Some(1), true), began: Timestamp::MAX };
+        record.attempted(&sync(1, &[]), A, start);
+        record.applying(A, start);
+        assert_eq!(record.under_way(), Some(before.clone()));
+        record.did([How::Changed].into_iter());
+        let entry = entry(&mut record, Timestamp::from_second(60).unwrap());
+        assert_eq!((entry.trigger, entry.duration.as_deref()), (Some(Trigger::Webhook), Some("60.000s")));
+        assert_eq!(entry.counts, Some(Counts { created: 1, changed: 1, deleted: 1, unchanged: 0 }));
+        assert_eq!(record.under_way(), None, "it is applied whole");
+
+        // Another revision begins anew, and so does what was changed meanwhile.
+        let mut record = Record::resumed(&before);
+        record.attempted(&sync(1, &[]), B, start);
+        record.applying(B, start);
+        let under_way = record.under_way().unwrap();
+        assert_eq!((under_way.trigger, under_way.counts), (Trigger::Start, Counts::default()));
+        let record = Record::resumed(&before);
+        assert_eq!(record.trigger(&sync(2, &[]), Some(1), true), Trigger::SpecChange);
+    }
+
+    /// What stays the same is not written again and again.
+    #[test]
+    fn what_is_tried_again_began_when_it_was_tried_first() {
+        let at = |trigger, second| Pass { trigger, began: Timestamp::from_second(second).unwrap() };
+        let mut record = Record::default();
+        for (newest, trigger) in [(B, Trigger::Interval), (A, Trigger::Deletion)] {
+            let mut seen = Vec::new();
+            for second in 0..3 {
+                record.attempted(&sync(1, &[]), newest, at(trigger, second));
+                record.applying(A, at(trigger, second));
+                seen.push(record.under_way());
+            }
+            assert!(seen.iter().all(|it| *it == seen[0]), "{seen:?}");
+        }
     }
 
     #[test]

@@ -315,7 +315,9 @@ impl Syncer {
         let mut states = self.states.lock();
         let known = states.entry(key(sync)).or_default();
         if known.try_lock().is_ok_and(|state| state.uid != uid) {
-            *known = Arc::new(tokio::sync::Mutex::new(State { uid, ..State::default() }));
+            let under_way = sync.status.as_ref().and_then(|status| status.under_way.as_ref());
+            let record = under_way.map(Record::resumed).unwrap_or_default();
+            *known = Arc::new(tokio::sync::Mutex::new(State { uid, record, ..State::default() }));
         }
         known.clone()
     }

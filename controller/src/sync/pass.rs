@@ -64,7 +64,7 @@ impl Syncer {
         if sync.spec.suspend {
             return Ok(Action::await_change());
         }
-        let (is_due, began) = (state.fetching.is_due(sync, Instant::now()), Instant::now());
+        let (is_due, began) = (state.fetching.is_due(sync, Instant::now()), Timestamp::now());
         let pass = Pass { trigger: state.record.trigger(sync, status.observed_generation, is_due), began };
         let span = spans::pass(sync, pass.trigger, state.waiting.as_ref());
         self.follow(sync, state, status, (pass, is_due), (interval, timeout)).instrument(span).await
@@ -229,7 +229,7 @@ impl Syncer {
         let going: Vec<ObjectId> = stages.iter().flatten().filter_map(Step::pruned).cloned().collect();
         let done = execute(&cluster.hands.of(sync), &cluster.live, &known, &served, stages).await;
         let revision = status.last_applied_revision.or(status.last_attempted_revision).unwrap_or_default();
-        let (pass, said) = (Pass { trigger: Trigger::Deletion, began: Instant::now() }, Description::default());
+        let (pass, said) = (Pass { trigger: Trigger::Deletion, began: Timestamp::now() }, Description::default());
         state.record.attempted(sync, &revision, pass);
         state.record.applying(&revision, pass);
         self.tell(sync, state, &revision, &said, &done);

@@ -226,7 +226,7 @@ impl Syncer {
             status.history.truncate(HISTORY);
         }
         let entry = status.history.first_mut().filter(|_| is_new);
-        if let Some(trigger) = state.record.whole(entry, desired, said, Instant::now()) {
+        if let Some(trigger) = state.record.whole(entry, desired, said, Timestamp::now()) {
             let trigger = metrics::Triggered { trigger: trigger.into() };
             self.context.metrics.sync_revisions.get_or_create(&trigger).inc();
         }

@@ -8,6 +8,7 @@ use crds::{
 };
 use jiff::Timestamp;
 use kube::ResourceExt as _;
+use serde_json::json;
 
 use super::{
     Error, State, Syncer,
@@ -19,7 +20,11 @@ use super::{
     source::Description,
     status::{self, Cause, DRIFTED, Fact, Verdict},
 };
-use crate::{calls::write_status, events::Severity, metrics};
+use crate::{
+    calls::{CallError, write_status},
+    events::Severity,
+    metrics,
+};
 
 impl Syncer {
     /// The audit: one line and one count for each object that was changed.
@@ -83,6 +88,7 @@ impl Syncer {
         let facts: Vec<_> = state.facts.iter().chain(&state.fetching.facts).cloned().collect();
         status.conditions = status::conditions(&before.conditions, &verdict, &facts, generation, Timestamp::now());
         status.observed_generation = generation;
+        status.under_way = state.record.under_way();
         status.last_handled_reconcile_at = state.fetching.handled().map(str::to_owned);
         let drifted = |status: &GitSyncStatus| {
             let drifted = status.conditions.iter().find(|it| it.type_ == DRIFTED && it.status == "True");
@@ -95,7 +101,7 @@ impl Syncer {
             state.status = Some(status);
             return Ok(false);
         }
-        write_status(&self.context.client, sync, &status).await.map_err(Error::Status)?;
+        self.write(sync, &status).await.map_err(Error::Status)?;
         state.corrected = None;
         self.notify(sync, &news);
         if let Verdict::Failed(cause) | Verdict::Stalled(cause) = &verdict
@@ -113,6 +119,21 @@ impl Syncer {
         }
         state.status = Some(status);
         Ok(true)
+    }
+}
+
+impl Syncer {
+    /// A definition that is older than the inventory's present form refuses the status whole, for want of what it had then.
+    async fn write(&self, sync: &GitSync, status: &GitSyncStatus) -> Result<(), CallError> {
+        let client = &self.context.client;
+        match (write_status(client, sync, status).await, &status.inventory) {
+            (Err(error), Some(inventory)) if error.is_invalid() => {
+                let mut older = json!(status);
+                older["inventory"] = json!(inventory.in_entries());
+                write_status(client, sync, &older).await
+            }
+            (written, _) => written,
+        }
     }
 }
 

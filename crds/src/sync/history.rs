@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,19 @@ pub struct Counts {
     /// Left as they were.
     #[schemars(with = "i64")]
     pub unchanged: usize,
+}
+
+/// A revision that is not applied whole, so that a restart counts on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UnderWay {
+    /// As branch@sha1:commit.
+    pub revision: String,
+    /// What has it applied.
+    pub trigger: Trigger,
+    /// Since when.
+    pub since: Time,
+    /// What was done to its objects so far.
+    pub counts: Counts,
 }
 
 impl fmt::Display for Counts {

@@ -18,6 +18,14 @@ pub struct Inventory {
     pub objects: BTreeMap<ObjectId, String>,
 }
 
+impl Inventory {
+    /// As earlier versions wrote it, for a definition that knows no other form.
+    pub fn in_entries(&self) -> impl Serialize {
+        let entry = |(id, v): (&ObjectId, &String)| Entry { id: id.inventory_id(), v: v.clone(), uid: None };
+        Written { kinds: Vec::new(), entries: self.objects.iter().map(entry).collect() }
+    }
+}
+
 /// What is in the cluster because of a GitSync.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Inventory")]
@@ -122,5 +130,11 @@ mod tests {
             {"id": "shop_web_apps_Deployment", "v": "v1", "uid": "3"},
         ]});
         assert_eq!(serde_json::from_value::<Inventory>(old).unwrap(), inventory());
+        let again = serde_json::to_value(inventory().in_entries()).unwrap();
+        assert_eq!(
+            again["entries"][0],
+            json!({"id": "_system__a__b_rbac.authorization.k8s.io_ClusterRole", "v": "v1"})
+        );
+        assert_eq!(serde_json::from_value::<Inventory>(again).unwrap(), inventory());
     }
 }
