@@ -10,9 +10,10 @@ use anyhow::{Context as _, Result};
 use aws_lc_rs::hmac;
 use axum::{Router, extract::Request, extract::State, http::StatusCode};
 use data_encoding::HEXLOWER;
-use harness::{GitServer, Repository, eventually};
+use harness::{GitServer, Repository, TlsFront, eventually, process::Signal};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::world::{Place, SOON, World, config_map, follow, start};
 
@@ -35,6 +36,8 @@ struct Receiver {
     messages: Arc<Mutex<Vec<Message>>>,
     /// What it answers to the next ones, before it is well.
     answers: Arc<Mutex<Vec<StatusCode>>>,
+    /// Set when those to /held may be answered.
+    released: watch::Sender<bool>,
 }
 
 impl Receiver {
@@ -68,10 +71,14 @@ async fn take(State(receiver): State<Receiver>, request: Request) -> StatusCode 
     let headers = parts.headers.iter();
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()));
     let message = Message { path: parts.uri.to_string(), headers: headers.collect(), body };
-    let hangs = message.path.starts_with("/hang");
+    let [hangs, is_held] = ["/hang", "/held"].map(|path| message.path.starts_with(path));
     receiver.messages.lock().unwrap().push(message);
     if hangs {
         pending::<()>().await;
+    }
+    if is_held {
+        // It is never closed while somebody asks.
+        let _ = receiver.released.subscribe().wait_for(|released| *released).await;
     }
     receiver.answers.lock().unwrap().pop().unwrap_or(StatusCode::OK)
 }
@@ -224,4 +231,70 @@ async fn a_receiver_that_refuses_is_told_of_once_and_one_that_stumbles_is_tried_
         assert!(refused.is_err(), "{spec}");
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_receiver_may_have_an_authority_of_its_own() -> Result<()> {
+    let (place, git) = start("authority").await?;
+    let repository = git.create("app").await?;
+    let (receiver, address) = Receiver::start().await?;
+    let port = address.rsplit(':').next().context("a port")?.parse()?;
+    let front = TlsFront::open(&["localhost"], port)?;
+    let hook = |path: &str| format!("https://localhost:{}{path}", front.port());
+    let authority = front.certificates().authority.as_str();
+    for (name, path, authority) in [("known", "/known", authority), ("strange", "/strange", ""), ("bad", "/bad", "PEM")]
+    {
+        let secret = place.secret(name, &[("address", &hook(path)), ("ca.crt", authority)]);
+        place.world.cluster.apply(&secret).await?;
+    }
+    let first = commit(&repository, &config_map("settings", "one")).await?;
+    let to = |name: &str| json!({"secretRef": {"name": name}, "events": ["Applied"]});
+    follow(&place, "app", &repository, json!({"notify": [to("known"), to("strange"), to("bad")]})).await?;
+    place.applied("app", &first).await?;
+    receiver.last("/known", 1).await?;
+    place.event("NotificationFailed", "Secret bad: its ca.crt cannot be read: it must be PEM").await?;
+
+    // Nobody else's authority counts; with it, it is trusted from then on.
+    let secret = place.secret("strange", &[("address", &hook("/strange")), ("ca.crt", authority)]);
+    assert!(receiver.to("/strange").is_empty());
+    place.world.cluster.apply(&secret).await?;
+    let second = commit(&repository, &config_map("settings", "two")).await?;
+    place.applied("app", &second).await?;
+    receiver.last("/known", 2).await?;
+    eventually("the other one to be told, too", SOON, || async {
+        Ok((!receiver.to("/strange").is_empty()).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_waits_when_the_controller_ends_is_sent() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("ends").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    let (receiver, address) = Receiver::start().await?;
+    let notify = json!([
+        {"url": format!("{address}/held"), "events": ["Applied"]},
+        // It holds up nothing.
+        {"url": "http://127.0.0.1:1/dead", "events": ["Applied"]},
+    ]);
+    let first = commit(&repository, &config_map("settings", "one")).await?;
+    follow(&place, "app", &repository, json!({"notify": notify})).await?;
+    place.applied("app", &first).await?;
+    receiver.last("/held", 1).await?;
+    let second = commit(&repository, &config_map("settings", "two")).await?;
+    place.applied("app", &second).await?;
+    world.controller.signal(Signal::TERM).await?;
+    receiver.released.send_replace(true);
+    eventually("what waited", SOON, || async {
+        let told = receiver
+            .to("/held")
+            .iter()
+            .any(|told| told.json()["metadata"]["revision"] == format!("main@sha1:{second}"));
+        Ok(told.then_some(()))
+    })
+    .await?;
+    eventually("the controller to end", SOON, || async { Ok((!world.controller.is_running().await?).then_some(())) })
+        .await
 }

@@ -1,8 +1,8 @@
 //! Back to a revision that was good.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use crds::git_sync::ROLLBACK;
-use harness::eventually;
+use harness::{GitServer, eventually};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api,
@@ -10,7 +10,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{Place, SOON, config_map, follow, start};
+use crate::world::{Place, SOON, World, config_map, follow, start};
 
 #[tokio::test]
 async fn a_rollback_stays_until_a_newer_commit() -> Result<()> {
@@ -58,6 +58,67 @@ async fn a_rollback_stays_until_a_newer_commit() -> Result<()> {
     value(&place, "four").await?;
     assert_eq!(sync.status.and_then(|status| status.rollback), None);
     Ok(())
+}
+
+/// The mirror holds no more than it needs. What is not there is asked of the host, and what that has not any more is told.
+#[tokio::test]
+async fn a_rollback_to_a_commit_that_is_nowhere_says_what_to_do() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("gone").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    let mut commits = Vec::new();
+    follow(&place, "app", &repository, json!({})).await?;
+    for value in ["one", "two"] {
+        repository.write("map.yaml", config_map("settings", value))?;
+        commits.push(repository.commit(value).await?);
+        place.applied("app", commits.last().map_or("", String::as_str)).await?;
+    }
+    let forget = || -> Result<()> {
+        let mirrors = std::fs::read_dir(world.controller.git_cache())?.collect::<std::io::Result<Vec<_>>>()?;
+        mirrors.iter().try_for_each(|mirror| Ok(std::fs::remove_dir_all(mirror.path())?))
+    };
+    forget()?;
+    annotate(&place, json!(commits[0])).await?;
+    place.applied("app", &commits[0]).await?;
+    value(&place, "one").await?;
+
+    // Another history takes the place of theirs.
+    repository.git(&["checkout", "--quiet", "--orphan", "other"]).await?;
+    repository.write("map.yaml", config_map("settings", "three"))?;
+    repository.git(&["add", "--all"]).await?;
+    repository.git(&["commit", "--quiet", "--message=three"]).await?;
+    repository.git(&["branch", "--force", "main"]).await?;
+    repository.git(&["checkout", "--quiet", "main"]).await?;
+    repository.push(&["--force"]).await?;
+    let third = repository.head().await?;
+    place.applied("app", &third).await?;
+    let bare = repository.bare();
+    let bare = bare.to_str().context("a path")?;
+    repository.git(&["--git-dir", bare, "reflog", "expire", "--expire=now", "--all"]).await?;
+    repository.git(&["--git-dir", bare, "gc", "--quiet", "--prune=now"]).await?;
+    forget()?;
+    annotate(&place, json!(commits[1])).await?;
+    let ready = place.ready("app", |ready, _| ready.reason == "RollbackNotFound").await?;
+    for words in [
+        format!("cannot go back to main@sha1:{}: cannot fetch the commit {}", commits[1], commits[1]),
+        format!("it is not on the branch main; push that commit again, or let the annotation {ROLLBACK} name another"),
+        format!("take it off to stay with main@sha1:{third}"),
+    ] {
+        assert!(ready.message.contains(&words), "{words} in {}", ready.message);
+    }
+    // What is there stays, and is healed.
+    maps(&place).delete("settings", &DeleteParams::default()).await?;
+    value(&place, "three").await?;
+    annotate(&place, Value::Null).await?;
+    place.applied("app", &third).await?;
+
+    // Once it is pushed again the same is possible.
+    annotate(&place, json!(commits[1])).await?;
+    place.ready("app", |ready, _| ready.reason == "RollbackNotFound").await?;
+    repository.git(&["push", "--quiet", "origin", &format!("{}:refs/heads/kept", commits[1])]).await?;
+    place.applied("app", &commits[1]).await?;
+    value(&place, "two").await
 }
 
 async fn annotate(place: &Place<'_>, value: Value) -> Result<()> {

@@ -64,6 +64,10 @@ impl Default for ControllerOptions {
     }
 }
 
+fn git_cache(name: &str) -> String {
+    format!("{name}-git")
+}
+
 /// A controller; killed when dropped.
 pub struct Controller {
     name: String,
@@ -98,7 +102,7 @@ impl Controller {
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--listen-addr=127.0.0.1:{port}"),
             format!("--listen-metrics-addr=127.0.0.1:{metrics_port}"),
-            format!("--git-cache={}", scratch.folder(&format!("{name}-git"))?.display()),
+            format!("--git-cache={}", scratch.folder(&git_cache(&name))?.display()),
         ];
         if options.program.is_none() {
             let (flags, variables) = deployed(cluster, &options.namespace, &options.service_account).await?;
@@ -118,6 +122,11 @@ impl Controller {
     /// The name under which it leads.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The folder of its mirrors.
+    pub fn git_cache(&self) -> PathBuf {
+        self.scratch.path().join(git_cache(&self.name))
     }
 
     /// Its process.

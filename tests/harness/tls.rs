@@ -1,5 +1,5 @@
-//! TLS before a server that has none: a host of its own authority, which lets in only clients with a certificate of that
-//! authority. It must not look at what passes.
+//! TLS before a server that has none: a host of its own authority, which lets in everybody, or only clients with a
+//! certificate of that authority. It must not look at what passes.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -25,19 +25,31 @@ pub struct TlsFront {
 }
 
 impl TlsFront {
-    /// Before what listens at a loopback port, under these names.
+    /// Before what listens at a loopback port, under these names. Clients need a certificate.
     pub fn start(names: &[&str], behind: u16) -> Result<Self> {
+        Self::before(names, behind, true)
+    }
+
+    /// The same for every client.
+    pub fn open(names: &[&str], behind: u16) -> Result<Self> {
+        Self::before(names, behind, false)
+    }
+
+    fn before(names: &[&str], behind: u16, asks: bool) -> Result<Self> {
         crate::install_crypto();
         let certificates = HostCertificates::mint(names)?;
         let mut known = RootCertStore::empty();
         known.add(CertificateDer::from_pem_slice(certificates.authority.as_bytes())?)?;
+        let clients = if asks {
+            WebPkiClientVerifier::builder(Arc::new(known)).build()?
+        } else {
+            WebPkiClientVerifier::no_client_auth()
+        };
         let Pair { certificate, key } = &certificates.serving;
-        let config = ServerConfig::builder()
-            .with_client_cert_verifier(WebPkiClientVerifier::builder(Arc::new(known)).build()?)
-            .with_single_cert(
-                vec![CertificateDer::from_pem_slice(certificate.as_bytes())?],
-                PrivateKeyDer::from_pem_slice(key.as_bytes())?,
-            )?;
+        let config = ServerConfig::builder().with_client_cert_verifier(clients).with_single_cert(
+            vec![CertificateDer::from_pem_slice(certificate.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(key.as_bytes())?,
+        )?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let (listener, port) = listen()?;
         let serving = Background::run("tls", move || serve(listener, acceptor, behind))?;

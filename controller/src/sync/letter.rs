@@ -30,6 +30,17 @@ pub struct About {
     pub at: String,
 }
 
+/// The way to a receiver, as the Secret and the spec say.
+#[derive(Clone, Copy, Default)]
+pub struct Way<'a> {
+    /// Where to.
+    pub address: Option<&'a str>,
+    /// What lets in, or signs.
+    pub token: Option<&'a str>,
+    /// Who else may say who is there, in PEM.
+    pub authorities: Option<&'a str>,
+}
+
 /// What goes over the wire.
 pub struct Letter {
     /// Where to. It may hold a token itself.
@@ -57,18 +68,20 @@ pub enum Unsendable {
     /// Others could read it.
     #[error("over http everybody on the way could read the token; use https")]
     Plain,
+    /// Nobody asks for a certificate.
+    #[error("over http there are no certificates; use https, or remove ca.crt from the Secret")]
+    Untrusted,
     /// Nobody knows which repository it is there.
     #[error("source.url names no repository on a host, which the state of a commit belongs to")]
     Repository,
 }
 
-/// Writes it. `address` is the Secret's or the spec's, `token` the Secret's.
+/// Writes it.
 pub fn letter(
     kind: NotifyKind,
     news: &News,
     about: &About,
-    address: Option<&str>,
-    token: Option<&str>,
+    Way { address, token, authorities }: Way<'_>,
 ) -> Result<Letter, Unsendable> {
     let filled = |text: Option<&str>| text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
     let (address, token) = (filled(address), filled(token).map(Zeroizing::new));
@@ -112,6 +125,9 @@ pub fn letter(
     let url = Url::parse(&address).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let url = url.ok_or(Unsendable::BadAddress)?;
     let is_near = is_loopback(&url);
+    if authorities.is_some() && url.scheme() == "http" {
+        return Err(Unsendable::Untrusted);
+    }
     // A signature shows nothing of what it was made with.
     if header.is_some() && kind != NotifyKind::Webhook && url.scheme() == "http" && !is_near {
         return Err(Unsendable::Plain);
@@ -207,7 +223,7 @@ mod tests {
     ) -> Result<(String, Value), Unsendable> {
         let is_state = matches!(kind, NotifyKind::GitHub | NotifyKind::GitLab);
         let what = if is_state { What::Commit(State::Failure) } else { What::Event(Occasion::Failed) };
-        let letter = letter(kind, &news(what), &about(url), address, token)?;
+        let letter = letter(kind, &news(what), &about(url), Way { address, token, ..Way::default() })?;
         Ok((letter.address.to_string(), serde_json::from_slice(&letter.body).unwrap()))
     }
 
@@ -244,6 +260,17 @@ mod tests {
     }
 
     #[test]
+    fn an_authority_is_for_https() {
+        let to = |address| {
+            let way = Way { address: Some(address), authorities: Some("pem"), ..Way::default() };
+            let news = news(What::Event(Occasion::Failed));
+            letter(NotifyKind::Webhook, &news, &about("https://x/a"), way).map(drop)
+        };
+        assert_eq!(to("https://y"), Ok(()));
+        assert_eq!([to("http://y"), to("HTTP://127.0.0.1")], [Err(Unsendable::Untrusted); 2]);
+    }
+
+    #[test]
     fn chats_get_no_markup_of_ours() {
         let (_, body) = sent(NotifyKind::Slack, "https://x/a", Some("https://hooks/x"), None).unwrap();
         assert_eq!(body["text"], "GitSync shop/app: BuildFailed");
@@ -254,7 +281,8 @@ mod tests {
     #[test]
     fn webhooks_are_signed_as_flux_signs_them() {
         let news = news(What::Event(Occasion::Recovered));
-        let letter = letter(NotifyKind::Webhook, &news, &about("https://x/a"), Some("https://y"), Some("key")).unwrap();
+        let way = Way { address: Some("https://y"), token: Some("key"), ..Way::default() };
+        let letter = letter(NotifyKind::Webhook, &news, &about("https://x/a"), way).unwrap();
         let (name, value) = letter.header.unwrap();
         let tag = HEXLOWER.decode(value.strip_prefix("sha256=").unwrap().as_bytes()).unwrap();
         assert_eq!(name, "x-signature");

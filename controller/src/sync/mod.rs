@@ -40,6 +40,7 @@ mod spans;
 mod ssh;
 pub mod status;
 mod tell;
+mod trust;
 mod variables;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
@@ -268,7 +269,8 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
     ]);
     let metrics = syncer.context.metrics.clone();
     metrics.git_syncs.follow(store);
-    lanes::run(syncer, triggers, stop).await;
+    lanes::run(syncer.clone(), triggers, stop).await;
+    syncer.post.finish().await;
     metrics.git_syncs.forget();
 }
 

@@ -17,12 +17,13 @@ use crds::{
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use parking_lot::Mutex;
-use reqwest::{StatusCode, redirect::Policy};
-use tokio_util::sync::CancellationToken;
+use reqwest::{Client, StatusCode, redirect::Policy};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    letter::{About, Letter, letter},
+    letter::{About, Letter, Way, letter},
     notify::News,
+    trust,
 };
 use crate::{
     calls::bounded,
@@ -36,6 +37,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Waits between tries; after the last the message is given up.
 const WAITS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_mins(2)];
+/// Time that is left for messages that wait when the controller ends.
+const LAST: Duration = Duration::from_secs(3);
 /// Messages that wait for one receiver. Of more the oldest go: the newest tell how it stands.
 const WAITING: usize = 20;
 
@@ -52,6 +55,9 @@ pub struct Post {
     queues: Arc<Mutex<HashMap<Receiver, Queue>>>,
     /// Those that got nothing last, which was told.
     silent: Arc<Mutex<HashSet<Receiver>>>,
+    /// Made once, for this machine and for all others: see [`Letter::is_near`].
+    clients: Arc<Mutex<HashMap<bool, Client>>>,
+    sending: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -63,9 +69,18 @@ struct Undelivered {
 }
 
 impl Post {
-    /// Until `stop`; what waits then is not sent.
+    /// After `stop` each message is tried once.
     pub fn new(context: Context, events: Events, stop: CancellationToken) -> Self {
-        Self { context, events, queues: Arc::default(), silent: Arc::default(), stop }
+        let (queues, silent, clients, sending) = (Arc::default(), Arc::default(), Arc::default(), TaskTracker::new());
+        Self { context, events, queues, silent, clients, sending, stop }
+    }
+
+    /// Waits for what is still to be sent, but not for long: what then remains is lost.
+    pub async fn finish(&self) {
+        self.sending.close();
+        // Whoever does not get them in time has missed them; who no longer leads holds nobody up.
+        let sent = tokio::time::timeout(LAST, self.sending.wait());
+        let _ = self.context.lost.run_until_cancelled(sent).await;
     }
 
     /// Takes a message in, and returns at once.
@@ -82,7 +97,7 @@ impl Post {
         }
         queues.insert(receiver.clone(), [(news, about)].into());
         let post = self.clone();
-        tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move { post.empty(&receiver).await }));
+        self.sending.spawn(async move { post.empty(&receiver).await });
     }
 
     /// Sends what waits for one receiver, until nothing does.
@@ -109,9 +124,9 @@ impl Post {
                 self.silent.lock().remove(receiver);
                 return self.count(kind, "delivered");
             };
-            match waits.next().filter(|_| may_pass) {
-                Some(wait) => tokio::time::sleep(*wait).await,
-                None => break why,
+            let Some(wait) = waits.next().filter(|_| may_pass) else { break why };
+            if self.stop.run_until_cancelled(tokio::time::sleep(*wait)).await.is_none() {
+                break why;
             }
         };
         self.count(kind, "failed");
@@ -140,9 +155,35 @@ impl Post {
             let value = secret.as_ref()?.expose().data.as_ref()?.get(key)?;
             std::str::from_utf8(&value.0).ok()
         };
-        let address = text("address").or(receiver.url.as_deref());
-        let letter = letter(receiver.kind, news, about, address, text("token"));
-        hand_over(letter.map_err(|error| Undelivered { why: error.to_string(), may_pass: false })?).await
+        let authorities = text("ca.crt").filter(|pem| !pem.is_empty());
+        let way = Way { address: text("address").or(receiver.url.as_deref()), token: text("token"), authorities };
+        let refused = |why: String| Undelivered { why, may_pass: false };
+        let letter = letter(receiver.kind, news, about, way).map_err(|error| refused(error.to_string()))?;
+        hand_over(self.client(letter.is_near, authorities).map_err(refused)?, letter).await
+    }
+
+    /// One that trusts the usual authorities, and those that are given. An address may not lead to where its writer could
+    /// not send: nothing is followed. No connection is kept, because messages are rare.
+    fn client(&self, is_near: bool, authorities: Option<&str>) -> Result<Client, String> {
+        if let Some(client) = self.clients.lock().get(&is_near).filter(|_| authorities.is_none()) {
+            return Ok(client.clone());
+        }
+        let unmade = |error: &dyn std::error::Error| format!("cannot make a client: {}", chain(error));
+        let client = Client::builder().timeout(ANSWER).redirect(Policy::none()).user_agent("signet");
+        let client = client.pool_max_idle_per_host(0);
+        let client = if is_near { client.no_proxy() } else { client };
+        let client = match authorities {
+            Some(pem) => {
+                let authorities = trust::authorities(pem.as_bytes());
+                client.tls_certs_merge(authorities.ok_or("its ca.crt cannot be read: it must be PEM")?)
+            }
+            None => client.tls_backend_preconfigured(trust::usual().map_err(|error| unmade(&error))?),
+        };
+        let client = client.build().map_err(|error| unmade(&error))?;
+        if authorities.is_none() {
+            self.clients.lock().insert(is_near, client.clone());
+        }
+        Ok(client)
     }
 
     fn count(&self, kind: NotifyKind, outcome: &'static str) {
@@ -151,17 +192,13 @@ impl Post {
     }
 }
 
-async fn hand_over(Letter { address, is_near, header, body }: Letter) -> Result<(), Undelivered> {
-    // Messages are rare: what a client holds is not held between them. Nor may an address lead to where its writer could
-    // not send: nothing is followed.
-    let client = reqwest::Client::builder().timeout(ANSWER).redirect(Policy::none()).user_agent("signet");
-    let client = if is_near { client.no_proxy() } else { client }.build();
+async fn hand_over(client: Client, Letter { address, header, body, .. }: Letter) -> Result<(), Undelivered> {
     // The address may be a secret, and so may what an answer quotes.
     let unreached = |error: reqwest::Error| {
         let error = error.without_url();
         Undelivered { why: chain(&error), may_pass: !error.is_builder() }
     };
-    let request = client.map_err(unreached)?.post(address.as_str());
+    let request = client.post(address.as_str());
     let mut request = request.header("content-type", "application/json").body(body);
     if let Some((name, value)) = &header {
         request = request.header(*name, value.as_str());

@@ -65,7 +65,13 @@ impl Syncer {
         }
         let span = span!("render", revision, objects = Empty);
         let made = self.make(sync, state, (origin, revision), variables.as_deref(), cluster);
-        let outcome = made.instrument(span.clone()).await;
+        let outcome = made.instrument(span.clone()).await.map(|unmade| {
+            let cause = unmade?;
+            Some(match rollback::holding(status) {
+                Some(pin) => rollback::missed(pin, &status.history, cause),
+                None => cause,
+            })
+        });
         let (word, failed) = match &outcome {
             Ok(None) => ("success", false),
             Ok(Some(cause)) => (cause.reason, true),

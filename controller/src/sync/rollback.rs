@@ -32,6 +32,22 @@ pub fn pin(
     Ok(Some(Rollback { asked: asked.to_owned(), revision: found?, newest: newest.to_owned() }))
 }
 
+/// Why it is not gone back, and what to do where the commit is nowhere any more.
+pub fn missed(pin: &Rollback, history: &[HistoryEntry], cause: Cause) -> Cause {
+    if cause.reason != "ReferenceNotFound" {
+        return cause;
+    }
+    let Rollback { revision, newest, .. } = pin;
+    let others = history.iter().map(|entry| &*entry.revision).filter(|other| other != revision).collect::<Vec<_>>();
+    let message = format!(
+        "cannot go back to {revision}: {}; push that commit again, or let the annotation {ROLLBACK} name another of \
+         status.history ({}), or take it off to stay with {newest}",
+        cause.message,
+        others.join(", ")
+    );
+    Cause { reason: "RollbackNotFound", message }
+}
+
 /// The revision to apply instead of the newest.
 pub fn pinned<'a>(pin: Option<&'a Rollback>, newest: &str) -> Option<&'a str> {
     pin.filter(|pin| pin.newest == newest).map(|pin| pin.revision.as_str())
@@ -69,6 +85,18 @@ mod tests {
             assert_eq!(pinned(later.as_ref(), bad), Some("main@sha1:aaaaaaaa1"));
         }
         assert_eq!(pin(None, pin(Some("aaaaaaa"), None, &history(), bad).unwrap(), &history(), bad), Ok(None));
+    }
+
+    #[test]
+    fn what_is_nowhere_is_told_with_what_to_do() {
+        let [bad, good] = ["main@sha1:bbbbbbbb2", "main@sha1:aaaaaaaa1"];
+        let pin = pin(Some("aaaaaaaa1"), None, &history(), bad).unwrap().unwrap();
+        let cause = |reason| Cause { reason, message: "why".to_owned() };
+        let told = missed(&pin, &history(), cause("ReferenceNotFound"));
+        assert_eq!(told.reason, "RollbackNotFound");
+        let words = [format!("cannot go back to {good}: why"), format!("({bad})"), format!("to stay with {bad}")];
+        assert!(words.iter().all(|words| told.message.contains(words)), "{told:?}");
+        assert_eq!(missed(&pin, &history(), cause("Unreachable")), cause("Unreachable"), "it may come back");
     }
 
     #[test]

@@ -23,8 +23,8 @@ pub struct Notify {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), regex(pattern = "^https?://"))]
     pub url: Option<String>,
-    /// Secret in the GitSync's namespace, with the address, which goes before url, and the token: for a Webhook to sign
-    /// with, for GitHub and GitLab to be let in.
+    /// Secret in the GitSync's namespace, with the address, which goes before url; the token: for a Webhook to sign with,
+    /// for GitHub and GitLab to be let in; and ca.crt, the authorities that are trusted beside the usual ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretReference>,
     /// What is told. GitHub and GitLab are told the state of each commit instead.

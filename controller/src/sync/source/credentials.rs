@@ -9,7 +9,10 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::is_loopback;
-use crate::sync::ssh::{Login, LoginError};
+use crate::sync::{
+    ssh::{Login, LoginError},
+    trust,
+};
 
 /// Entries of a Secret.
 pub type SecretData = BTreeMap<String, ByteString>;
@@ -154,8 +157,7 @@ impl Http {
         };
         let bytes = |key: &str| data.get(key).map(|value| value.0.as_slice()).unwrap_or_default();
         let authorities = present("ca.crt").then(|| bytes("ca.crt").to_vec());
-        let readable = |pem: &Vec<u8>| reqwest::Certificate::from_pem_bundle(pem).is_ok_and(|all| !all.is_empty());
-        if authorities.as_ref().is_some_and(|pem| !readable(pem)) {
+        if authorities.as_ref().is_some_and(|pem| trust::authorities(pem).is_none()) {
             return Err(CredentialsError::NotPem("ca.crt"));
         }
         let identity = match (present("tls.crt"), present("tls.key")) {

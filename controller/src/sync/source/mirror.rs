@@ -311,7 +311,8 @@ fn options() -> gix::open::Options {
     gix::open::Options::isolated().with(gix::sec::Trust::Full).config_overrides([THREADS, OBJECT_LIMIT])
 }
 
-fn open(folder: &Path) -> Result<Repository, String> {
+/// A repository on this machine.
+pub fn open(folder: &Path) -> Result<Repository, String> {
     gix::open_opts(folder, options()).map_err(|error| text(&error))
 }
 

@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     io::{self, ErrorKind},
     num::NonZeroU32,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -23,8 +23,6 @@ use gix::{
 };
 
 use parking_lot::Mutex;
-use rustls::ClientConfig;
-use rustls_platform_verifier::ConfigVerifierExt as _;
 use url::Url;
 
 use super::{
@@ -32,10 +30,13 @@ use super::{
     credentials::{Http, HttpLogin, Proxy},
     is_loopback,
     meter::Meter,
-    mirror::{id_at, peeled, whole},
+    mirror::{self, id_at, peeled, whole},
     reference::{highest, tags},
 };
-use crate::sync::ssh::{self, Patience, SshError, Words};
+use crate::sync::{
+    ssh::{self, Patience, SshError, Words},
+    trust,
+};
 
 /// A fetch adds a pack, and nothing joins them: beyond this many a mirror is slower, and larger, than a new one.
 const MAX_PACKS: usize = 64;
@@ -314,6 +315,9 @@ impl Attempt<'_> {
                 SourceError::Unreachable { place, why }
             };
         }
+        if let Some(why) = self.missing() {
+            return SourceError::ReferenceNotFound { place, why };
+        }
         let status = error
             .iter_errors()
             .find_map(|error| error.to_string().strip_prefix("Received HTTP status ").map(str::to_owned));
@@ -342,6 +346,14 @@ impl Attempt<'_> {
             None if error.is_retryable() || cause == CUT_OFF => SourceError::Unreachable { place, why: cause },
             None => SourceError::FetchFailed { place, why: cause },
         }
+    }
+
+    /// Beside us git ends as soon as it is asked for what it has not, and its word about that may be lost with the pipe.
+    fn missing(&self) -> Option<String> {
+        let Reference::Commit { id, .. } = &self.source.reference else { return None };
+        let folder = gix::path::from_bstr(self.location.path.as_bstr()).ok()?;
+        let is_missing = self.url.scheme() == "file" && mirror::open(&folder).is_ok_and(|there| !there.has_object(*id));
+        is_missing.then(|| "the repository does not hold it".to_owned())
     }
 
     fn place(&self) -> super::Place {
@@ -402,7 +414,7 @@ fn http_client(timeout: Duration, url: &Url, source: &Source) -> Arc<std::sync::
                     builder = builder.identity(reqwest::Identity::from_pem(pem).map_err(gix::Error::from_error)?);
                 }
             }
-            _ => builder = builder.tls_backend_preconfigured(usual_trust().map_err(gix::Error::from_error)?),
+            _ => builder = builder.tls_backend_preconfigured(trust::usual().map_err(gix::Error::from_error)?),
         }
         Ok(builder)
     });
@@ -410,17 +422,6 @@ fn http_client(timeout: Duration, url: &Url, source: &Source) -> Arc<std::sync::
         configure_client: Some(configure),
         configure_request: None,
     }))
-}
-
-/// TLS with the authorities that the system trusts. They are read once: to read all of them costs more than a look at
-/// Git that finds nothing new.
-fn usual_trust() -> Result<ClientConfig, rustls::Error> {
-    static USUAL: OnceLock<ClientConfig> = OnceLock::new();
-    if let Some(usual) = USUAL.get() {
-        return Ok(usual.clone());
-    }
-    let read = ClientConfig::with_platform_verifier()?;
-    Ok(USUAL.get_or_init(|| read).clone())
 }
 
 fn through(proxy: &Proxy) -> reqwest::Result<reqwest::Proxy> {
@@ -447,10 +448,16 @@ pub fn text(error: &gix::Error) -> String {
     cause.split(" for url (").next().unwrap_or(&cause).to_owned()
 }
 
-/// What the host sent instead of an answer.
+/// What the host sent instead of an answer. Where gix takes it for a part of one, it quotes it.
 fn error_line(error: &gix::Error) -> Option<String> {
-    let line = error.downcast_any_ref::<gix::protocol::transport::packetline::read::Error>()?;
-    Some(line.message.to_str_lossy().chars().filter(|c| !c.is_control()).take(MAX_LINE).collect())
+    let line = error.downcast_any_ref::<gix::protocol::transport::packetline::read::Error>();
+    let quoted = |error: &(dyn std::error::Error + 'static)| {
+        let text = error.to_string();
+        Some(text.split_once(": \"ERR ")?.1.trim_end_matches('"').to_owned())
+    };
+    let line = line.map(|line| line.message.to_str_lossy().into_owned());
+    let line = line.or_else(|| error.iter_errors().find_map(quoted))?;
+    Some(line.chars().filter(|c| !c.is_control()).take(MAX_LINE).collect())
 }
 
 fn kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {

@@ -4,7 +4,7 @@ use std::{fs, time::Instant};
 
 use crds::git_sync::{GitReference, GitSource};
 
-use super::{LIMIT, World, entries, fetch, of, pairs, read};
+use super::{Commit, LIMIT, World, entries, fetch, of, pairs, read};
 use crate::sync::source::{Credentials, Mirrors, Source, SourceError, Tip, Walk};
 
 fn follow(world: &World, reference: GitReference) -> Result<Source, SourceError> {
@@ -114,6 +114,30 @@ async fn a_pinned_commit_comes_alone_and_is_asked_for_once() {
     fs::rename(world.repository(), world.folder.path().join("served/away")).unwrap();
     fs::create_dir(world.repository()).unwrap();
     assert_eq!(fetch(&mirrors, &source).await.unwrap().to_string(), second, "it cannot have moved");
+}
+
+#[tokio::test]
+async fn a_pinned_commit_that_is_gone_is_named_with_where_it_was_looked_for() {
+    let world = World::new();
+    world.commit("a.yaml", "1");
+    let gone = "0123456789abcdef0123456789abcdef01234567";
+    let mirrors = world.mirrors();
+    let url = format!("file://{}", world.repository().display());
+    let pinned = follow(&world, commit(gone)).unwrap();
+    let branch = of(&url, "main").unwrap();
+    let id = Commit(gix::ObjectId::from_hex(gone.as_bytes()).unwrap());
+    let missed = async |source: &Source| {
+        let error = fetch(&mirrors, source).await.unwrap_err();
+        assert_eq!(error.reason(), "ReferenceNotFound", "{error}");
+        assert!(error.to_string().starts_with(&format!("cannot fetch the commit {gone} of {url}: ")), "{error}");
+    };
+    // Without a mirror, and with one; a rollback asks for its commit beside the branch.
+    missed(&pinned).await;
+    fetch(&mirrors, &branch).await.unwrap();
+    missed(&pinned).await;
+    missed(&branch.at(&id)).await;
+    let error = mirrors.read(&branch, &id, "", |_| true).await.unwrap_err();
+    assert_eq!(error.reason(), "ReferenceNotFound", "{error}");
 }
 
 #[tokio::test]
