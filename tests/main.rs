@@ -46,6 +46,7 @@ mod source;
 mod steps;
 mod sync;
 mod sync_cli;
+mod sync_diff;
 mod sync_screens;
 mod teardown;
 mod templates;

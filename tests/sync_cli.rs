@@ -17,15 +17,15 @@ use crate::{
 };
 
 /// A namespace, a repository, and somebody who looks after what follows it.
-struct Desk {
-    place: Place<'static>,
+pub struct Desk {
+    pub place: Place<'static>,
     git: GitServer,
-    repository: Repository,
+    pub repository: Repository,
     operator: PathBuf,
 }
 
 impl Desk {
-    async fn new(name: &str) -> Result<Self> {
+    pub async fn new(name: &str) -> Result<Self> {
         let (place, git) = start(name).await?;
         let repository = git.create("app").await?;
         let cluster = &place.world.cluster;
@@ -37,12 +37,12 @@ impl Desk {
     }
 
     /// `seal sync …` in the namespace.
-    async fn sync(&self, args: &[&str]) -> Result<Output> {
+    pub async fn sync(&self, args: &[&str]) -> Result<Output> {
         seal(Some(&self.operator), &[&["sync"], args, &["-n", &self.place.namespace]].concat(), "").await
     }
 
     /// The exit code, and all that was said.
-    async fn code(&self, args: &[&str]) -> Result<(i32, String)> {
+    pub async fn code(&self, args: &[&str]) -> Result<(i32, String)> {
         let Output { status, stdout, stderr } = self.sync(args).await?;
         Ok((status.code().context("a code")?, stdout + &stderr))
     }

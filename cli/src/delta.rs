@@ -1,40 +1,69 @@
 //! Two forms of an object beside each other, as a unified diff. Pure. What only a server says is left out, and of a
-//! Secret's values nothing is shown but that they differ.
+//! Secret's values, in it or where variables brought them, nothing is shown but that they differ.
 
 use crds::{seal::LEAKING_ANNOTATIONS, sync::object::ObjectId};
 use serde_json::{Map, Value};
 use similar::TextDiff;
 
-/// In the place of a value that is a secret.
-const MASK: &str = "***";
-/// The same where two values differ.
-const BEFORE: &str = "*** (before)";
-const AFTER: &str = "*** (after)";
+use crate::hidden::{Hidden, Path, Step, conceal, mask};
 
 /// What a server says of an object, and nobody asks for.
 const SERVERS: [&str; 6] = ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"];
 
 /// The differences; `None` if there are none. One side may be missing.
-pub fn delta(id: &ObjectId, before: Option<&Value>, after: Option<&Value>) -> Result<Option<String>, String> {
+pub fn delta(
+    id: &ObjectId,
+    before: Option<&Value>,
+    after: Option<&Value>,
+    hidden: &Hidden<'_>,
+) -> Result<Option<String>, String> {
     let (mut before, mut after) = (before.cloned(), after.cloned());
     [&mut before, &mut after].into_iter().flatten().for_each(clean);
-    if (id.group.as_str(), id.kind.as_str()) == ("", "Secret") {
+    let is_secret = (id.group.as_str(), id.kind.as_str()) == ("", "Secret");
+    if is_secret {
         [&mut before, &mut after].into_iter().flatten().for_each(encode);
-        for field in ["data", "stringData"] {
-            mask(items(before.as_mut(), field), items(after.as_mut(), field));
-        }
+    }
+    if before == after {
+        return Ok(None);
+    }
+    let own = if is_secret { values(before.as_ref(), after.as_ref()) } else { Vec::new() };
+    hidden.paths.iter().chain(&own).for_each(|path| conceal(&mut before, &mut after, path));
+    if let Some(variables) = hidden.variables {
+        [&mut before, &mut after].into_iter().flatten().for_each(|side| mask(side, variables));
     }
     let text = |side: &Option<Value>| match side {
         Some(value) => crds::yaml::to_string(value).map_err(|error| error.to_string()),
         None => Ok(String::new()),
     };
     let (old, new) = (text(&before)?, text(&after)?);
+    let shown = hidden.variables.map_or_else(|| id.to_string(), |variables| variables.mask(&id.to_string()));
     let name = |side: &Option<Value>, what: &str| {
-        if side.is_some() { format!("{what}/{id}") } else { "/dev/null".to_owned() }
+        if side.is_some() { format!("{what}/{shown}") } else { "/dev/null".to_owned() }
     };
-    let diff = TextDiff::from_lines(&old, &new);
-    let text = diff.unified_diff().header(&name(&before, "cluster"), &name(&after, "git")).to_string();
-    Ok((old != new).then_some(text))
+    let (from, to) = (name(&before, "cluster"), name(&after, "git"));
+    if old == new {
+        return Ok(Some(format!("--- {from}\n+++ {to}\n(values of Secrets differ)\n")));
+    }
+    Ok(Some(TextDiff::from_lines(&old, &new).unified_diff().header(&from, &to).to_string()))
+}
+
+/// The ways to what a Secret holds.
+fn values(before: Option<&Value>, after: Option<&Value>) -> Vec<Path> {
+    let sides = [before, after].into_iter().flatten();
+    let field = |name: &str| vec![Step::Key(name.to_owned())];
+    let ways = sides.flat_map(|side| {
+        ["data", "stringData"].into_iter().filter_map(|name| Some((name, side.get(name)?))).flat_map(|(name, held)| {
+            match held {
+                Value::Object(items) => items.keys().map(|key| [field(name), field(key)].concat()).collect(),
+                // What is no mapping could still hold what should be in one.
+                _ => vec![field(name)],
+            }
+        })
+    });
+    let mut ways: Vec<Path> = ways.collect();
+    ways.sort();
+    ways.dedup();
+    ways
 }
 
 fn clean(object: &mut Value) {
@@ -64,37 +93,15 @@ fn encode(secret: &mut Value) {
     }
 }
 
-fn items<'a>(object: Option<&'a mut Value>, field: &str) -> Option<&'a mut Value> {
-    object?.get_mut(field)
-}
-
-/// Neither a byte of a value nor its length is left.
-fn mask(before: Option<&mut Value>, after: Option<&mut Value>) {
-    match (before, after) {
-        (Some(Value::Object(before)), Some(Value::Object(after))) => {
-            for (key, old) in before.iter_mut() {
-                match after.get_mut(key) {
-                    Some(new) if new == old => (*old, *new) = (MASK.into(), MASK.into()),
-                    Some(new) => (*old, *new) = (BEFORE.into(), AFTER.into()),
-                    None => *old = MASK.into(),
-                }
-            }
-            let masks: [Value; 2] = [MASK, AFTER].map(Value::from);
-            after.values_mut().filter(|value| !masks.contains(value)).for_each(|value| *value = MASK.into());
-        }
-        (before, after) => [before, after].into_iter().flatten().for_each(|side| match side {
-            Value::Object(items) => items.values_mut().for_each(|value| *value = MASK.into()),
-            // What is no mapping could still hold what should be in one.
-            side => *side = MASK.into(),
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn delta(id: &ObjectId, before: Option<&Value>, after: Option<&Value>) -> Result<Option<String>, String> {
+        super::delta(id, before, after, &Hidden::default())
+    }
 
     fn id(kind: &str) -> ObjectId {
         let text = |text: &str| text.to_owned();
@@ -147,5 +154,24 @@ mod tests {
         let sealed = |value: &str| json!({"kind": "SealedSecret", "spec": {"encryptedData": {"a": value}}});
         let told = delta(&id("SealedSecret"), Some(&sealed("AgA")), Some(&sealed("AgB"))).unwrap().unwrap();
         assert!(told.contains("AgA") && told.contains("AgB"));
+    }
+
+    #[test]
+    fn what_variables_brought_from_a_secret_is_not_shown() {
+        let mut variables = crds::sync::substitute::Variables::default();
+        variables.set("key", "line one\nline two", true);
+        let map = |a: &str, b: &str| json!({"kind": "ConfigMap", "data": {"a": a, "b": b}});
+        let (live, git) = (map("old", "line one\nline two"), map("line one\nline two", "open"));
+        let paths = vec![vec![Step::Key("data".to_owned()), Step::Key("a".to_owned())]];
+        let hidden = Hidden { paths, variables: Some(&variables) };
+        let told = super::delta(&id("ConfigMap"), Some(&live), Some(&git), &hidden).unwrap().unwrap();
+        assert!(!told.contains("line") && !told.contains("old"), "{told}");
+        assert!(told.contains("+  a: \"*** (after)\"\n") && told.contains("+  b: open\n"), "{told}");
+        // Two that both are secret differ still.
+        variables.set("other", "another one", true);
+        let hidden = Hidden { paths: Vec::new(), variables: Some(&variables) };
+        let (live, git) = (map("line one\nline two", ""), map("another one", ""));
+        let told = super::delta(&id("ConfigMap"), Some(&live), Some(&git), &hidden).unwrap().unwrap();
+        assert!(told.ends_with("(values of Secrets differ)\n"), "{told}");
     }
 }

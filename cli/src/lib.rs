@@ -16,7 +16,7 @@
 //!   [`view`] (pure): which present values may be seen, and the text in which somebody edits them.
 //! - [`renewal`] (pure): a file whose values are sealed anew, by whomever. [`table`] (pure): columns.
 //! - [`verdict`] (pure): what a GitSync's status means; [`delta`] (pure): two forms of an object beside each other, and
-//!   nothing of a Secret.
+//!   nothing of a Secret; [`hidden`] (pure): what of it nobody may see.
 //! - [`manifests`] (pure): what `seal install` installs.
 //! - [`certificate`]: the certificate to seal with; [`cluster`]: the only module that talks to an API server.
 //! - [`io`], [`output`]: reading, writing, atomically; [`exit`]: errors to words and exit codes.
@@ -33,6 +33,7 @@ pub mod delta;
 pub mod describe;
 pub mod difference;
 pub mod exit;
+pub mod hidden;
 pub mod io;
 pub mod item;
 pub mod key_file;

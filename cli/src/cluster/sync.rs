@@ -9,9 +9,10 @@ use crds::{
         kinds::{Kind, Kinds},
         object::ObjectId,
     },
+    unseal::ClearSecret,
 };
 use http::StatusCode;
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Secret};
 use kube::{
     Api, Discovery,
     api::{ListParams, Patch, PatchParams},
@@ -88,6 +89,22 @@ impl Cluster {
         let found = self.within(self.api(kind, &id.namespace).get_opt(&id.name)).await;
         let found = found.map_err(|source| ClusterError::Object { object: id.to_string(), source })?;
         Ok(found.and_then(|found| serde_json::to_value(found).ok()))
+    }
+
+    /// A ConfigMap; `None` if it is not there.
+    pub async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, ClusterError> {
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+        let object = || format!("the ConfigMap {namespace}/{name}");
+        self.within(api.get_opt(name)).await.map_err(|source| ClusterError::Object { object: object(), source })
+    }
+
+    /// A Secret; `None` if it is not there.
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<ClearSecret>, ClusterError> {
+        let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let object = || format!("the Secret {namespace}/{name}");
+        let found = self.within(api.get_opt(name)).await;
+        let found = found.map_err(|source| ClusterError::Object { object: object(), source })?;
+        Ok(found.map(ClearSecret::new))
     }
 
     /// The objects of a kind, and of a namespace if they live in one, that carry the labels of a GitSync.

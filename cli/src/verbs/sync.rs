@@ -307,7 +307,9 @@ Example:
 
 Renders what the GitSync asks for, and has the API server try to apply it, which changes nothing. Without --local it is \
 the revision that was applied last, fetched with your own git: what differs then was changed by others. With --local it \
-is what a merge would bring. Values of Secrets are never shown, only that they differ.
+is what a merge would bring, with the hooks that would be run. Variables have the values that they have in the cluster, \
+read with your own rights; what needs one that you may not read cannot be compared. Values of Secrets are never shown, \
+only that they differ.
 
 Exit codes, as diff has them: 0 nothing differs, 1 something does, 2 trouble.";
 

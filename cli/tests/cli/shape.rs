@@ -9,6 +9,7 @@ fn what_decides_touches_nothing() {
         "backup.rs",
         "command.rs",
         "delta.rs",
+        "hidden.rs",
         "describe.rs",
         "item.rs",
         "difference.rs",

@@ -6,16 +6,14 @@ use std::{
     ops::Bound,
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-
 use crds::{
     git_sync::{APPROVE, PendingPlan},
     sync::{
+        digest::digest,
         hook::{Hook, HookRun, Phase},
         inventory::Inventory,
     },
 };
-use sha2::{Digest as _, Sha256};
 
 use super::{
     health::Health,
@@ -304,21 +302,6 @@ fn unhealthy(desired: &[Desired], health: &HashMap<ObjectId, Health>) -> Unwell 
 /// How to allow a plan.
 pub fn command(me: (&str, &str), digest: &str) -> String {
     format!("kubectl annotate --overwrite -n {} gitsync {} {APPROVE}={digest}", me.0, me.1)
-}
-
-/// Names what would be there and what would go. The same while the plan is carried out wave by wave.
-fn digest(desired: &[Desired], leaving: &[(ObjectId, String)]) -> String {
-    let mut hasher = Sha256::new();
-    for object in desired {
-        hasher.update(format!("+{}={}\n", object.id.inventory_id(), object.digest));
-    }
-    for (id, _) in leaving {
-        hasher.update(format!("-{}\n", id.inventory_id()));
-    }
-    let digest = hasher.finalize();
-    // It may become the value of a label one day: letters at both ends.
-    let text: String = URL_SAFE_NO_PAD.encode(digest.as_slice()).chars().take(20).collect();
-    format!("p{text}x")
 }
 
 /// Why so much may not go unasked.

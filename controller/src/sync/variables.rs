@@ -60,24 +60,17 @@ impl Syncer {
         Ok(Some(variables))
     }
 
-    /// Keys that are no names, such as file names, cannot be asked for.
+    /// Reads one source.
     async fn values(&self, sync: &GitSync, from: &ValuesReference, into: &mut Variables) -> Result<(), CallError> {
         let (client, namespace) = (self.git.hands.of(sync), sync.namespace().unwrap_or_default());
         match from.kind {
             ValuesKind::ConfigMap => {
                 let read = bounded(Api::<ConfigMap>::namespaced(client, &namespace).get(&from.name)).await?;
-                for (name, value) in read.data.iter().flatten() {
-                    into.set(name, value, false);
-                }
+                into.take_map(&read);
             }
             ValuesKind::Secret => {
                 let read = bounded(Api::<Secret>::namespaced(client, &namespace).get(&from.name)).await?;
-                let read = ClearSecret::new(read);
-                for (name, value) in read.expose().data.iter().flatten() {
-                    if let Ok(value) = std::str::from_utf8(&value.0) {
-                        into.set(name, value, true);
-                    }
-                }
+                into.take_secret(ClearSecret::new(read).expose());
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 //! shows beforehand. Pure; what is done with the objects is the controller's alone.
 
 pub mod choice;
+pub mod digest;
 pub mod health;
 pub mod history;
 pub mod hook;

@@ -9,9 +9,14 @@
 //!
 //! No crate is used: those that are kept know `${name}` and a default, not Flux's other forms, and none tells where.
 
-use std::{collections::BTreeMap, fmt, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+};
 
 use granit_parser::{Event, Options, Parser, ScalarStyle};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -25,6 +30,8 @@ use crate::{
 const OPT_OUT: [&str; 2] = ["kustomize.toolkit.fluxcd.io/substitute", "gitsync.signet.dev/substitute"];
 /// A secret value shorter than this cannot be told from an ordinary word in a message.
 const SHORTEST: usize = 4;
+/// What no secret is.
+const MASKED: &str = "(masked: not a value)";
 /// Defaults within defaults.
 const DEPTH: usize = 16;
 
@@ -32,7 +39,12 @@ const DEPTH: usize = 16;
 #[derive(Clone, Default, PartialEq)]
 pub struct Variables {
     all: BTreeMap<String, Zeroizing<String>>,
+    /// Names of those that are secret.
+    hidden: BTreeSet<String>,
+    /// Values that are, or were before they were set anew.
     secret: Vec<Zeroizing<String>>,
+    /// Others may be set that are not known.
+    is_partial: bool,
 }
 
 impl fmt::Debug for Variables {
@@ -62,8 +74,51 @@ impl Variables {
         if is_secret && value.len() >= SHORTEST {
             self.secret.push(value.clone());
         }
+        if is_secret {
+            self.hidden.insert(name.to_owned());
+        } else {
+            self.hidden.remove(name);
+        }
         self.all.insert(name.to_owned(), value);
         true
+    }
+
+    /// Sets all that a ConfigMap holds. Keys that are no names, such as file names, cannot be asked for.
+    pub fn take_map(&mut self, map: &ConfigMap) {
+        for (name, value) in map.data.iter().flatten() {
+            self.set(name, value, false);
+        }
+    }
+
+    /// Sets all that a Secret holds as text.
+    pub fn take_secret(&mut self, secret: &Secret) {
+        for (name, value) in secret.data.iter().flatten() {
+            if let Ok(value) = std::str::from_utf8(&value.0) {
+                self.set(name, value, true);
+            }
+        }
+    }
+
+    /// What comes next cannot be read: nobody knows the value of what is not set after it.
+    pub fn doubt(&mut self) {
+        self.all.clear();
+        self.hidden.clear();
+        self.is_partial = true;
+    }
+
+    /// Whether any came from a Secret.
+    pub fn are_secret(&self) -> bool {
+        !self.secret.is_empty() || !self.hidden.is_empty()
+    }
+
+    /// The same names, with something else in the place of what is secret: where that makes a difference, a secret is.
+    #[must_use]
+    pub fn masked(&self) -> Self {
+        let mut masked = self.clone();
+        for name in &self.hidden {
+            masked.all.insert(name.clone(), Zeroizing::new(MASKED.to_owned()));
+        }
+        masked
     }
 
     /// Changes when any of them does. Tells nothing of them.
@@ -267,6 +322,9 @@ fn expression(inner: &str, variables: &Variables, depth: usize) -> Result<String
         return Err(form());
     }
     let value = variables.all.get(name).map(|value| value.as_str());
+    if value.is_none() && variables.is_partial {
+        return Err(format!("the variable {name} may be in what cannot be read"));
+    }
     let filled = value.filter(|value| !value.is_empty());
     for (mark, value) in [(":=", filled), (":-", filled), ("=", value), ("-", value)] {
         if let Some(default) = operation.strip_prefix(mark) {
@@ -410,6 +468,34 @@ mod tests {
             let text = format!("metadata: {{{field}: {{{key}: disabled}}}}\na: \"${{x}}\"\n");
             assert_eq!(read(&text, &[]).unwrap()[0]["a"], "${x}");
         }
+    }
+
+    #[test]
+    fn what_may_be_elsewhere_has_no_default() {
+        let mut all = variables(&[("before", "1")]);
+        all.doubt();
+        all.set("after", "2", false);
+        assert_eq!(replaced("${after}", &all, 0).as_deref(), Ok("2"));
+        for text in ["${before}", "${before:=x}", "${none:-x}", "${none=x}"] {
+            assert!(replaced(text, &all, 0).unwrap_err().contains("may be in what cannot be read"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_secret_can_be_told_from_what_is_not() {
+        let mut all = variables(&[("open", "visible"), ("now", "open")]);
+        for name in ["short", "was"] {
+            all.set(name, "x", true);
+        }
+        all.set("was", "open now", false);
+        all.set("now", "secret", true);
+        let masked = all.masked();
+        for (name, is_secret) in [("open", false), ("short", true), ("was", false), ("now", true)] {
+            let text = format!("a: ${{{name}}}");
+            let [real, other] = [&all, &masked].map(|all| replaced(&text, all, 0).unwrap());
+            assert_eq!(real != other, is_secret, "{name}");
+        }
+        assert!(all.are_secret() && !variables(&[("open", "1")]).are_secret());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! become, by an apply that is tried only.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -11,11 +11,13 @@ use crds::{
     GitSync,
     git_sync::{NAME_LABEL, NAMESPACE_LABEL},
     sync::{
+        digest::digest,
+        hook::Phase,
         ignore,
         kinds::Kinds,
         marks::marks,
         object::ObjectId,
-        render::{Desired, definitions},
+        render::{Desired, Problem, SourceFile, definitions, documents},
     },
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -27,19 +29,18 @@ use tokio::process::Command;
 
 use super::{
     Site, painted,
-    render::{self, Capabilities},
+    render::{self, Capabilities, RenderError},
+    variables::{self, Values},
 };
 use crate::{
     cluster::{Cluster, ClusterError},
     delta::delta,
     exit::{self, Error, Exit},
+    hidden::{self, Hidden, Path as Way},
     io::Io,
     output::{self, OutputError},
     table::{CYAN, GREEN, RED},
-    verbs::{
-        Report,
-        sync::{Diff, Tools},
-    },
+    verbs::{Report, sync::Diff},
 };
 
 /// Requests under way at once.
@@ -60,8 +61,8 @@ pub enum DiffError {
     Folder(#[source] std::io::Error),
     #[error("cannot fetch {commit} of {url}: {said}")]
     Fetch { commit: String, url: String, said: String },
-    #[error("{} of {all} objects could not be compared", failed.len())]
-    Failed { failed: Vec<String>, all: usize },
+    #[error("{failed} of {all} objects could not be compared")]
+    Failed { failed: usize, all: usize },
     #[error("{object} cannot be shown: {why}")]
     Shown { object: String, why: String },
 }
@@ -88,12 +89,16 @@ enum Becomes {
     Created,
     Changed,
     Pruned,
+    Run,
 }
 
 #[derive(Debug, Serialize)]
 struct Difference {
     object: String,
     becomes: Becomes,
+    /// Of a hook.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    phases: Vec<Phase>,
     /// Where it stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     place: Option<String>,
@@ -103,6 +108,17 @@ struct Difference {
 /// What came of one: a difference or none, or why nobody knows.
 type Compared = Result<Option<Difference>, String>;
 
+/// What a sync would make.
+struct Wanted {
+    desired: Vec<Desired>,
+    /// Why others are not among them: what goes into them cannot be read.
+    doubts: Vec<String>,
+    /// How many those are.
+    missing: usize,
+    /// The same objects with something else in the place of secret values, where there are any.
+    masked: Option<HashMap<ObjectId, Value>>,
+}
+
 pub async fn run(command: Diff, io: &mut Io<'_>) -> Result<Exit, Error> {
     let Diff { which, local, revision, output, tools } = command;
     let site = Site::at(which.at).await?;
@@ -111,61 +127,118 @@ pub async fn run(command: Diff, io: &mut Io<'_>) -> Result<Exit, Error> {
         return Err(DiffError::Elsewhere.into());
     }
     let kinds = site.cluster.kinds().await?;
-    let desired = if let Some(path) = local {
-        wanted(&site.cluster, Path::new(""), &path, &sync, &kinds, &tools).await?
+    let capabilities = Capabilities { version: Some(site.cluster.version().await?), apis: kinds.apis() };
+    let files = if let Some(path) = local {
+        render::files(Path::new(""), &path, &sync, &capabilities, &tools).await?
     } else {
         let clone = fetch(&sync, revision.as_deref()).await?;
         let path = PathBuf::from(sync.spec.path.trim_matches('/'));
-        wanted(&site.cluster, clone.path(), &path, &sync, &kinds, &tools).await?
+        render::files(clone.path(), &path, &sync, &capabilities, &tools).await?
     };
+    let values = variables::read(&site.cluster, &sync).await;
+    let Wanted { desired, doubts, missing, masked } = wanted(&files, &values, &kinds, &sync)?;
     let known = kinds.clone().with_definitions(definitions(&desired));
-    let applies = desired.iter().map(|object| compare(&site.cluster, &kinds, object));
+    let sight = Sight { values: &values, masked: masked.as_ref() };
+    let kept = desired.iter().filter(|object| object.marks.hook.is_none() && !object.marks.ignored);
+    let applies = kept.map(|object| compare(&site.cluster, &kinds, object, sight));
     let mut compared: Vec<Compared> = stream::iter(applies).buffered(CONCURRENCY).try_collect().await?;
-    compared.extend(prunes(&site.cluster, &known, &sync, &desired).await?);
-    let all = compared.len();
-    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    if doubts.is_empty() {
+        compared.extend(prunes(&site.cluster, &known, &sync, &desired, sight).await?);
+    }
+    let all = compared.len() + missing;
+    let (mut found, mut failed, mut unknown) = (Vec::new(), missing, doubts);
     for one in compared {
         match one {
             Ok(difference) => found.extend(difference),
-            Err(why) => failed.push(why),
+            Err(why) => {
+                failed += 1;
+                unknown.push(values.mask(&why));
+            }
         }
     }
+    let same = all - failed - found.len();
+    if !found.is_empty() && !is_applied(&sync, &desired) {
+        found.extend(hooks(&desired, sight)?);
+    }
     let text = match output {
-        Report::Text => text(&found, all - failed.len(), io.colour_stdout),
+        Report::Text => text(&found, same, io.colour_stdout),
         Report::Json => serde_json::to_string_pretty(&found).map_err(OutputError::Json)? + "\n",
     };
     output::write(text.as_bytes(), None, io)?;
-    if !failed.is_empty() {
-        failed.iter().for_each(|why| io.error(why));
+    if !unknown.is_empty() {
+        unknown.iter().for_each(|why| io.error(why));
+        for why in &values.unread {
+            io.hint(&format!("{why}: what needs it cannot be compared, nor told what would be pruned"));
+        }
         return Err(DiffError::Failed { failed, all }.into());
     }
     Ok(if found.is_empty() { Exit::Ok } else { Exit::Failed })
 }
 
-async fn wanted(
-    cluster: &Cluster,
-    root: &Path,
-    path: &Path,
-    sync: &GitSync,
-    kinds: &Kinds,
-    tools: &Tools,
-) -> Result<Vec<Desired>, Error> {
-    let capabilities = Capabilities { version: Some(cluster.version().await?), apis: kinds.apis() };
-    let read = render::folder(root, path, sync, &capabilities, tools).await?;
-    Ok(render::desired(&read, kinds, sync)?)
+fn wanted(files: &[SourceFile], values: &Values, kinds: &Kinds, sync: &GitSync) -> Result<Wanted, Error> {
+    let mut read = documents(files, values.variables.as_ref());
+    let doubts = if values.unread.is_empty() { Vec::new() } else { std::mem::take(&mut read.problems) };
+    let missing = if doubts.is_empty() { 0 } else { documents(files, None).objects.len() - read.objects.len() };
+    let masked = |problem: Problem| Problem { what: values.mask(&problem.what), ..problem };
+    let desired = render::desired(&read, kinds, sync).map_err(|error| match error {
+        RenderError::Problems(problems) => RenderError::Problems(problems.into_iter().map(masked).collect()),
+        error => error,
+    })?;
+    let masked = values.variables.as_ref().filter(|variables| variables.are_secret()).map(|variables| {
+        let mut read = documents(files, Some(&variables.masked()));
+        read.problems.clear();
+        // Where a name is a secret it may be somebody else's: then nothing is shown.
+        let objects = render::desired(&read, kinds, sync).unwrap_or_default();
+        objects.into_iter().map(|object| (object.id, object.body.value())).collect()
+    });
+    Ok(Wanted { desired, doubts: doubts.iter().map(ToString::to_string).collect(), missing, masked })
+}
+
+/// What of objects may be seen.
+#[derive(Clone, Copy)]
+struct Sight<'a> {
+    values: &'a Values,
+    masked: Option<&'a HashMap<ObjectId, Value>>,
+}
+
+impl<'a> Sight<'a> {
+    fn hidden(self, object: Option<&Desired>) -> Hidden<'a> {
+        let paths = |(object, masked): (&Desired, &HashMap<ObjectId, Value>)| match masked.get(&object.id) {
+            Some(masked) => hidden::paths(&object.body.value(), masked),
+            None => vec![Way::new()],
+        };
+        Hidden {
+            paths: object.zip(self.masked).map(paths).unwrap_or_default(),
+            variables: self.values.variables.as_ref(),
+        }
+    }
+
+    fn difference(
+        self,
+        object: Result<&Desired, &ObjectId>,
+        (live, after): (Option<&Value>, Option<&Value>),
+        becomes: Becomes,
+    ) -> Result<Option<Difference>, Error> {
+        let id = object.map_or_else(|id| id, |object| &object.id);
+        let name = self.values.mask(&id.to_string());
+        let hidden = self.hidden(object.ok());
+        let shown = delta(id, live, after, &hidden).map_err(|why| DiffError::Shown { object: name.clone(), why })?;
+        let place = object.ok().map(|object| object.place.to_string());
+        Ok(shown.map(|diff| Difference { object: name, becomes, phases: Vec::new(), place, diff }))
+    }
 }
 
 /// Tries one. What the API server refuses is one object's trouble; what it cannot be asked is everybody's.
-async fn compare(cluster: &Cluster, kinds: &Kinds, object: &Desired) -> Result<Compared, Error> {
+async fn compare(cluster: &Cluster, kinds: &Kinds, object: &Desired, sight: Sight<'_>) -> Result<Compared, Error> {
     let Desired { id, version, body, marks, place, ignored, .. } = object;
     let body = &body.value();
-    // A hook is run, not kept.
-    if marks.ignored || marks.hook.is_some() {
-        return Ok(Ok(None));
-    }
+    let difference = |live: Option<&Value>, after: &Value| {
+        let becomes = if live.is_some() { Becomes::Changed } else { Becomes::Created };
+        sight.difference(Ok(object), (live, Some(after)), becomes)
+    };
     // Its definition is among the objects: what it will be nobody can try.
     let Some(kind) = kinds.get(&id.group, version, &id.kind) else {
-        return difference(object, None, Some(body)).map(Ok);
+        return difference(None, body).map(Ok);
     };
     let live = cluster.object(kind, id).await?;
     if live.is_some() && marks.once {
@@ -176,24 +249,39 @@ async fn compare(cluster: &Cluster, kinds: &Kinds, object: &Desired) -> Result<C
         None => body,
     };
     match cluster.tried(kind, id, body).await {
-        Ok(tried) => difference(object, live.as_ref(), Some(&tried)).map(Ok),
+        Ok(tried) => difference(live.as_ref(), &tried).map(Ok),
         // It will be there before the object is: it is among them, or nothing would say so.
-        Err(error) if live.is_none() && error.is_nowhere() => difference(object, None, Some(body)).map(Ok),
+        Err(error) if live.is_none() && error.is_nowhere() => difference(None, body).map(Ok),
         Err(error @ ClusterError::Try { .. }) => Ok(Err(format!("{place}: {}", exit::chain(&error)))),
         Err(error) => Err(error.into()),
     }
 }
 
-fn difference(object: &Desired, live: Option<&Value>, after: Option<&Value>) -> Result<Option<Difference>, Error> {
-    let id = &object.id;
-    let shown = delta(id, live, after).map_err(|why| DiffError::Shown { object: id.to_string(), why })?;
-    let becomes = if live.is_some() { Becomes::Changed } else { Becomes::Created };
-    let place = Some(object.place.to_string());
-    Ok(shown.map(|diff| Difference { object: id.to_string(), becomes, place, diff }))
+/// Whether it is what was applied whole last: what differs then was changed by others, and no hook runs for that.
+fn is_applied(sync: &GitSync, desired: &[Desired]) -> bool {
+    let last = sync.status.iter().flat_map(|status| &status.history).next();
+    last.is_some_and(|last| last.digest == digest(desired, &[]))
+}
+
+/// What would be run, made anew each time.
+fn hooks(desired: &[Desired], sight: Sight<'_>) -> Result<Vec<Difference>, Error> {
+    let hooks = desired.iter().filter(|object| !object.marks.ignored);
+    let hooks = hooks.filter_map(|object| Some((object, object.marks.hook?)));
+    let run = hooks.map(|(object, hook)| {
+        let run = sight.difference(Ok(object), (None, Some(&object.body.value())), Becomes::Run)?;
+        Ok(run.map(|run| Difference { phases: hook.phases().collect(), ..run }))
+    });
+    run.filter_map(Result::transpose).collect()
 }
 
 /// What would be deleted, by the controller's rules.
-async fn prunes(cluster: &Cluster, kinds: &Kinds, sync: &GitSync, desired: &[Desired]) -> Result<Vec<Compared>, Error> {
+async fn prunes(
+    cluster: &Cluster,
+    kinds: &Kinds,
+    sync: &GitSync,
+    desired: &[Desired],
+    sight: Sight<'_>,
+) -> Result<Vec<Compared>, Error> {
     let (namespace, name) = (sync.namespace().unwrap_or_default(), sync.name_any());
     let wanted: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
     let inventory = sync.status.iter().filter_map(|status| status.inventory.as_ref()).flat_map(|it| &it.objects);
@@ -212,10 +300,7 @@ async fn prunes(cluster: &Cluster, kinds: &Kinds, sync: &GitSync, desired: &[Des
         if !is_ours || marks(&labels, &texts("annotations")).is_ok_and(|marks| marks.kept) {
             continue;
         }
-        let object = id.to_string();
-        let shown = delta(id, Some(&live), None).map_err(|why| DiffError::Shown { object: object.clone(), why })?;
-        let pruned = |diff| Difference { object, becomes: Becomes::Pruned, place: None, diff };
-        found.push(Ok(shown.map(pruned)));
+        found.push(Ok(sight.difference(Err(id), (Some(&live), None), Becomes::Pruned)?));
     }
     Ok(found)
 }
@@ -248,11 +333,13 @@ async fn fetch(sync: &GitSync, revision: Option<&str>) -> Result<TempDir, DiffEr
     Ok(folder)
 }
 
-fn text(found: &[Difference], all: usize, coloured: bool) -> String {
+fn text(found: &[Difference], same: usize, coloured: bool) -> String {
     let mut text = String::new();
-    for Difference { object, becomes, place, diff } in found {
+    for Difference { object, becomes, phases, place, diff } in found {
+        let phases = phases.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let phases = if phases.is_empty() { phases } else { format!(" in {phases}") };
         let place = place.as_ref().map(|place| format!(", {place}")).unwrap_or_default();
-        text.extend([format!("{object}: {becomes}{place}\n")]);
+        text.extend([format!("{object}: {becomes}{phases}{place}\n")]);
         for line in diff.lines() {
             let colour = match line.as_bytes().first() {
                 Some(b'+') => GREEN,
@@ -266,6 +353,8 @@ fn text(found: &[Difference], all: usize, coloured: bool) -> String {
         text.push('\n');
     }
     let count = |wanted: Becomes| found.iter().filter(|it| it.becomes == wanted).count();
-    let [created, changed, pruned] = [Becomes::Created, Becomes::Changed, Becomes::Pruned].map(count);
-    text + &format!("{created} created, {changed} changed, {pruned} pruned, {} as they are\n", all - found.len())
+    let [created, changed, pruned, run] =
+        [Becomes::Created, Becomes::Changed, Becomes::Pruned, Becomes::Run].map(count);
+    let run = if run == 0 { String::new() } else { format!("{run} run, ") };
+    text + &format!("{created} created, {changed} changed, {pruned} pruned, {run}{same} as they are\n")
 }

@@ -9,6 +9,7 @@ pub mod render;
 pub mod show;
 pub mod status;
 pub mod tree;
+pub mod variables;
 pub mod wait;
 
 use crds::GitSync;

@@ -94,7 +94,9 @@ pub async fn run(command: Render, io: &mut Io<'_>) -> Result<Exit, Error> {
     };
     let is_bare = sync.is_none();
     let sync = sync.unwrap_or_else(|| nobody(&path));
-    let read = folder(Path::new(""), &path, &sync, &capabilities, &tools).await?;
+    let files = files(Path::new(""), &path, &sync, &capabilities, &tools).await?;
+    // Those that a cluster holds are left as they stand.
+    let read = documents(&files, Variables::of_spec(&sync.spec).as_ref());
     let kinds = served.unwrap_or_else(|| guessed(read.objects.iter().map(|(_, object)| object)));
     let mut text = String::new();
     for Desired { body, place, .. } in desired(&read, &kinds, &sync)? {
@@ -117,17 +119,15 @@ pub fn desired(read: &Documents, kinds: &Kinds, sync: &GitSync) -> Result<Vec<De
     objects(read, &kinds, owner).map_err(RenderError::Problems)
 }
 
-/// The documents that `path`, seen from `root`, makes.
-pub async fn folder(
+/// What `path`, seen from `root`, makes; variables are as they stand.
+pub async fn files(
     root: &Path,
     path: &Path,
     sync: &GitSync,
     capabilities: &Capabilities,
     tools: &Tools,
-) -> Result<Documents, RenderError> {
+) -> Result<Vec<SourceFile>, RenderError> {
     let place = root.join(path);
-    // Those that a cluster holds are left as they stand.
-    let variables = Variables::of_spec(&sync.spec);
     let renderer = match sync.spec.renderer {
         Some(renderer) => renderer,
         None => choose(|name| Ok::<_, RenderError>(place.join(name).is_file()))?,
@@ -136,7 +136,7 @@ pub async fn folder(
         Renderer::Plain => {
             let mut files = Vec::new();
             find(root, path, &mut files)?;
-            return Ok(documents(&files, variables.as_ref()));
+            return Ok(files);
         }
         Renderer::Kustomize => {
             let mut kustomize = Command::new(&tools.kustomize);
@@ -149,8 +149,7 @@ pub async fn folder(
             (run_in(root, helm, &tools.helm, &values.map(Value::to_string).unwrap_or_default()).await?, "helm template")
         }
     };
-    let file = SourceFile { path: format!("{} ({said})", path.display()), text: Some(written) };
-    Ok(documents(&[file], variables.as_ref()))
+    Ok(vec![SourceFile { path: format!("{} ({said})", path.display()), text: Some(written) }])
 }
 
 fn template(path: &Path, sync: &GitSync, capabilities: &Capabilities, program: &Path) -> Command {
