@@ -57,6 +57,7 @@ async fn a_wave_waits_for_the_health_of_the_one_before() -> Result<()> {
     let ready = place.ready("app", |ready, _| ready.reason == "HealthCheckFailed").await?;
     assert!(ready.message.contains("first: ProgressDeadlineExceeded"), "{}", ready.message);
     assert_eq!(condition(&place, "app", "Healthy").await?.status, "False");
+    place.event("HealthCheckFailed", "first: ProgressDeadlineExceeded").await?;
     // What waits is not applied.
     let third = place.maps().get("third").await?.data.unwrap_or_default();
     assert_eq!(third["value"], "one");
@@ -70,6 +71,7 @@ async fn a_wave_waits_for_the_health_of_the_one_before() -> Result<()> {
     .await?;
     rolled_out(&deployments, "first", "Available").await?;
     place.applied("app", &repaired).await?;
+    place.event("ReconciliationSucceeded", &repaired).await?;
     value(&place, "third", "two").await?;
     Ok(())
 }
@@ -215,6 +217,16 @@ async fn mass_deletion_is_asked_about() -> Result<()> {
     assert_eq!(sync.status.and_then(|status| status.plan), None);
     assert!(place.maps().get_opt("map-0").await?.is_none());
     place.maps().get("map-14").await?;
+
+    // So may the last of them, and then there is nothing.
+    repository.remove("map-14.yaml")?;
+    let last = repository.commit("none left").await?;
+    let ready = place.ready("app", |ready, _| ready.reason == "PruneRefused").await?;
+    assert!(ready.message.contains("nothing is left at the path"), "{}", ready.message);
+    approve(&place, "app", &self::plan(&place, "app").await?.digest).await?;
+    let sync = place.applied("app", &last).await?;
+    assert_eq!(sync.status.and_then(|status| status.inventory).unwrap_or_default().objects.len(), 0);
+    assert!(place.maps().get_opt("map-14").await?.is_none());
     Ok(())
 }
 

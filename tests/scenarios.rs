@@ -25,6 +25,13 @@ async fn what_goes_from_git_stays_where_nothing_is_pruned() -> Result<()> {
     let first = repository.commit("two").await?;
     follow(&place, "app", &repository, json!({"prune": false})).await?;
     place.applied("app", &first).await?;
+    let both = ["goes", "stays"].map(|name| format!("ConfigMap {}/{name}", place.namespace));
+    assert_eq!(entries(&place, "app").await?, both);
+    for name in ["goes", "stays"] {
+        let map = place.maps().get(name).await?;
+        let owner = ["namespace", "name"].map(|label| map.labels()[&format!("gitsync.signet.dev/{label}")].clone());
+        assert_eq!(owner, [place.namespace.clone(), "app".to_owned()]);
+    }
     repository.remove("goes.yaml")?;
     let second = repository.commit("one").await?;
     place.applied("app", &second).await?;
@@ -87,6 +94,16 @@ async fn one_that_is_frozen_in_the_cluster_is_left_alone_until_it_thaws() -> Res
     place.says("frozen", &[("value", "one")]).await?;
 
     place.maps().patch("frozen", &PatchParams::default(), &freeze(Value::Null)).await?;
+    place.says("frozen", &[("value", "two")]).await?;
+
+    // Nor does it go from the cluster with its file.
+    place.maps().patch("frozen", &PatchParams::default(), &freeze("disabled".into())).await?;
+    repository.remove("frozen.yaml")?;
+    repository.remove("free.yaml")?;
+    repository.write("other.yaml", config_map("other", "three"))?;
+    let third = repository.commit("three").await?;
+    place.applied("app", &third).await?;
+    assert!(place.maps().get_opt("free").await?.is_none());
     place.says("frozen", &[("value", "two")]).await?;
     Ok(())
 }

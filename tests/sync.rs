@@ -325,7 +325,24 @@ async fn two_syncs_do_not_fight_over_one_object() -> Result<()> {
     let ready = place.ready("two", |ready, _| ready.status == "False").await?;
     let expected = format!("two/map.yaml:1: ConfigMap {0}/shared belongs to the GitSync {0}/one", place.namespace);
     assert!(ready.message.contains(&expected), "{}", ready.message);
-    value(&place, "shared", "one").await?;
+    let before = value(&place, "shared", "one").await?;
+    let told = place.syncs().get("two").await?.resource_version();
+    let asked = git.requests();
+    eventually("Git to be asked again by both", SOON, || async { Ok((git.requests() >= asked + 12).then_some(())) })
+        .await?;
+    assert_eq!(value(&place, "shared", "one").await?.resource_version(), before.resource_version(), "nobody writes it");
+    assert_eq!(place.syncs().get("two").await?.resource_version(), told, "nor anything else");
+
+    // Handed over, it does not go with the file of the one that had it.
+    let to = json!({"metadata": {"labels": {"gitsync.signet.dev/name": "two"}}});
+    place.maps().patch("shared", &PatchParams::default(), &Patch::Merge(to)).await?;
+    value(&place, "shared", "two").await?;
+    repository.remove("one/map.yaml")?;
+    repository.write("one/other.yaml", config_map("other", "one"))?;
+    let commit = repository.commit("one of them").await?;
+    place.applied("one", &commit).await?;
+    place.applied("two", &commit).await?;
+    assert_eq!(value(&place, "shared", "two").await?.uid(), before.uid());
     Ok(())
 }
 
@@ -388,12 +405,15 @@ async fn an_idle_sync_makes_no_call() -> Result<()> {
     let commit = repository.commit("one").await?;
     place.sync("app", &repository.url(), "").await?;
     let sync = place.applied("app", &commit).await?;
+    // These come after what they tell of.
+    place.event("Applied", &commit).await?;
+    place.event("Unsealed", "").await?;
     let requests = || async {
         let text = world.cluster.kubectl(&["get", "--raw", "/metrics"]).await?;
         // Every write, and every single read: kubectl's own reads are of other things.
         let counted = |line: &&str| {
             line.starts_with("apiserver_request_total")
-                && ["configmaps", "gitsyncs", "sealedsecrets", "secrets"]
+                && ["configmaps", "events", "gitsyncs", "sealedsecrets", "secrets"]
                     .iter()
                     .any(|it| line.contains(&format!("resource=\"{it}\"")))
                 && !line.contains("verb=\"WATCH\"")

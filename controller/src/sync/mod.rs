@@ -209,6 +209,8 @@ struct State {
     /// The plan that somebody allowed: it is carried out to its end, though less of it is left.
     allowed: Option<String>,
     failures: u32,
+    /// It has failed, and was not well since.
+    is_unwell: bool,
 }
 
 impl State {

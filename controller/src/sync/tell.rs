@@ -104,6 +104,12 @@ impl Syncer {
         self.write(sync, &status).await.map_err(Error::Status)?;
         state.corrected = None;
         self.notify(sync, &news);
+        if let Verdict::Ready(message) = &verdict
+            && std::mem::take(&mut state.is_unwell)
+        {
+            self.events.publish(sync, Severity::Normal, verdict.reason(), message).await;
+        }
+        state.is_unwell |= matches!(verdict, Verdict::Failed(_) | Verdict::Stalled(_));
         if let Verdict::Failed(cause) | Verdict::Stalled(cause) = &verdict
             && status::ready(&before).is_none_or(|old| old.message != cause.message)
         {
