@@ -65,7 +65,7 @@ async fn root(cluster: &Cluster, authority: &str) -> Result<PathBuf> {
     for folder in ["dev", "proc", "etc/ssl/certs", "usr/local/bin"].map(|it| root.join(it)).iter().chain([&mounted]) {
         fs::create_dir_all(folder)?;
     }
-    let program = release::build(&["controller"]).await?.join("signet-controller");
+    let program = release::build("controller").await?.join("signet-controller");
     for (from, to) in [
         (program, "signet-controller"),
         (Tool::Kustomize.path().await?, "usr/local/bin/kustomize"),

@@ -33,6 +33,7 @@ mod migration;
 mod modes;
 mod notify;
 mod recipients;
+mod releases;
 mod render;
 mod replicas;
 mod reseal;

@@ -34,6 +34,10 @@ pub enum Tool {
     AgeKeygen,
     /// What checks alerts and dashboard.
     Promtool,
+    /// What installs plugins of kubectl.
+    Krew,
+    /// What checks the manifests of those that are offered to krew's index.
+    KrewValidator,
 }
 
 /// For [`Tool::UpstreamController`]: the environment variable that names the folder of its `token` and `ca.crt`.
@@ -193,6 +197,8 @@ impl Tool {
                 tags: "remove_all_sd", // it discovers nothing: half of the build, and every cloud's library
                 patches: &[],
             },
+            Self::Krew => krew("krew", "sigs.k8s.io/krew/cmd/krew"),
+            Self::KrewValidator => krew("validate-krew-manifest", "sigs.k8s.io/krew/cmd/validate-krew-manifest"),
             Self::Age => age("age", "filippo.io/age/cmd/age"),
             Self::AgeKeygen => age("age-keygen", "filippo.io/age/cmd/age-keygen"),
         }
@@ -218,6 +224,20 @@ fn age(program: &'static str, package: &'static str) -> Recipe {
         module: "filippo.io/age",
         package,
         takes: "10 seconds",
+        stamp,
+        tags: "",
+        patches: &[],
+    }
+}
+
+fn krew(program: &'static str, package: &'static str) -> Recipe {
+    let stamp = |version: &str| format!("-X sigs.k8s.io/krew/internal/version.gitTag={version}");
+    Recipe {
+        program,
+        folder: "krew",
+        module: "sigs.k8s.io/krew",
+        package,
+        takes: "30 seconds",
         stamp,
         tags: "",
         patches: &[],
