@@ -215,10 +215,7 @@ async fn seal_keeps_no_trace_of_what_it_sealed() -> Result<()> {
         unheard(home, &format!("unseal db.yaml --recovery-private-key {testdata}/new.key"), "").await?;
     let there = found(open.id().context("it has ended")?, &traces)?.context("root")?;
     assert!(!there.is_empty(), "what is written is there, and the search finds it");
-    for (line, stdin) in [
-        (certificate.clone(), secret.as_str()),
-        (format!("raw {certificate} shop/db"), &long),
-    ] {
+    for (line, stdin) in [(certificate.clone(), secret.as_str()), (format!("raw {certificate} shop/db"), &long)] {
         let (seal, _reader) = unheard(home, &line, stdin).await?;
         let there = found(seal.id().context("it has ended")?, &traces)?.context("root")?;
         assert!(there.is_empty(), "seal {line}: {there:#?}");
