@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use crds::{GitSync, git_sync::SecretReference};
+use crds::{
+    GitSync,
+    git_sync::{RECONCILE_REQUESTED, SecretReference},
+};
 use harness::{GitServer, Repository, SshServer, eventually};
 use k8s_openapi::{
     api::{
@@ -343,6 +346,43 @@ async fn two_syncs_do_not_fight_over_one_object() -> Result<()> {
     place.applied("one", &commit).await?;
     place.applied("two", &commit).await?;
     assert_eq!(value(&place, "shared", "two").await?.uid(), before.uid());
+    Ok(())
+}
+
+/// Whoever of the two looks first.
+#[tokio::test]
+async fn what_moves_from_one_sync_to_another_is_handed_over() -> Result<()> {
+    let (place, git) = start("moving").await?;
+    let repository = git.create("app").await?;
+    for sync in ["one", "two"] {
+        repository.write(&format!("{sync}/own.yaml"), config_map(sync, "own"))?;
+    }
+    repository.write("one/map.yaml", config_map("moving", "0"))?;
+    let commit = repository.commit("all in place").await?;
+    for path in ["one", "two"] {
+        let spec = json!({"source": {"url": repository.url()}, "path": path, "interval": "1h"});
+        let sync = GitSync::new(path, serde_json::from_value(spec)?);
+        place.syncs().create(&PostParams::default(), &sync).await?;
+        place.applied(path, &commit).await?;
+    }
+    let uid = value(&place, "moving", "0").await?.uid();
+    for (round, (from, to), first) in
+        [(1, ("one", "two"), "one"), (2, ("two", "one"), "one"), (3, ("one", "two"), "two")]
+    {
+        repository.remove(&format!("{from}/map.yaml"))?;
+        repository.write(&format!("{to}/map.yaml"), config_map("moving", round))?;
+        let commit = repository.commit(&format!("from {from} to {to}")).await?;
+        // The one that it leaves calls the other.
+        for name in [first, from] {
+            let request = json!({"metadata": {"annotations": {RECONCILE_REQUESTED: format!("{round}")}}});
+            place.syncs().patch(name, &PatchParams::default(), &Patch::Merge(request)).await?;
+        }
+        place.applied(from, &commit).await?;
+        place.applied(to, &commit).await?;
+        let moved = value(&place, "moving", &round.to_string()).await?;
+        assert_eq!(moved.uid(), uid, "from {from} to {to}, {first} first");
+        assert_eq!(moved.labels().get("gitsync.signet.dev/name").map(String::as_str), Some(to));
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::http::{Request, header::CONTENT_TYPE};
+use crds::{GitSync, git_sync::RECONCILE_REQUESTED};
 use futures::{
     future::BoxFuture,
     stream::{self, BufferUnordered, StreamExt as _},
@@ -38,6 +39,14 @@ pub type Concurrent<'a, T> = BufferUnordered<stream::Iter<Box<dyn Iterator<Item 
 pub fn concurrently<'a, T>(work: impl Iterator<Item = BoxFuture<'a, T>> + Send + 'a) -> Concurrent<'a, T> {
     let work: Box<dyn Iterator<Item = _> + Send + 'a> = Box::new(work);
     stream::iter(work).buffer_unordered(CONCURRENCY)
+}
+
+/// Has a GitSync look at Git: the request stands on it, where the replica that leads sees it.
+pub async fn call(client: &Client, (namespace, name): (&str, &str), request: &str) -> Result<(), CallError> {
+    let api: Api<PartialObjectMeta<GitSync>> = Api::namespaced(client.clone(), namespace);
+    let asked = json!({"metadata": {"annotations": {RECONCILE_REQUESTED: request}}});
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    bounded(api.patch_metadata(name, &params, &Patch::Merge(&asked))).await.map(drop)
 }
 
 /// A call to the API server that came to nothing.

@@ -15,6 +15,7 @@ const PURE: &[&str] = &[
     "observed.rs",
     "skew/fields.rs",
     "sync/asks.rs",
+    "sync/claims.rs",
     "sync/audit.rs",
     "sync/depends.rs",
     "sync/drift.rs",

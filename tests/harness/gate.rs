@@ -17,7 +17,11 @@ use axum::{
     http::{Response, header, request::Parts},
     serve::Listener,
 };
-use futures::stream;
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -99,7 +103,8 @@ impl Gate {
         let app = Router::new().fallback(answer).with_state(Arc::clone(&door));
         let (listener, port) = listen()?;
         let serving = Background::run("gate", move || async move {
-            let listener = Entrance { listener: TcpListener::from_std(listener)?, acceptor };
+            let listener = TcpListener::from_std(listener)?;
+            let listener = Entrance { listener, acceptor, greeting: FuturesUnordered::new() };
             Ok(axum::serve(listener, app).await?)
         })?;
         Ok(Self { port, door, _serving: serving })
@@ -176,13 +181,15 @@ async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response<Bod
         return cut_off();
     }
     lock(&door.passed).push(asked);
-    let answer = door.ask(head, body).await;
+    // What has begun is carried out, though whoever asked is killed meanwhile.
+    let asking = Arc::clone(&door);
+    let answer = tokio::spawn(async move { asking.ask(head, body).await }).await;
     if let Some(rule) = rule.as_mut().filter(|rule| rule.at == At::Answer)
         && !rule.hold().await
     {
         return cut_off();
     }
-    answer.unwrap_or_else(|_| cut_off())
+    answer.ok().and_then(Result::ok).unwrap_or_else(cut_off)
 }
 
 /// The connection breaks in the middle of an answer.
@@ -194,10 +201,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type Connection = (TlsStream<TcpStream>, SocketAddr);
+
 /// Where connections come in.
 struct Entrance {
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    /// Nobody waits for one that does not say anything.
+    greeting: FuturesUnordered<BoxFuture<'static, io::Result<Connection>>>,
 }
 
 impl Listener for Entrance {
@@ -207,10 +218,12 @@ impl Listener for Entrance {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             // A broken connection is the client's to report.
-            if let Ok((stream, address)) = self.listener.accept().await
-                && let Ok(stream) = self.acceptor.accept(stream).await
-            {
-                return (stream, address);
+            tokio::select! {
+                Ok((stream, address)) = self.listener.accept() => {
+                    let greeted = self.acceptor.accept(stream);
+                    self.greeting.push(async move { Ok((greeted.await?, address)) }.boxed());
+                }
+                Some(Ok(greeted)) = self.greeting.next() => return greeted,
             }
         }
     }

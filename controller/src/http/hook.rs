@@ -3,24 +3,15 @@
 //! same calls. Any replica answers: the request is written on the GitSync, where the one that leads sees it.
 
 use axum::http::{HeaderMap, StatusCode};
-use crds::{
-    GitSync,
-    git_sync::{RECONCILE_REQUESTED, Webhook},
-    unseal::ClearSecret,
-};
+use crds::{GitSync, git_sync::Webhook, unseal::ClearSecret};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-    core::PartialObjectMeta,
-};
-use serde_json::json;
+use kube::{Api, Client};
 
 use super::refusal::Refusal;
 use crate::{
-    calls::{CallError, bounded},
-    context::{FIELD_MANAGER, chain},
+    calls::{CallError, bounded, call},
+    context::chain,
     sync::fetch::hook::{concerns, is_genuine, request},
     traces,
 };
@@ -72,11 +63,7 @@ impl Hooks {
         let caller = headers.get("traceparent").and_then(|caller| caller.to_str().ok());
         let caller = caller.filter(|caller| traces::are_on() && traces::caller(caller).is_some());
         let request = request(Timestamp::now(), caller);
-        let asked = json!({"metadata": {"annotations": {RECONCILE_REQUESTED: request}}});
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let metadata: Api<PartialObjectMeta<GitSync>> = Api::namespaced(self.client.clone(), namespace);
-        let written = bounded(metadata.patch_metadata(name, &params, &Patch::Merge(asked))).await;
-        written.map_err(|error| unavailable(&error))?;
+        call(&self.client, (namespace, name), &request).await.map_err(|error| unavailable(&error))?;
         Ok(StatusCode::ACCEPTED)
     }
 }

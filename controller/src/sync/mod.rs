@@ -8,6 +8,7 @@
 pub mod asks;
 pub mod audit;
 pub mod builder;
+pub mod claims;
 pub mod clusters;
 pub mod depends;
 pub mod drift;
@@ -24,6 +25,7 @@ mod lanes;
 pub mod letter;
 pub mod live;
 mod look;
+mod neighbours;
 pub mod notify;
 pub mod output;
 mod pass;
@@ -69,6 +71,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     asks::Asks,
     audit::Record,
+    claims::Claims,
     clusters::{AccessError, Cluster, Clusters},
     drift::Drift,
     expressions::{Expressions, Invalid},
@@ -209,6 +212,10 @@ struct State {
     /// The plan that somebody allowed: it is carried out to its end, though less of it is left.
     allowed: Option<String>,
     failures: u32,
+    /// All that goes with it has gone.
+    is_over: bool,
+    /// Others are waited for that may ask for what goes.
+    lingers: bool,
     /// It has failed, and was not well since.
     is_unwell: bool,
 }
@@ -241,6 +248,7 @@ struct Syncer {
     post: Post,
     store: Store<Guarded>,
     states: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<State>>>>,
+    claims: Mutex<Claims>,
 }
 
 /// The GitSync whose labels a SealedSecret carries; empty names for none.
@@ -259,6 +267,7 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
         post: Post::new(context.clone(), events.clone(), stop.clone()),
         events,
         states: Mutex::default(),
+        claims: Mutex::default(),
         store: store.clone(),
         context,
         git,
@@ -343,6 +352,7 @@ impl Syncer {
                     Event::Delete(sync) => {
                         let key = guarded_key(&sync);
                         self.states.lock().remove(&key);
+                        self.claims.lock().forget(&key);
                         asks.forget(&key);
                         (key, false)
                     }

@@ -16,8 +16,9 @@ use kube::{ResourceExt as _, runtime::controller::Action};
 use tracing::Instrument as _;
 
 use super::{
-    Error, State, Syncer,
+    Error, Good, State, Syncer,
     audit::Pass,
+    claims::Claim,
     depends,
     execute::execute,
     expressions::Expressions,
@@ -42,6 +43,8 @@ use crate::{
 
 /// Shortest wait between two passes that nothing triggered.
 const BREATH: Duration = Duration::from_millis(50);
+/// Between two looks at whether others have come as far.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Syncer {
     /// Brings the cluster to what Git says, and says how that went.
@@ -114,6 +117,9 @@ impl Syncer {
         if state.failures > 0 {
             wait = wait.min(backoff::after(state.failures));
         }
+        if state.lingers {
+            wait = wait.min(LOOK);
+        }
         if let Some(rest) = state.fights.wait(Instant::now()) {
             wait = wait.min(rest);
         }
@@ -139,6 +145,11 @@ impl Syncer {
             return Ok(Verdict::Failed(cause));
         }
         let unrendered = self.render(sync, state, status, &cluster).await?;
+        if let Some(Good { revision, desired, .. }) = &state.good {
+            let (server, revision, desired) = (cluster.server().map(str::to_owned), revision.clone(), desired.clone());
+            self.claims.lock().claim(key(sync), Claim { server, revision, desired });
+        }
+        state.lingers = false;
         state.record.attempted(sync, status.last_attempted_revision.as_deref().unwrap_or_default(), pass);
         let applied = match state.good.clone() {
             Some(good) => match self.blocked(sync, status, &good.revision, &state.expressions) {
@@ -174,6 +185,10 @@ impl Syncer {
 
     /// Deletes what was applied, before the GitSync itself may go.
     pub(super) async fn cleanup(&self, sync: &GitSync, state: &mut State) -> Result<Action, Error> {
+        // The watch has not caught up with what the last pass did.
+        if state.is_over {
+            return Ok(Action::await_change());
+        }
         let status = current_status(sync, state);
         let inventory = status.inventory.clone().unwrap_or_default();
         let policy = sync.spec.deletion_policy;
@@ -248,6 +263,7 @@ impl Syncer {
             }
         }
         tracing::info!(namespace = me.0, name = me.1, "GitSync goes, and its objects with it");
+        state.is_over = true;
         Ok(Action::await_change())
     }
 

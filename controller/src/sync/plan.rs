@@ -16,6 +16,7 @@ use crds::{
 };
 
 use super::{
+    claims::Neighbours,
     health::Health,
     hooks::{self, Course, Hooks, Turn, Unwell},
     marks::Marks,
@@ -131,6 +132,8 @@ pub struct Policy<'a> {
     pub prune: bool,
     /// The other GitSyncs there are.
     pub others: &'a HashSet<(String, String)>,
+    /// From whom objects may have come, and to whom they may go.
+    pub neighbours: &'a Neighbours,
     /// `spec.syncPolicy` is Manual.
     pub ask: bool,
     /// `spec.drift` is Report.
@@ -156,6 +159,8 @@ pub struct Plan<'a> {
     pub refused_prune: Option<String>,
     /// Why later waves wait: this wave is not done with.
     pub held: Option<Held>,
+    /// Objects that go once the others have looked.
+    pub lingering: usize,
     /// What somebody changed, and is left so.
     pub drifted: Vec<ObjectId>,
     /// What waits to be allowed, and what it is in all.
@@ -185,7 +190,8 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
 
     for object in desired {
         let live = known.live.get(&object.id);
-        if let Some(owner) = live.map(|live| &live.owner).filter(|owner| policy.others.contains(owner)) {
+        let owner = live.map(|live| &live.owner).filter(|owner| policy.others.contains(owner));
+        if let Some(owner) = owner.filter(|_| !policy.neighbours.freed.contains(&object.id)) {
             let what =
                 format!("{} belongs to the GitSync {}/{}; take it out of one of the two", object.id, owner.0, owner.1);
             refused.push(Problem { place: object.place.clone(), what });
@@ -217,8 +223,13 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
     }
 
     let wanted_ids: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
-    let (leaving, mut prunes) =
+    let (mut leaving, mut prunes) =
         if policy.prune { prunes(known, policy.me, |id| !wanted_ids.contains(id)) } else { (Vec::new(), Vec::new()) };
+    // It is ours until it is taken over.
+    let wanted = &policy.neighbours.wanted;
+    let handed: Vec<_> = leaving.extract_if(.., |(id, _)| wanted.contains(id)).collect();
+    prunes.iter_mut().for_each(|steps| steps.retain(|step| !step.pruned().is_some_and(|id| wanted.contains(id))));
+    prunes.retain(|steps| !steps.is_empty());
     let whole = digest(desired, &[]);
     let digest = digest(desired, &leaving);
     let allowed = policy.allowed.contains(&digest);
@@ -256,7 +267,9 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
     }
     let held = hold(&mut applies, unhealthy(desired, known.health), course.waits);
     let mut stages: Vec<Vec<Step<'a>>> = applies.into_values().flat_map(BTreeMap::into_values).collect();
-    if held.is_none() {
+    let going = prunes.iter().map(Vec::len).sum();
+    let lingering = if policy.neighbours.early.is_empty() || held.is_some() { 0 } else { going };
+    if held.is_none() && lingering == 0 {
         stages.extend(prunes);
     }
     stages.extend(course.after.into_iter().map(|step| vec![step]));
@@ -267,8 +280,8 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
         }
     }
     // What goes later is there until then.
-    inventory.objects.extend(leaving);
-    Plan { inventory, stages, refused, refused_prune, held, drifted, pending, digest, hooks: course.record }
+    inventory.objects.extend(leaving.into_iter().chain(handed));
+    Plan { inventory, stages, refused, refused_prune, held, lingering, drifted, pending, digest, hooks: course.record }
 }
 
 /// Steps by wave and stage.

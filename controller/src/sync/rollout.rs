@@ -18,6 +18,7 @@ use tracing::field::Empty;
 
 use super::{
     Error, Good, State, Syncer,
+    claims::Neighbours,
     clusters::Cluster,
     drift::Drift as Drifted,
     execute::{Done, execute},
@@ -43,6 +44,7 @@ const HISTORY: usize = 10;
 /// What came of all waves: the last plan, and what it did not do.
 struct Outcome<'a> {
     planned: Plan<'a>,
+    neighbours: Neighbours,
     unhealthy: Vec<(ObjectId, Health)>,
     drifts: Vec<Drifted>,
     failed: Vec<Problem>,
@@ -99,6 +101,7 @@ impl Syncer {
             me: (&me.0, &me.1),
             prune: sync.spec.prune,
             others: &others,
+            neighbours: &Neighbours::default(),
             ask: sync.spec.sync_policy == SyncPolicy::Manual,
             leave_drift: sync.spec.drift == Drift::Report,
             allowed: &allowed,
@@ -117,9 +120,10 @@ impl Syncer {
             let health = self.assess(sync, desired, &known, &kinds, state, cluster).await;
             let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
             let hooks = Hooks { record: status.hooks.as_ref(), last: last.as_deref(), seed: &seed };
+            let neighbours = self.neighbours(sync, (state, status), revision, (desired, &inventory, &known)).await;
+            let policy = Policy { hooks, resting: &resting, neighbours: &neighbours, ..policy.clone() };
             let span = span!("plan", revision, steps = Empty);
-            let mut planned =
-                span.in_scope(|| plan(desired, seen, &Policy { hooks, resting: &resting, ..policy.clone() }));
+            let mut planned = span.in_scope(|| plan(desired, seen, &policy));
             span.record("steps", count(planned.stages.iter().map(Vec::len).sum()));
             if allowed.contains(&planned.digest) {
                 state.allowed = Some(planned.digest.clone());
@@ -137,7 +141,7 @@ impl Syncer {
                 let drifts = self.differences(&hands, &planned.drifted, desired, &known, &kinds, state).await;
                 let opened = self.sealed(desired, cluster, &state.health);
                 let (failed, unpruned) = (Vec::new(), Vec::new());
-                return Ok(Outcome { planned, unhealthy, drifts, failed, unpruned, opened });
+                return Ok(Outcome { planned, neighbours, unhealthy, drifts, failed, unpruned, opened });
             }
             cluster.hands.check(sync).await?;
             if planned.inventory != inventory || planned.hooks != status.hooks {
@@ -162,7 +166,7 @@ impl Syncer {
             let Done { failed, unpruned, .. } = done;
             if !failed.is_empty() || !unpruned.is_empty() {
                 let (unhealthy, drifts, opened) = (Vec::new(), Vec::new(), Vec::new());
-                return Ok(Outcome { planned, unhealthy, drifts, failed, unpruned, opened });
+                return Ok(Outcome { planned, neighbours, unhealthy, drifts, failed, unpruned, opened });
             }
         }
     }
@@ -174,7 +178,7 @@ impl Syncer {
         state: &mut State,
         status: &mut GitSyncStatus,
         Good { revision, desired, said, .. }: &Good,
-        Outcome { planned, unhealthy, drifts, failed, unpruned, opened }: Outcome<'_>,
+        Outcome { planned, neighbours, unhealthy, drifts, failed, unpruned, opened }: Outcome<'_>,
         is_late: bool,
     ) -> Verdict {
         status.plan = planned.pending;
@@ -205,6 +209,13 @@ impl Syncer {
                 }
                 awaited => awaited.unwrap_or(Verdict::Progressing(what)),
             };
+        }
+        if planned.lingering > 0 {
+            state.lingers = true;
+            let (count, others) = (planned.lingering, neighbours.early.join(", "));
+            return Verdict::Progressing(format!(
+                "{revision}: {count} to be deleted, once {others} can have taken them over"
+            ));
         }
         if let Some(refused) = planned.refused_prune {
             return Verdict::Waiting(cause("PruneRefused", refused));

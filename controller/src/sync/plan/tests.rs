@@ -12,6 +12,7 @@ struct World {
     applied: HashMap<ObjectId, Applied>,
     inventory: Inventory,
     others: HashSet<(String, String)>,
+    neighbours: Neighbours,
     health: HashMap<ObjectId, Health>,
     ask: bool,
     leave_drift: bool,
@@ -56,6 +57,7 @@ impl World {
             me: ("ns", "app"),
             prune: true,
             others: &self.others,
+            neighbours: &self.neighbours,
             ask: self.ask,
             leave_drift: self.leave_drift,
             resting: &self.resting,
@@ -161,6 +163,35 @@ fn what_another_took_over_is_not_pruned() {
     world.live.get_mut(&id("ConfigMap", "a")).unwrap().owner = ("ns".into(), "other".into());
     assert!(world.run(&[desired("ConfigMap", "b", "1")]).is_empty());
     assert_eq!(world.inventory.objects.len(), 1);
+}
+
+#[test]
+fn what_moves_to_another_is_kept_for_it() {
+    let mut world = World::default();
+    let (a, b) = (desired("ConfigMap", "a", "1"), desired("ConfigMap", "b", "1"));
+    world.run(&[a.clone(), b.clone()]);
+    // Nobody knows yet whether another asks for it.
+    world.neighbours.early.push("ns/other".into());
+    assert_eq!(world.plan(std::slice::from_ref(&b)).lingering, 1);
+    assert!(world.run(std::slice::from_ref(&b)).is_empty());
+    // One does: until it has it, it is ours.
+    world.neighbours.early.clear();
+    world.neighbours.wanted.insert(a.id.clone());
+    assert!(world.run(std::slice::from_ref(&b)).is_empty());
+    assert_eq!(world.inventory.objects.len(), 2);
+    // It has thought better of it.
+    world.neighbours.wanted.clear();
+    assert_eq!(world.run(&[b]), ["Prune ConfigMap ns/a"]);
+}
+
+#[test]
+fn what_another_has_let_go_is_taken_over() {
+    let mut world = World::default();
+    let owner = ("ns".to_owned(), "other".to_owned());
+    world.others.insert(owner.clone());
+    world.live.insert(id("ConfigMap", "a"), live_object("u", owner));
+    world.neighbours.freed.insert(id("ConfigMap", "a"));
+    assert_eq!(world.run(&[desired("ConfigMap", "a", "1")]), ["Apply ConfigMap ns/a"]);
 }
 
 #[test]

@@ -1,0 +1,129 @@
+//! What each GitSync asks for, as it last rendered: so that an object that moves in Git from one to another is handed over,
+//! and neither deleted nor fought for. Pure.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{Key, object::ObjectId, plan::LiveObject, render::Desired};
+
+/// What one asks for.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The cluster; `None` for this one.
+    pub server: Option<String>,
+    /// As branch@sha1:commit.
+    pub revision: String,
+    /// The objects.
+    pub desired: Arc<Vec<Desired>>,
+}
+
+/// What a plan is to know of the others.
+#[derive(Clone, Debug, Default)]
+pub struct Neighbours {
+    /// Objects that they have, and ask for no more.
+    pub freed: HashSet<ObjectId>,
+    /// Objects that go here, and that they ask for.
+    pub wanted: HashSet<ObjectId>,
+    /// Those that have not looked at the revision yet, and may ask for what goes.
+    pub early: Vec<String>,
+}
+
+/// What all ask for.
+#[derive(Debug, Default)]
+pub struct Claims(HashMap<Key, Claim>);
+
+impl Claims {
+    /// It asks for that from now on.
+    pub fn claim(&mut self, key: Key, claim: Claim) {
+        self.0.insert(key, claim);
+    }
+
+    /// It is gone.
+    pub fn forget(&mut self, key: &Key) {
+        self.0.remove(key);
+    }
+
+    /// Whether this revision is what it asks for.
+    pub fn is_at(&self, key: &Key, revision: &str) -> bool {
+        self.0.get(key).is_some_and(|claim| claim.revision == revision)
+    }
+
+    /// Of objects that others have, those that they ask for no more. Of one that has not rendered yet nothing is known.
+    pub fn freed(&self, me: &Key, live: &HashMap<ObjectId, LiveObject>) -> HashSet<ObjectId> {
+        let of_others = live.iter().filter(|(_, live)| live.owner != *me);
+        let free = of_others.filter(|(id, live)| {
+            let claim = self.0.get(&live.owner).filter(|claim| claim.server == self.server(me));
+            claim.is_some_and(|claim| !claim.desired.iter().any(|it| it.id == **id))
+        });
+        free.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Of objects that go, those that another asks for.
+    pub fn wanted(&self, me: &Key, going: &HashSet<&ObjectId>) -> HashSet<ObjectId> {
+        if going.is_empty() {
+            return HashSet::new();
+        }
+        let others = self.0.iter().filter(|(key, claim)| *key != me && claim.server == self.server(me));
+        let asked = others.flat_map(|(_, claim)| claim.desired.iter()).filter(|object| !object.marks.ignored);
+        asked.map(|object| &object.id).filter(|id| going.contains(id)).cloned().collect()
+    }
+
+    fn server(&self, key: &Key) -> Option<String> {
+        self.0.get(key).and_then(|claim| claim.server.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{ignore::Ignored, marks::Marks, object::Manifest, render::Place},
+        *,
+    };
+
+    fn key(name: &str) -> Key {
+        ("ns".to_owned(), name.to_owned())
+    }
+
+    fn id(name: &str) -> ObjectId {
+        ObjectId { namespace: "ns".into(), name: name.into(), group: String::new(), kind: "ConfigMap".into() }
+    }
+
+    fn claim(server: Option<&str>, names: &[&str]) -> Claim {
+        let object = |name: &&str| Desired {
+            id: id(name),
+            version: "v1".into(),
+            body: Manifest::from(&serde_json::Value::Null),
+            digest: String::new(),
+            marks: Marks::default(),
+            ignored: Ignored::default(),
+            place: Place { file: "a.yaml".into(), line: 1 },
+        };
+        let desired = Arc::new(names.iter().map(object).collect());
+        Claim { server: server.map(str::to_owned), revision: "main@sha1:1".into(), desired }
+    }
+
+    #[test]
+    fn what_moved_is_wanted_by_one_and_freed_by_the_other() {
+        let (one, two, far) = (key("one"), key("two"), key("far"));
+        let live = |owner: &Key| {
+            let (uid, resource_version, marks) = (String::new(), String::new(), Marks::default());
+            let owner = owner.clone();
+            LiveObject { uid, resource_version, owner, fields: 1, generation: None, run: None, marks }
+        };
+        let there = HashMap::from([(id("a"), live(&one)), (id("b"), live(&one)), (id("c"), live(&two))]);
+        let mut claims = Claims::default();
+        claims.claim(two.clone(), claim(None, &["a", "c"]));
+        assert!(claims.freed(&two, &there).is_empty(), "nobody knows what one asks for");
+        claims.claim(one.clone(), claim(None, &["b"]));
+        claims.claim(far.clone(), claim(Some("https://far"), &["b", "d"]));
+        assert_eq!(claims.freed(&two, &there), [id("a")].into());
+        assert!(claims.freed(&far, &there).is_empty(), "it is in another cluster");
+        let going = [id("a"), id("d")];
+        assert_eq!(claims.wanted(&one, &going.iter().collect()), [id("a")].into());
+        claims.forget(&two);
+        assert!(claims.wanted(&one, &going.iter().collect()).is_empty());
+        assert!(claims.is_at(&one, "main@sha1:1") && !claims.is_at(&one, "main@sha1:2"));
+    }
+}
