@@ -1,5 +1,5 @@
 //! What each GitSync asks for, as it last rendered: so that an object that moves in Git from one to another is handed over,
-//! and neither deleted nor fought for. Pure.
+//! and neither deleted nor fought for. Only within a namespace: no tenant may keep alive what another deletes. Pure.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -52,7 +52,7 @@ impl Claims {
 
     /// Of objects that others have, those that they ask for no more. Of one that has not rendered yet nothing is known.
     pub fn freed(&self, me: &Key, live: &HashMap<ObjectId, LiveObject>) -> HashSet<ObjectId> {
-        let of_others = live.iter().filter(|(_, live)| live.owner != *me);
+        let of_others = live.iter().filter(|(_, live)| live.owner != *me && live.owner.0 == me.0);
         let free = of_others.filter(|(id, live)| {
             let claim = self.0.get(&live.owner).filter(|claim| claim.server == self.server(me));
             claim.is_some_and(|claim| !claim.desired.iter().any(|it| it.id == **id))
@@ -65,7 +65,8 @@ impl Claims {
         if going.is_empty() {
             return HashSet::new();
         }
-        let others = self.0.iter().filter(|(key, claim)| *key != me && claim.server == self.server(me));
+        let others =
+            self.0.iter().filter(|(key, claim)| *key != me && key.0 == me.0 && claim.server == self.server(me));
         let asked = others.flat_map(|(_, claim)| claim.desired.iter()).filter(|object| !object.marks.ignored);
         asked.map(|object| &object.id).filter(|id| going.contains(id)).cloned().collect()
     }
@@ -122,6 +123,8 @@ mod tests {
         assert!(claims.freed(&far, &there).is_empty(), "it is in another cluster");
         let going = [id("a"), id("d")];
         assert_eq!(claims.wanted(&one, &going.iter().collect()), [id("a")].into());
+        claims.claim(("elsewhere".into(), "two".into()), claim(None, &["d"]));
+        assert_eq!(claims.wanted(&one, &going.iter().collect()), [id("a")].into(), "another tenant has no say");
         claims.forget(&two);
         assert!(claims.wanted(&one, &going.iter().collect()).is_empty());
         assert!(claims.is_at(&one, "main@sha1:1") && !claims.is_at(&one, "main@sha1:2"));

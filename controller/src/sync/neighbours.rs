@@ -55,7 +55,8 @@ impl Syncer {
             rollback::holding(status).is_some() || status.last_attempted_revision.as_deref() == Some(revision)
         });
         let is_idle = other.spec.suspend || other.metadata.deletion_timestamp.is_some();
-        follows && !holds && !is_idle && !self.claims.lock().is_at(&key(other), revision)
+        let is_near = other.namespace() == sync.namespace();
+        is_near && follows && !holds && !is_idle && !self.claims.lock().is_at(&key(other), revision)
     }
 
     /// Has it look now, once for a revision.
