@@ -152,7 +152,12 @@ async fn each_condition_fires_its_alert_and_no_other() -> Result<()> {
 
     world.cluster.apply(&closed(&place.namespace, "closed")).await?;
     place.synced("closed", "False").await?;
-    fires(&[&well, &then(&well).await?], 30, &["SealedSecretNotOpened"]).await?;
+    let shut = then(&well).await?;
+    fires(&[&well, &shut], 30, &["SealedSecretNotOpened"]).await?;
+    // Two minutes after the replica that told of it is gone: nobody is told that all is well.
+    let mut handed_over = vec![shut.as_str(); 14];
+    handed_over.push(&follows);
+    fires(&handed_over, 20, &["SealedSecretNotOpened"]).await?;
     place.sealed().delete("closed", &DeleteParams::default()).await?;
     until(controller, "sealed_secrets{synced=\"False\"", |some| some == 0.0).await?;
 

@@ -1,5 +1,7 @@
 //! What is written down of every change: who and what brought it, whose rights were used, and what was done to which object.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::{Context as _, Result};
 use aws_lc_rs::hmac;
 use crds::{
@@ -7,7 +9,9 @@ use crds::{
     sync::history::{Counts, Trigger},
 };
 use data_encoding::HEXLOWER;
-use harness::{ClusterOptions, ControllerOptions, GitServer, Repository, eventually, seal};
+use harness::{
+    Asked, At, ClusterOptions, ControllerOptions, GitServer, Repository, controller::Signal, eventually, seal,
+};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{
     Api,
@@ -15,7 +19,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{Place, SOON, World, config_map, follow};
+use crate::world::{Place, SOON, World, config_map, document, follow, recorded};
 
 /// Of the log, the lines about objects of a GitSync.
 async fn audit(world: &World, name: &str) -> Result<Vec<Value>> {
@@ -224,4 +228,86 @@ async fn a_tenants_changes_are_its_accounts() -> Result<()> {
     let whole = logs.rsplit_once('\n').map_or("", |(whole, _)| whole);
     checked(whole, 0).await?;
     checked(&whole.replacen(&logged, "identity=\"nobody\"", 1), 1).await.map(drop)
+}
+
+/// Events give way to all else, and so the last ones still wait when all else has ended.
+#[tokio::test]
+async fn what_waits_to_be_told_when_the_controller_ends_is_told() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("waits").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    let events = format!("/api/v1/namespaces/{}/events", place.namespace);
+    let mut held = gate.hold(At::Request, move |asked| asked.method == "POST" && asked.path == events);
+    let first = commit(&repository, "one").await?;
+    follow(&place, "app", &repository, json!({})).await?;
+    held.caught().await?;
+    place.applied("app", &first).await?;
+    let second = commit(&repository, "two").await?;
+    place.applied("app", &second).await?;
+    world.controller.signal(Signal::TERM).await?;
+    eventually("nothing but Events to be left", SOON, || async {
+        let metrics = world.controller.metrics().await?;
+        Ok((!metrics.contains("git_sync_state{")).then_some(()))
+    })
+    .await?;
+    held.pass();
+    place.event("Applied", &second).await.map(drop)
+}
+
+/// What is made anew is deleted first, and between the two anything may happen.
+#[tokio::test]
+async fn what_is_deleted_to_be_made_anew_is_on_record_though_it_is_not_made() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("anew").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    let forced = "metadata:\n  annotations: {kustomize.toolkit.fluxcd.io/force: enabled}\n";
+    let map =
+        |value: &str| format!("{}immutable: true\n", config_map("fixed", value)).replacen("metadata:\n", forced, 1);
+    repository.write("map.yaml", map("one"))?;
+    let first = repository.commit("one").await?;
+    follow(&place, "app", &repository, json!({})).await?;
+    place.applied("app", &first).await?;
+    let path = |rest: &str| format!("/api/v1/namespaces/{}/{rest}", place.namespace);
+    let fixed = path("configmaps/fixed");
+    let mut held = gate.hold(At::Request, once_deleted(fixed.clone(), "PATCH", fixed));
+    repository.write("map.yaml", map("two"))?;
+    let second = repository.commit("two").await?;
+    held.caught().await?;
+    drop(held);
+    place.applied("app", &second).await?;
+    let logs = world.controller.logs().await?;
+    let acts = recorded(&logs, &format!("ConfigMap {}/fixed", place.namespace));
+    assert!(acts.starts_with(&["created", "deleted", "unheard"]), "{acts:?}");
+
+    let seal = async |value: &str| {
+        let mut sealed = document(&world.seal(&place.secret("db", &[("password", value)]), &[]).await?)?;
+        sealed["spec"]["template"]["immutable"] = json!(true);
+        sealed["metadata"]["annotations"]["sealedsecrets.bitnami.com/replace"] = json!("true");
+        world.cluster.apply(&sealed.to_string()).await
+    };
+    seal("1").await?;
+    place.holds("db", &[("password", "1")]).await?;
+    place.synced("db", "True").await?;
+    let mut held = gate.hold(At::Request, once_deleted(path("secrets/db"), "POST", path("secrets")));
+    seal("2").await?;
+    held.caught().await?;
+    drop(held);
+    place.holds("db", &[("password", "2")]).await?;
+    let logs = world.controller.logs().await?;
+    let acts = recorded(&logs, &format!("Secret {}/db", place.namespace));
+    // It was made ours before its values were refused.
+    assert!(acts.starts_with(&["created", "changed", "deleted", "unheard"]), "{acts:?}");
+    Ok(())
+}
+
+/// The request that comes after a deletion, and is no trial.
+fn once_deleted(deleted: String, method: &'static str, path: String) -> impl Fn(&Asked) -> bool + Send {
+    let is_deleted = AtomicBool::new(false);
+    move |asked| {
+        is_deleted.fetch_or(asked.method == "DELETE" && asked.path == deleted, Ordering::Relaxed);
+        let is_it = asked.method == method && asked.path == path && !asked.body.contains("generateName");
+        is_it && is_deleted.load(Ordering::Relaxed)
+    }
 }

@@ -28,7 +28,12 @@ fn every_flag() -> Value {
     });
     every["defaultServiceAccount"] = "tenant".into(); // more than json! can take at once
     every["insecureKubeconfigTls"] = true.into();
+    every["renderMemory"] = "128Mi".into();
+    every["leaderElectionLeaseDuration"] = "60s".into();
+    every["leaderElectionRenewDeadline"] = "40s".into();
+    every["leaderElectionRetryPeriod"] = "8s".into();
     every["otlpEndpoint"] = "http://127.0.0.1:4318".into();
+    every["otlpTracesEndpoint"] = "http://127.0.0.1:4318/traces".into();
     every
 }
 
@@ -117,6 +122,15 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
         ("prometheusRule.runbook=https://example.com/#it", "/prometheusRule/runbook"),
         ("serviceProxier.verbs={delete}", "/serviceProxier/verbs"),
         ("updateStatus=false", "updateStatus"),
+        ("flags.gitTimeout=0", "/flags/gitTimeout"),
+        ("flags.gitCache=cache", "/flags/gitCache"),
+        // As a section of which all is commented out.
+        ("flags=null", "missing property 'flags'"),
+        ("networkPolicy=null", "missing property 'networkPolicy'"),
+        // These would stand there twice.
+        (r"podLabels.app\.kubernetes\.io/name=mine", "invalid propertyName 'app.kubernetes.io/name'"),
+        ("extraPodSpec.containers={}", "invalid propertyName 'containers'"),
+        ("serviceMonitor.endpoint.port=http", "invalid propertyName 'port'"),
     ] {
         let output = chart::template(&["--set", wrong]).await?;
         assert!(!output.status.success() && output.stderr.contains(told), "{wrong}: {output}");
@@ -139,7 +153,8 @@ async fn what_is_rendered_is_applied() -> Result<()> {
         "image": {"repository": "registry.example.com/signet", "digest": format!("sha256:{}", "0".repeat(64))},
         "serviceAccount": {"annotations": {"a": "b"}}, "service": {"annotations": {"a": "b"}},
         "networkPolicy": {"enabled": true, "metrics": [{"namespaceSelector": {}}], "egress": [{"ports": [{"port": 443}]}]},
-        "podDisruptionBudget": {"enabled": true}, "serviceMonitor": {"enabled": true, "interval": "30s", "labels": {"a": "b"}},
+        "podDisruptionBudget": {"enabled": true}, "dashboard": {"enabled": true, "annotations": {"a": "b"}},
+        "serviceMonitor": {"enabled": true, "interval": "30s", "endpoint": {"scrapeTimeout": "5s"}, "labels": {"a": "b"}},
         "prometheusRule": {"enabled": true, "labels": {"a": "b"}, "runbook": "https://example.com/runbook"},
         "nodeSelector": {"kubernetes.io/os": "linux"}, "tolerations": [{"operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},
@@ -147,6 +162,7 @@ async fn what_is_rendered_is_applied() -> Result<()> {
         "labels": {"team": "platform"}, "annotations": {"a": "b"}, "podLabels": {"a": "b"}, "podAnnotations": {"a": "b"},
         "extraArgs": ["--log-level=DEBUG"], "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
         "extraVolumes": [{"name": "more", "emptyDir": {}}], "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+        "extraPodSpec": {"hostAliases": [{"ip": "10.0.0.1", "hostnames": ["git.example.com"]}], "hostNetwork": false},
         "extraObjects": [
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "extra", "namespace": "{{ .Release.Namespace }}"}},
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: text, namespace: kube-system}",
@@ -169,6 +185,8 @@ async fn what_is_rendered_is_applied() -> Result<()> {
         json!({"flags": {"namespaceSelector": "team=blue"}}),
         json!({"flags": {"authenticate": true}, "sync": {"clusterRole": ""}}),
         json!({"rbac": {"create": false}, "serviceAccount": {"create": false, "name": "mine"}, "serviceProxier": {"subjects": []}}),
+        // As OpenShift wants it.
+        json!({"podSecurityContext": {"runAsUser": null, "fsGroup": null}, "resources": null, "livenessProbe": null}),
         json!({"fullnameOverride": "", "serviceProxier": {"verbs": ["get"]}}),
     ] {
         let folder = tempfile::tempdir()?;
@@ -180,6 +198,36 @@ async fn what_is_rendered_is_applied() -> Result<()> {
         let applied = cluster.kubectl_as(cluster.kubeconfig(), &apply, &text).await?.success();
         applied.with_context(|| format!("with {values}"))?;
     }
+    Ok(())
+}
+
+/// Where a platform is one chart, of which each part can be switched off.
+#[tokio::test]
+async fn it_can_be_a_part_of_another_chart() -> Result<()> {
+    let whole = tempfile::tempdir()?;
+    fs::create_dir(whole.path().join("charts"))?;
+    std::os::unix::fs::symlink(chart::folder().join("chart"), whole.path().join("charts/signet"))?;
+    let part = json!({"name": "signet", "version": env!("CARGO_PKG_VERSION"), "condition": "signet.enabled"});
+    let about = json!({"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [part]});
+    fs::write(whole.path().join("Chart.yaml"), about.to_string())?;
+    fs::write(whole.path().join("values.yaml"), json!({"signet": {"enabled": true}}).to_string())?;
+    let whole = whole.path().to_str().context("UTF-8")?;
+    for (wanted, is_there) in [("true", true), ("false", false)] {
+        let set = format!("--set=signet.enabled={wanted}");
+        let text = chart::helm(&["template", "platform", whole, &set]).await?.success()?;
+        assert_eq!(text.contains("kind: Deployment"), is_there, "{wanted}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_dashboard_is_what_its_sidecar_looks_for() -> Result<()> {
+    let objects = rendered(&json!({"dashboard": {"enabled": true}})).await?;
+    let map = of_kind(&objects, "ConfigMap").next().context("no ConfigMap")?;
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let loaded: Value = serde_json::from_str(map["data"]["signet.json"].as_str().context("no dashboard")?)?;
+    let kept: Value = serde_json::from_slice(&fs::read(chart::folder().join("monitoring/dashboard.json"))?)?;
+    assert_eq!(loaded, kept);
     Ok(())
 }
 

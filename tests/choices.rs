@@ -51,18 +51,41 @@ async fn a_managed_secret_is_taken_over_and_a_patched_one_added_to() -> Result<(
     Ok(())
 }
 
+/// A ConfigMap that owns, as an owner reference.
+async fn owner(place: &Place<'_>, name: &str) -> Result<Value> {
+    let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+    let maps: Api<ConfigMap> = Api::namespaced(place.client.clone(), &place.namespace);
+    let map = maps.create(&PostParams::default(), &ConfigMap { metadata, ..ConfigMap::default() }).await?;
+    Ok(json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": map.uid()}))
+}
+
+/// As upstream does it: there is one controlling owner only, and it shall be the SealedSecret.
+#[tokio::test]
+async fn a_managed_secret_is_taken_over_from_its_controller_too() -> Result<()> {
+    let place = World::shared().await?.place("controlled").await?;
+    let (bystander, mut controller) = (owner(&place, "bystander").await?, owner(&place, "controller").await?);
+    controller["controller"] = json!(true);
+    for (name, annotations) in [("managed", &["managed"][..]), ("both", &["managed", "patch"])] {
+        place.world.cluster.apply(&place.secret(name, &[("password", "old")])).await?;
+        let mut marked = marks(annotations);
+        marked["metadata"]["ownerReferences"] = json!([controller, bystander]);
+        merge(&place, name, marked).await?;
+        place.apply_sealed(name, &[("password", "new")]).await?;
+        let secret = place.holds(name, &[("password", "new")]).await?;
+        let owners: Vec<_> =
+            secret.owner_references().iter().map(|owner| (owner.kind.as_str(), owner.controller)).collect();
+        assert_eq!(owners, [("ConfigMap", None), ("SealedSecret", Some(true))], "{name}");
+        place.synced(name, "True").await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn owners_and_annotations_of_others_stay() -> Result<()> {
     let place = World::shared().await?.place("owners").await?;
     place.apply_sealed("db", &[("password", "1")]).await?;
     let secret = place.holds("db", &[("password", "1")]).await?;
-    let map = ConfigMap {
-        metadata: ObjectMeta { name: Some("other".to_owned()), ..ObjectMeta::default() },
-        ..ConfigMap::default()
-    };
-    let maps: Api<ConfigMap> = Api::namespaced(place.client.clone(), &place.namespace);
-    let map = maps.create(&PostParams::default(), &map).await?;
-    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": map.uid()});
+    let other = owner(&place, "other").await?;
     let ours = serde_json::to_value(&secret.owner_references()[0])?;
     let theirs =
         json!({"metadata": {"ownerReferences": [ours, other], "annotations": {"example.com/theirs": "stays"}}});
@@ -86,52 +109,6 @@ async fn an_edited_scope_counts_at_once() -> Result<()> {
     assert!(message.contains("was sealed for any namespace (cluster-wide scope)"), "{message}");
     sealed["metadata"]["annotations"] = json!({"sealedsecrets.bitnami.com/cluster-wide": "true"});
     place.world.cluster.apply(&sealed.to_string()).await?;
-    place.holds("db", &[("a", "1")]).await?;
-    place.synced("db", "True").await?;
-    Ok(())
-}
-
-/// Upstream gives up after five tries within a fifth of a second.
-#[tokio::test]
-async fn a_refusal_is_waited_out() -> Result<()> {
-    let place = World::shared().await?.place("refused").await?;
-    let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": place.namespace},
-        "spec": {
-            "matchConstraints": {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": place.namespace}},
-                "resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}],
-            },
-            "validations": [{"expression": "false", "message": "not today"}],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": place.namespace},
-        "spec": {"policyName": place.namespace, "validationActions": ["Deny"]},
-    });
-    let cluster = &place.world.cluster;
-    cluster.apply(&policy.to_string()).await?;
-    cluster.apply(&binding.to_string()).await?;
-    eventually("the policy to hold", SOON, || async {
-        let trial = place.secret("trial", &[("a", "1")]);
-        let tried = cluster.kubectl_as(cluster.kubeconfig(), &["create", "--dry-run=server", "-f-"], &trial).await?;
-        Ok(tried.success().is_err().then_some(()))
-    })
-    .await?;
-    place.apply_sealed("db", &[("a", "1")]).await?;
-    let refused = place.synced("db", "False").await?;
-    assert_eq!(refused.reason.as_deref(), Some("UpdateFailed"));
-    assert!(refused.message.unwrap_or_default().contains("not today"));
-
-    // Well after five tries.
-    eventually("it to be tried again and again", SOON, || async {
-        let tries = place.world.controller.logs().await?.lines().filter(|line| line.contains("not today")).count();
-        Ok((tries > 6).then_some(()))
-    })
-    .await?;
-    cluster.kubectl(&["delete", "validatingadmissionpolicybinding", &place.namespace]).await?;
     place.holds("db", &[("a", "1")]).await?;
     place.synced("db", "True").await?;
     Ok(())
@@ -217,6 +194,23 @@ async fn an_immutable_secret_is_replaced_only_when_asked() -> Result<()> {
     let second = place.holds("db", &[("password", "2")]).await?;
     assert_ne!(second.uid(), first.uid());
     place.synced("db", "True").await?;
+    Ok(())
+}
+
+/// What may only be added to is somebody else's: it would lose what else is in it.
+#[tokio::test]
+async fn a_secret_that_may_only_be_added_to_is_never_replaced() -> Result<()> {
+    let place = World::shared().await?.place("patched").await?;
+    let theirs = json!({
+        "apiVersion": "v1", "kind": "Secret", "immutable": true, "stringData": {"theirs": "1"},
+        "metadata": {"name": "db", "namespace": place.namespace, "annotations": {"sealedsecrets.bitnami.com/patch": "true"}},
+    });
+    place.world.cluster.apply(&theirs.to_string()).await?;
+    let uid = place.secrets().get("db").await?.uid();
+    place.apply_annotated("db", &[("password", "1")], &["replace"]).await?;
+    assert_eq!(place.synced("db", "False").await?.reason.as_deref(), Some("Immutable"));
+    assert_eq!(place.secrets().get("db").await?.uid(), uid);
+    place.holds("db", &[("theirs", "1")]).await?;
     Ok(())
 }
 

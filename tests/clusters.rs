@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use crds::{GitSync, git_sync::FINALIZER};
-use harness::{Cluster, GitServer, eventually, process::Signal};
+use harness::{Cluster, GitServer, Server, eventually, process::Signal};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{
     Api, Client, ResourceExt as _,
@@ -238,8 +238,7 @@ async fn a_cluster_that_does_not_answer_delays_nobody() -> Result<()> {
         place.applied(name, &first).await?;
     }
     // It takes every connection and answers none.
-    let server = elsewhere.cluster.api_server_id().await;
-    signal(server, Signal::STOP)?;
+    elsewhere.cluster.signal(Server::ApiServer, Signal::STOP).await?;
     repository.write("map.yaml", config_map("settings", "two"))?;
     let second = repository.commit("two").await?;
     follow(&place, "here", &repository, json!({})).await?;
@@ -249,7 +248,7 @@ async fn a_cluster_that_does_not_answer_delays_nobody() -> Result<()> {
     repository.write("map.yaml", config_map("settings", "three"))?;
     let third = repository.commit("three").await?;
     place.applied("here", &third).await?;
-    signal(server, Signal::CONT)?;
+    elsewhere.cluster.signal(Server::ApiServer, Signal::CONT).await?;
     for name in &names {
         place.applied(name, &third).await?;
     }
@@ -300,9 +299,4 @@ async fn gone(place: &Place<'_>, name: &str) -> Result<()> {
     })
     .await
     .with_context(|| format!("is it held by {FINALIZER}?"))
-}
-
-fn signal(process: u32, signal: Signal) -> Result<()> {
-    let process = rustix::process::Pid::from_raw(i32::try_from(process)?).context("no process")?;
-    Ok(rustix::process::kill_process(process, signal)?)
 }

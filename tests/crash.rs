@@ -3,15 +3,19 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use harness::{GitServer, eventually, process::Signal};
+use harness::{ClusterOptions, ControllerOptions, GitServer, eventually, process::Signal};
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, Event, Secret},
+    api::{
+        core::v1::{ConfigMap, Event, Secret},
+        rbac::v1::{ClusterRole, Role},
+    },
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
+use serde_json::json;
 
 use crate::world::{KEYS, SOON, World, config_map};
 
@@ -150,6 +154,67 @@ async fn an_unlabelled_legacy_key_is_found() -> Result<()> {
     world.controller.restart().await?;
     world.cluster.apply(&sealed).await?;
     place.holds("db", &[("a", "1")]).await?;
+    Ok(())
+}
+
+/// As long as that one may not be read nobody knows whether there is a key, and none is made in its place.
+#[tokio::test]
+async fn a_legacy_key_that_may_not_be_read_is_waited_for() -> Result<()> {
+    let options = ControllerOptions { wait_until_ready: false, ..ControllerOptions::default() };
+    let world = World::with(ClusterOptions::default(), options).await?;
+    world.controller.ready().await?;
+    let place = world.place("refused").await?;
+    let sealed = world.seal(&place.secret("db", &[("a", "1")]), &[]).await?;
+    world.controller.kill().await?;
+    let keys: Api<Secret> = Api::namespaced(place.client.clone(), "kube-system");
+    let labelled = ListParams::default().labels(KEYS);
+    let mut key = keys.list(&labelled).await?.items.pop().context("a key")?;
+    keys.delete(&key.name_any(), &DeleteParams::default()).await?;
+    key.metadata = ObjectMeta { name: Some("sealed-secrets-key".to_owned()), ..ObjectMeta::default() };
+    keys.create(&PostParams::default(), &key).await?;
+
+    // It may be listed, as a key with a label, but not got.
+    let role = Api::<Role>::namespaced(place.client.clone(), "kube-system");
+    let cluster_role = Api::<ClusterRole>::all(place.client.clone());
+    let mut own = role.get("sealed-secrets-key-admin").await?;
+    let mut everywhere = cluster_role.get("sealed-secrets-controller").await?;
+    let rules = own.rules.clone();
+    for rule in own.rules.iter_mut().chain(&mut everywhere.rules).flatten() {
+        if rule.resources.iter().flatten().any(|it| it == "secrets") {
+            rule.verbs.iter_mut().filter(|verb| *verb == "get").for_each(|verb| "list".clone_into(verb));
+        }
+    }
+    role.replace("sealed-secrets-key-admin", &PostParams::default(), &own).await?;
+    cluster_role.replace("sealed-secrets-controller", &PostParams::default(), &everywhere).await?;
+    let account = world.cluster.kubeconfig_for_service_account("kube-system", "sealed-secrets-controller").await?;
+    let theirs: Api<Secret> = Api::namespaced(world.cluster.client_for(&account).await?, "kube-system");
+    eventually("the rights to be gone", SOON, || async {
+        Ok(theirs
+            .get("sealed-secrets-key")
+            .await
+            .is_err_and(|error| error.to_string().contains("forbidden"))
+            .then_some(()))
+    })
+    .await?;
+    let before = world.controller.logs().await?.len();
+    world.controller.restart().await?;
+    let refused = |line: &&str| {
+        let says = |words| line.contains(words);
+        says("cannot read the key Secrets; trying again") && says("sealed-secrets-key") && says("forbidden")
+    };
+    eventually("it to say why, again and again", SOON, || async {
+        let logs = world.controller.logs().await?;
+        let said = logs.get(before..).unwrap_or_default().lines().filter(refused).count();
+        Ok((said > 1).then_some(()))
+    })
+    .await?;
+    assert_eq!(keys.list(&labelled).await?.items.len(), 0, "another key was made");
+
+    let patch = json!({"rules": rules});
+    role.patch("sealed-secrets-key-admin", &PatchParams::default(), &Patch::Merge(patch)).await?;
+    world.cluster.apply(&sealed).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    assert_eq!(keys.list(&labelled).await?.items.len(), 0, "another key was made");
     Ok(())
 }
 

@@ -34,7 +34,11 @@ fn the_controller_runs_as_the_account_that_has_the_rights() -> Result<()> {
     let rights = objects("install.yaml")?;
     let deployment = rights.iter().find(|object| object["kind"] == "Deployment").unwrap();
     let account = &deployment["spec"]["template"]["spec"]["serviceAccountName"];
-    assert!(rights.iter().any(|object| object["kind"] == "ServiceAccount" && object["metadata"]["name"] == *account));
+    let accounts: Vec<_> = rights.iter().filter(|object| object["kind"] == "ServiceAccount").collect();
+    assert!(accounts.iter().any(|object| object["metadata"]["name"] == *account));
+    // No Pod has the token of either unless it asks.
+    assert!(accounts.iter().all(|object| object["automountServiceAccountToken"] == false));
+    assert_eq!(deployment["spec"]["template"]["spec"]["automountServiceAccountToken"], true);
     let bound = |object: &&Value| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Binding"));
     let to_account = |object: &&Value| object["subjects"][0]["name"] == *account;
     assert_eq!(rights.iter().filter(bound).filter(to_account).count(), 3, "its own, the cluster's, and to impersonate");

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use harness::{ClusterOptions, ControllerOptions, GitServer, command, eventually, kubeseal, seal, ssh, tools::Tool};
+use crds::key_secret::{self, KeyOrder};
+use harness::{
+    ClusterOptions, ControllerOptions, GitServer, Server, command, eventually, kubeseal, seal, ssh, tools::Tool,
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, ResourceExt as _,
@@ -14,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     keys::{Operated, example},
-    world::{Place, SOON, World, document, manifest},
+    world::{KEYS, Place, SOON, World, document, manifest},
 };
 
 /// The namespace that is in both clusters.
@@ -59,12 +62,12 @@ async fn secrets(world: &World, namespace: &str) -> Result<BTreeMap<String, Held
 /// The labels of each key, by name.
 async fn keys(world: &World) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
     let api: Api<Secret> = Api::namespaced(world.cluster.admin().await?, "kube-system");
-    let all = api.list(&ListParams::default().labels(crds::key_secret::LABEL)).await?;
+    let all = api.list(&ListParams::default().labels(key_secret::LABEL)).await?;
     Ok(all.into_iter().map(|key| (key.name_any(), key.metadata.labels.unwrap_or_default())).collect())
 }
 
 async fn mark(world: &World, key: &str, state: &str) -> Result<()> {
-    let label = format!("{}={state}", crds::key_secret::LABEL);
+    let label = format!("{}={state}", key_secret::LABEL);
     world.cluster.kubectl(&["-n", "kube-system", "label", "--overwrite", "secret", key, &label]).await?;
     Ok(())
 }
@@ -194,6 +197,19 @@ async fn a_backup_holds_every_key_and_opens_for_whom_it_is_made() -> Result<()> 
     verify(&["--identity", &safe.path("me.txt")]).await?.success()?;
     let closed = verify(&["--identity", &safe.path("stranger.txt")]).await?;
     assert!(closed.status.code() == Some(3) && closed.stderr.contains("none of the identities"), "{closed}");
+    // What cannot be opened by anybody is no backup, whatever its head says.
+    let text = fs::read_to_string(&file)?;
+    let cut = safe.path("cut.yaml");
+    let begin = "-----BEGIN AGE ENCRYPTED FILE-----\n";
+    let head = text.find(begin).context("an armour")? + begin.len();
+    for length in [head, text.len() - 300] {
+        fs::write(&cut, &text[..length])?;
+        let damaged = it.keys(&["backup", &cut, "--verify"]).await?;
+        assert!(damaged.status.code() == Some(3) && damaged.stderr.contains("damaged"), "{damaged}");
+    }
+    let other = Operated::new().await?;
+    let compared = other.keys(&["backup", &file, "--verify"]).await?;
+    assert!(compared.status.code() == Some(3) && compared.stdout.contains("is another cluster's"), "{compared}");
     mark(&it.world, &first, "active").await?;
     let changed = verify(&[]).await?;
     assert!(changed.status.code() == Some(1) && changed.stdout.contains("is marked otherwise"), "{changed}");
@@ -216,6 +232,50 @@ async fn a_backup_holds_every_key_and_opens_for_whom_it_is_made() -> Result<()> 
     let nobody = it.keys(&["backup", &safe.path("none.yaml")]).await?;
     assert!(nobody.status.code() == Some(1) && nobody.stderr.contains("say for whom the backup is"), "{nobody}");
     assert!(!Path::new(&safe.path("none.yaml")).exists());
+    Ok(())
+}
+
+/// A key Secret that somebody spoilt is kept as it is, told apart, and keeps nobody from the others.
+#[tokio::test]
+async fn a_spoilt_key_spoils_no_backup() -> Result<()> {
+    let (it, safe) = (Operated::new().await?, Safe::new().await?);
+    let api: Api<Secret> = Api::namespaced(it.world.cluster.admin().await?, "kube-system");
+    let good = api.list(&ListParams::default().labels(KEYS)).await?.items.pop().context("a key")?;
+    let key = key_secret::read(&good, KeyOrder::default())?.private;
+    // Its certificate is as good as any: the head of a backup names it.
+    let spoilt = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": "spoilt", "namespace": "kube-system", "labels": {(key_secret::LABEL): "active"}},
+        "stringData": {"tls.key": "hunter2", "tls.crt": include_str!("../crds/testdata/new.crt")},
+    });
+    it.world.cluster.apply(&spoilt.to_string()).await?;
+    let (plain, closed, me) = (safe.path("plain.yaml"), safe.path("closed.yaml"), safe.path("me.txt"));
+    for (file, whom) in [(&plain, &["--plain"][..]), (&closed, &["--recipients-file", &safe.path("me.txt.pub")])] {
+        let made = it.keys(&[&["backup", file], whom].concat()).await?;
+        let warned = "spoilt holds no key that can be used, and is in the backup as it is";
+        assert!(made.status.success() && made.stderr.contains(warned), "{made}");
+    }
+
+    // Who does not open it cannot tell.
+    let head = it.keys(&["backup", &closed, "--verify"]).await?;
+    let warned = "spoilt in the cluster holds no key that can be used";
+    assert!(head.status.success() && head.stderr.contains(warned), "{head}");
+    for (file, opened) in [(&plain, &[][..]), (&closed, &["--identity", &me])] {
+        let verify = async |how: &[&str]| it.keys(&[&["backup", file, "--verify"], opened, how].concat()).await;
+        let told = verify(&[]).await?;
+        assert_eq!(told.status.code(), Some(1), "{told}");
+        assert!(told.stdout.starts_with("spoilt in the backup holds no key that can be used: "), "{told}");
+        assert!(told.stdout.lines().count() == 1 && !format!("{told}").contains("hunter2"), "{told}");
+        let report: Value = serde_json::from_str(&verify(&["-o", "json"]).await?.stdout)?;
+        let kept = report["keys"].as_array().context("keys")?;
+        assert_eq!((kept.len(), &kept[0]["fingerprint"]), (1, &json!(key.fingerprint().to_string())), "{report}");
+        assert_eq!(report["unusable"][0]["secret"], "spoilt", "{report}");
+        assert_eq!(report["differences"], json!({"missing": [], "extra": [], "changed": []}), "{report}");
+    }
+    api.delete(&good.name_any(), &DeleteParams::default()).await?;
+    let restored = it.keys(&["restore", &closed, "--identity", &me]).await?;
+    assert!(restored.status.code() == Some(3) && restored.stderr.contains("spoilt"), "{restored}");
+    assert_eq!(api.get(&good.name_any()).await?.data, good.data);
     Ok(())
 }
 
@@ -268,12 +328,62 @@ async fn a_restore_merges_and_tells_what_opened() -> Result<()> {
     assert_eq!(report["opened"], json!([{"namespace": place.namespace, "name": "db"}]), "{report}");
     let after = keys(&it.world).await?;
     assert_eq!(after.len(), 3);
-    assert_eq!(after[&superseded][crds::key_secret::LABEL], "retired", "what the cluster says counts");
+    assert_eq!(after[&superseded][key_secret::LABEL], "retired", "what the cluster says counts");
     assert!(api.get(&gone).await?.data.is_none(), "another's Secret stays as it was");
     place.holds("db", &[("a", "1")]).await?;
 
     let again = it.report(&restore).await?;
     assert!(again["keys"].as_array().context("keys")?.iter().all(|row| row["outcome"] != "restored"), "{again}");
     assert_eq!(keys(&it.world).await?, after, "a second time changes nothing");
+    Ok(())
+}
+
+/// As after `etcdctl snapshot restore`. Of the four watches that there are at the least none would ever say so.
+#[tokio::test]
+async fn a_store_that_was_restored_from_a_backup_is_noticed_by_who_watched_it() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("restored").await?;
+    let (store, backup) = (world.cluster.scratch().path().join("etcd"), world.cluster.scratch().path().join("backup"));
+    exchange(&world, || copy(&store, &backup)).await?;
+    place.apply_sealed("lost", &[("a", "1")]).await?;
+    place.synced("lost", "True").await?;
+    let leads = async || Ok((world.controller.metric("sealed_secrets_controller_leading").await? > 0.0).then_some(()));
+    eventually("it to lead", SOON, leads).await?;
+
+    exchange(&world, || {
+        fs::remove_dir_all(&store)?;
+        copy(&backup, &store)
+    })
+    .await?;
+    eventually("it to end", SOON, || async { Ok((!world.controller.is_running().await?).then_some(())) }).await?;
+    let logs = world.controller.logs().await?;
+    assert!(logs.contains("its store was restored from a backup"), "{logs}");
+    world.controller.restart().await?;
+    place.apply_sealed("new", &[("a", "1")]).await?;
+    place.holds("new", &[("a", "1")]).await?;
+    Ok(())
+}
+
+/// Changes what the API server keeps everything in, while nobody reads or writes it.
+async fn exchange(world: &World, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    for server in [Server::ApiServer, Server::Etcd] {
+        world.cluster.stop(server).await?;
+    }
+    change()?;
+    // Nobody is ready before both are there.
+    let (one, other) = tokio::join!(world.cluster.resume(Server::ApiServer), world.cluster.resume(Server::Etcd));
+    one.and(other)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (from, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        if from.is_dir() {
+            copy(&from, &to.join(name))?;
+        } else {
+            fs::copy(&from, to.join(name))?;
+        }
+    }
     Ok(())
 }

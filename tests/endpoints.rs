@@ -164,10 +164,21 @@ async fn a_series_goes_with_its_object() -> Result<()> {
         .await
     };
     told(true).await?;
-    place.sealed().delete("db", &DeleteParams::default()).await?;
-    told(false).await?;
+    let mut moved = sealed(&place, "old", &[]).await?;
+    moved["metadata"]["name"] = json!("moved");
+    world.cluster.apply(&moved.to_string()).await?;
+    place.synced("moved", "False").await?;
+    let failed = format!("unseal_errors_total{{reason=\"unseal\",namespace=\"{}\"}} 1", place.namespace);
     let all = world.controller.metrics().await?;
-    assert!(!all.contains(&place.namespace), "{all}");
+    assert!(all.contains(&failed), "{all}");
+    for name in ["db", "moved"] {
+        place.sealed().delete(name, &DeleteParams::default()).await?;
+    }
+    told(false).await?;
+    let all = eventually("what went to be forgotten", SOON, || async {
+        Ok(Some(world.controller.metrics().await?).filter(|all| !all.contains(&place.namespace)))
+    })
+    .await?;
     for name in ["queue_depth{queue=\"unseal\"}", "queue_wait_seconds_count{queue=\"unseal\"}", "newest_key_expiry"] {
         assert!(all.contains(&format!("sealed_secrets_controller_{name}")), "{name}\n{all}");
     }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use axum::{Router, routing::get};
 use harness::{
-    Cluster, ClusterOptions,
+    Cluster, ClusterOptions, Server,
     background::{Background, listen},
     eventually,
     process::{Process, Signal},
@@ -51,6 +51,22 @@ async fn api_server_comes_back_with_its_data() -> Result<()> {
     let namespace = cluster.namespace("kept").await?;
     cluster.restart_api_server().await?;
     assert!(cluster.kubectl(&["get", "namespace", &namespace]).await?.contains("Active"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_phase_ends_with_the_api_server_or_with_its_time_and_shows_the_log() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let hung = cluster.phase("a request", Duration::ZERO, std::future::pending::<Result<()>>()).await;
+    let said = format!("{:#}", hung.expect_err("it never ends"));
+    assert!(said.starts_with("failed while this was done: a request: the log of kube-apiserver ends with\n"), "{said}");
+    assert!(said.ends_with(": not done after 0ns") && said.contains("\nI1"), "{said}");
+
+    cluster.stop(Server::ApiServer).await?;
+    let dead = cluster.phase("another", SOON, std::future::pending::<Result<()>>()).await;
+    let said = format!("{:#}", dead.expect_err("it never ends"));
+    assert!(said.starts_with("failed while this was done: another: kube-apiserver ended: signal: 9"), "{said}");
+    assert!(said.ends_with(": the API server ended meanwhile") && said.contains("\nI1"), "{said}");
     Ok(())
 }
 

@@ -7,11 +7,11 @@ use harness::{GitServer, eventually};
 use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
 use kube::{
     Api, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
-use crate::world::{Place, SOON, World, config_map, follow};
+use crate::world::{Place, SOON, World, config_map, document, follow, start};
 
 #[tokio::test]
 async fn hooks_run_once_a_revision_at_their_turn() -> Result<()> {
@@ -116,6 +116,23 @@ async fn a_hook_that_fails_stops_the_sync_and_is_told() -> Result<()> {
     repository.commit("a word").await?;
     let ready = place.ready("app", |ready, _| ready.reason == "BuildFailed").await?;
     assert!(ready.message.contains("before.yaml:1: ") && ready.message.contains("\"Presync\""), "{ready:?}");
+    Ok(())
+}
+
+/// A hook is deleted to be run again: not what bears its name by chance.
+#[tokio::test]
+async fn a_hook_takes_the_place_of_nothing_that_is_somebody_elses() -> Result<()> {
+    let (place, git) = start("foreign").await?;
+    let hook = job("migrate", "gitsync.signet.dev/hook: PreSync");
+    let theirs = serde_json::from_value(document(&hook)?)?;
+    let theirs = jobs(&place).create(&PostParams::default(), &theirs).await?;
+    let repository = git.create("app").await?;
+    repository.write("before.yaml", &hook)?;
+    repository.write("map.yaml", config_map("settings", "one"))?;
+    repository.commit("one").await?;
+    follow(&place, "app", &repository, json!({})).await?;
+    place.ready("app", |ready, _| ready.message.contains("is not this GitSync's")).await?;
+    assert_eq!(jobs(&place).get("migrate").await?.uid(), theirs.uid());
     Ok(())
 }
 

@@ -1,9 +1,9 @@
 //! The keys of a cluster over the years, by `seal keys` with the rights of `deploy/keys-operator` and no others.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use crds::key::{self, KeyRequest};
+use crds::key::{self, KeyRequest, MintedKey};
 use harness::{Cluster, ClusterOptions, Controller, ControllerOptions, Output, eventually, kubeseal, seal};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Event, Secret, ServiceAccount};
@@ -79,6 +79,18 @@ impl Operated {
 
     async fn served(&self) -> Result<String> {
         kubeseal(Some(self.world.cluster.kubeconfig()), &["--fetch-cert"], "").await?.success()
+    }
+
+    /// Adds a key of one's own.
+    async fn bring(&self, name: &str, request: &KeyRequest) -> Result<MintedKey> {
+        let minted = key::mint(request, &mut rand::rng())?;
+        let (cluster, scratch) = (&self.world.cluster, self.world.cluster.scratch());
+        let certificate = scratch.file("own.crt", &minted.certificate_pem)?;
+        let private = scratch.file("own.key", minted.private_key_pem.as_str())?;
+        let (crt, key) = (format!("--cert={}", certificate.display()), format!("--key={}", private.display()));
+        cluster.kubectl(&["-n", "kube-system", "create", "secret", "tls", name, &crt, &key]).await?;
+        cluster.kubectl(&["-n", "kube-system", "label", "secret", name, &format!("{ANY_STATE}=active")]).await?;
+        Ok(minted)
     }
 
     /// What `seal keys list` says of each key, newest first: its state, and how many SealedSecrets need it.
@@ -270,6 +282,10 @@ async fn a_compromised_key_seals_no_more_and_its_values_are_listed() -> Result<(
 
     let text = it.keys(&["compromised", &key]).await?.success()?;
     assert!(text.contains("hold values that must be changed") && text.contains("db"), "{text}");
+    let closed = format!(
+        "1 SealedSecrets need it, and of 0 it is not known: what it sealed is not opened again. Secrets that are there stay; seal keys reinstate {key} undoes it.\n"
+    );
+    assert!(text.contains(&closed), "{text}");
     let mut labels = it.labels().await?;
     labels.sort();
     assert_eq!(labels, ["active", "compromised"], "upstream does not open with it either");
@@ -279,6 +295,12 @@ async fn a_compromised_key_seals_no_more_and_its_values_are_listed() -> Result<(
     place.holds("db", &[("a", "1"), ("b", "2")]).await?;
     assert_eq!(it.refused(&["retire", &key]).await?.0, Some(1), "compromised says more");
     assert_eq!(it.fingerprints().await?.len(), 2, "one key was made in its place");
+
+    // A certificate that cannot be written is no reason to make another key.
+    let (code, said) = it.refused(&["rotate", "-w", "/dev/full"]).await?;
+    assert!(code == Some(1) && said.contains("is there and seals, but") && said.contains("seal cert -w"), "{said}");
+    assert!(said.contains("write /dev/full: no space left on device"), "{said}");
+    assert_eq!(it.fingerprints().await?.len(), 3);
     Ok(())
 }
 
@@ -287,12 +309,18 @@ async fn every_example_of_the_help_works() -> Result<()> {
     let it = Operated::new().await?;
     it.keys(&["rotate"]).await?.success()?;
     let key = it.fingerprints().await?[1].clone();
+    let certificate = it.world.cluster.scratch().path().join("cert.pem");
     for verb in ["list", "rotate", "retire", "reinstate", "compromised"] {
         let words = example(verb).await?;
-        let words: Vec<&str> =
-            words.iter().map(|word| if word.starts_with("SHA256:") { key.as_str() } else { word }).collect();
-        it.keys(&words).await?.success()?;
+        let meant = |word: &String| match word.as_str() {
+            word if word.starts_with("SHA256:") => key.clone(),
+            "cert.pem" => certificate.display().to_string(),
+            word => word.to_owned(),
+        };
+        let words: Vec<String> = words.iter().map(meant).collect();
+        it.keys(&words.iter().map(String::as_str).collect::<Vec<_>>()).await?.success()?;
     }
+    assert_eq!(fs::read_to_string(certificate)?, it.served().await?);
     assert_eq!(it.states().await?, states(&[("sealing", 0), ("superseded", 0), ("compromised", 0)]));
     Ok(())
 }
@@ -338,6 +366,25 @@ async fn while_no_key_can_be_made_the_old_ones_go_on_and_then_one_is_made() -> R
     Ok(())
 }
 
+/// Its age is not that of its certificate, by which it would not be renewed for a year.
+#[tokio::test]
+async fn a_key_from_a_clock_that_ran_ahead_ages_all_the_same() -> Result<()> {
+    let it = Operated::new().await?;
+    let (year, lifetime) = (SignedDuration::from_hours(365 * 24), SignedDuration::from_hours(100_000));
+    let not_before = Timestamp::now() + year * 3;
+    it.bring("ahead", &KeyRequest { bits: 2048, common_name: "ours".to_owned(), not_before, lifetime }).await?;
+    let key = eventually("it to be the newest", SOON, || async {
+        let key = it.report(&["list"]).await?["keys"][0].clone();
+        Ok((key["secret"] == "ahead").then_some(key))
+    })
+    .await?;
+    let made: Timestamp = key["made"].as_str().context("a time")?.parse()?;
+    assert!(made < Timestamp::now() + SignedDuration::from_mins(1), "{made}");
+    let table = it.keys(&["list"]).await?.success()?;
+    assert!(table.contains("begins in 2y"), "{table}");
+    Ok(())
+}
+
 /// A key of one's own, as upstream's document describes it, with a certificate that has ended.
 #[tokio::test]
 async fn an_expired_certificate_is_complained_about_never_served_and_replaced_where_keys_are_renewed() -> Result<()> {
@@ -354,13 +401,7 @@ async fn an_expired_certificate_is_complained_about_never_served_and_replaced_wh
         not_before: Timestamp::now() - SignedDuration::from_hours(240),
         lifetime: SignedDuration::from_hours(239),
     };
-    let minted = key::mint(&request, &mut rand::rng())?;
-    let scratch = it.world.cluster.scratch();
-    let certificate = scratch.file("own.crt", &minted.certificate_pem)?;
-    let private = scratch.file("own.key", minted.private_key_pem.as_str())?;
-    let (crt, key) = (format!("--cert={}", certificate.display()), format!("--key={}", private.display()));
-    it.world.cluster.kubectl(&["-n", "kube-system", "create", "secret", "tls", "own", &crt, &key]).await?;
-    it.world.cluster.kubectl(&["-n", "kube-system", "label", "secret", "own", &format!("{ANY_STATE}=active")]).await?;
+    let minted = it.bring("own", &request).await?;
 
     let events: Api<Event> = Api::namespaced(it.world.cluster.admin().await?, "kube-system");
     let event = eventually("the Event", SOON, || async {

@@ -42,6 +42,7 @@ use Agree::{Fully, Mended, Refusal};
 
 const SECRET: &str = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: db\n  namespace: shop\n  labels: {app: shop}\n  annotations: {note: kept}\ntype: example.com/t\nimmutable: true\nstringData: {password: hunter2}\ndata: {one: eA==}\n";
 const HOMELESS: &str = "apiVersion: v1\nkind: Secret\nmetadata: {name: db}\nstringData: {a: b}\n";
+const NUMBERS: &str = "kind: Secret\nmetadata:\n  name: 12\n  namespace: shop\n  labels: {tier: 1}\n  annotations: {sealedsecrets.bitnami.com/cluster-wide: true}\nstringData: {port: 5432, rate: 0.5, debug: false}\n";
 const FETCHED: &str = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: db\n  namespace: shop\n  uid: 1-2\n  resourceVersion: '7'\n  generation: 2\n  creationTimestamp: '2026-01-01T00:00:00Z'\n  ownerReferences: [{apiVersion: v1, kind: Pod, name: p, uid: u}]\n  annotations: {kubectl.kubernetes.io/last-applied-configuration: '{}', kept: x}\ndata: {one: eA==}\n";
 
 /// What a case may name at the end of a word.
@@ -65,6 +66,14 @@ const OFFLINE: &[(&str, &str, Agree)] = &[
     ("--cert CERT -n shop", "{\"metadata\": {\"name\": \"testSecret\"}, \"data\": {\"a\": \"eA==\"}}", Fully),
     ("--cert CERT --allow-empty-data", "kind: Secret\nmetadata: {name: db, namespace: shop}\n", Fully),
     ("--cert CERT -f SECRET", "", Fully),
+    ("--cert CERT --scope= --name= --from-file= --recovery-private-key=", SECRET, Fully),
+    ("--cert CERT --scope cluster-wide -n bank", SECRET, Fully),
+    ("--cert CERT", NUMBERS, Fully),
+    (
+        "--cert CERT -o yaml",
+        "kind: Secret\nmetadata: {name: db, namespace: shop}\ntype: ''\nstringData: {a: b}\n",
+        Fully,
+    ),
     ("--cert file://CERT", SECRET, Fully),
     (
         "--cert CERT",
@@ -181,6 +190,16 @@ const OFFLINE: &[(&str, &str, Agree)] = &[
         "--cert CERT",
         "kind: Secret\nmetadata: {name: a, namespace: b}\nstringData: {a: b}\n---\nkind: Secret\nmetadata: [\n",
         Mended { upstream: 0, ours: 1, words: "document 2, line 6" },
+    ),
+    (
+        "--cert CERT",
+        "kind: Secret\nmetadata: {name: a, namespace: b}\nstringData: {pin: 0042}\n",
+        Mended { upstream: 0, ours: 1, words: "stringData.pin must be a string: put it in quotes" },
+    ),
+    (
+        "--cert CERT",
+        "kind: Secret\nmetadata: {name: a, namespace: b}\ndata: {a: eA==}\nstringdata: {a: b}\n",
+        Mended { upstream: 0, ours: 1, words: "stringdata must be spelled stringData" },
     ),
     ("--cert CERT", "SEALED", Mended { upstream: 1, ours: 1, words: "--re-encrypt seals it anew" }),
     ("--recovery-unseal --recovery-private-key KEY", "SEALED TWICE", Mended { upstream: 1, ours: 0, words: "" }),

@@ -1,15 +1,16 @@
 //! How a controller begins and ends: what it says when it cannot start, and what it leaves when it is told to stop.
 
-use std::{fs, net::TcpListener};
+use std::fs;
 
 use anyhow::{Context as _, Result};
-use crds::{GitSync, git_sync::GitSyncSpec};
-use harness::{Cluster, Output, binaries, command, eventually};
+use harness::{
+    At, Cluster, ClusterOptions, ControllerOptions, GitServer, Output, binaries, command, eventually, metrics::sum,
+};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, api::PostParams};
-use serde_json::json;
+use kube::Api;
+use serde_json::{Value, json};
 
-use crate::world::{SOON, World};
+use crate::world::{SOON, World, config_map, follow};
 
 /// A controller that is expected to end by itself.
 async fn ended(cluster: &Cluster, kubeconfig: &std::path::Path, flags: &[&str]) -> Result<Output> {
@@ -34,8 +35,11 @@ async fn a_missing_definition_or_right_is_told_with_what_to_do_and_a_code() -> R
     cluster.apply(sealed).await?;
     cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
     is(&ended(&cluster, cluster.kubeconfig(), &[]).await?, 5, "cannot list gitsyncs");
+    let wrong = ended(&cluster, cluster.kubeconfig(), &["--leader-election-retry-period=10s"]).await?;
+    is(&wrong, 2, "--leader-election-retry-period (10s) must be shorter than --leader-election-renew-deadline (10s)");
     let wrong = ended(&cluster, cluster.kubeconfig(), &["--git-sync=false", "--label-selector=a in"]).await?;
     is(&wrong, 2, "see --label-selector");
+    is(&ended(&cluster, cluster.kubeconfig(), &["--namespace-selector=a=b=c"]).await?, 2, "cannot list namespaces");
 
     cluster.kubectl(&["-n", "kube-system", "create", "serviceaccount", "nobody"]).await?;
     let nobody = cluster.kubeconfig_for_service_account("kube-system", "nobody").await?;
@@ -46,17 +50,42 @@ async fn a_missing_definition_or_right_is_told_with_what_to_do_and_a_code() -> R
     Ok(())
 }
 
-/// A Git host that says nothing is not waited for; the Lease is free for the next one all the same.
+/// It is looked at again and again, and told once what is in the way of that.
+#[tokio::test]
+async fn a_lease_that_cannot_be_looked_at_does_not_fill_the_log() -> Result<()> {
+    let world = World::with(ClusterOptions::default(), ControllerOptions::hasty()).await?;
+    let binding = ["-n", "kube-system", "get", "rolebinding", "sealed-secrets-key-admin", "-o", "json"];
+    let mut kept: Value = serde_json::from_str(&world.cluster.kubectl(&binding).await?)?;
+    kept["metadata"] = json!({"name": "sealed-secrets-key-admin", "namespace": "kube-system"});
+    world.cluster.kubectl(&["-n", "kube-system", "delete", "rolebinding", "sealed-secrets-key-admin"]).await?;
+    let refused = "sealed_secrets_controller_api_requests_total{verb=\"get\",code=\"403\"}";
+    eventually("it to be refused again and again", SOON, || async {
+        Ok((sum(&world.controller.metrics().await?, refused)? > 4.0).then_some(()))
+    })
+    .await?;
+    let logs = world.controller.logs().await?;
+    let told = logs.lines().filter(|line| line.contains("cannot hold or look at the Lease")).count();
+    assert!((1..=2).contains(&told), "once as the one that leads, once as one that follows: {logs}");
+    world.cluster.apply(&kept.to_string()).await?;
+    eventually("that to be told", SOON, || async {
+        Ok(world.controller.logs().await?.contains("the Lease can be looked at again").then_some(()))
+    })
+    .await?;
+    Ok(())
+}
+
+/// A call that is not answered is not waited for; the Lease is free for the next one all the same.
 #[tokio::test]
 async fn a_controller_with_work_in_hand_ends_in_time_and_gives_the_lease_back() -> Result<()> {
-    let world = World::new().await?;
+    let (world, gate) = World::gated().await?;
     let place = world.place("ends").await?;
-    let host = TcpListener::bind("127.0.0.1:0")?;
-    host.set_nonblocking(true)?;
-    let source = json!({"source": {"url": format!("http://{}/x.git", host.local_addr()?)}, "interval": "1h"});
-    let spec: GitSyncSpec = serde_json::from_value(source)?;
-    place.syncs().create(&PostParams::default(), &GitSync::new("silent", spec)).await?;
-    let _asked = eventually("the host to be asked", SOON, || async { Ok(host.accept().ok()) }).await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", config_map("settings", "one"))?;
+    repository.commit("one").await?;
+    let mut held = gate.hold(At::Request, |asked| asked.method == "PATCH" && asked.path.ends_with("/settings"));
+    follow(&place, "app", &repository, json!({})).await?;
+    held.caught().await?;
 
     let began = std::time::Instant::now();
     assert_eq!(world.controller.terminate().await?.code(), Some(0));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use harness::{Cluster, ClusterOptions, Controller, ControllerOptions, eventually};
+use harness::{At, Cluster, ClusterOptions, Controller, ControllerOptions, Gate, eventually};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api,
@@ -102,6 +102,40 @@ async fn namespaces_are_watched_while_they_carry_the_label() -> Result<()> {
     })
     .await?;
     blue.holds("db", &[("a", "1")]).await?;
+    Ok(())
+}
+
+/// One that loses its label and gets it back while something is done in it goes on, and nobody else is disturbed.
+#[tokio::test]
+async fn a_namespace_that_comes_back_at_once_goes_on() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let gate = Gate::start(&cluster)?;
+    let controller = ControllerOptions { server: Some(gate.address()), ..ControllerOptions::default() };
+    let world = World::on(cluster, "deploy/selected", controller).await?;
+    let places =
+        [named(&world, "red", &[]).await?, named(&world, "blue", &[]).await?, named(&world, "green", &[]).await?];
+    for place in &places {
+        grant(&world.cluster, &place.namespace).await?;
+    }
+    let [red, blue, green] = &places;
+    let label = async |place: &Place<'_>, change| {
+        world.cluster.kubectl(&["label", "namespace", &place.namespace, &format!("signet.dev/unseal{change}")]).await
+    };
+    label(red, "=true").await?;
+    let mut held = gate.hold(At::Request, |asked| asked.method == "POST" && asked.path.ends_with("/red/secrets"));
+    red.apply_sealed("first", &[("a", "1")]).await?;
+    held.caught().await?;
+    for (change, other) in [("-", blue), ("=true", green)] {
+        label(red, change).await?;
+        // Once this one is opened, that has been seen, too.
+        label(other, "=true").await?;
+        other.apply_sealed("db", &[("a", "1")]).await?;
+        other.synced("db", "True").await?;
+    }
+    drop(held);
+    red.synced("first", "True").await?;
+    red.apply_sealed("second", &[("a", "1")]).await?;
+    red.synced("second", "True").await?;
     Ok(())
 }
 

@@ -52,10 +52,47 @@ async fn the_same_files_make_the_same_archive() -> Result<()> {
     Ok(())
 }
 
+/// A file of its maker that Git ignores lies in the working tree, and is nobody else's business.
+#[tokio::test]
+async fn only_what_is_committed_is_released() -> Result<()> {
+    let scratch = Scratch::new("signet-sources-")?;
+    let root = scratch.folder("root")?;
+    let git = async |args: &[&str]| {
+        let mut git = command::clean("git", &root);
+        git.args(["-c", "user.name=Ada", "-c", "user.email=ada@example.com"]).args(args).current_dir(&root);
+        command::run(&mut git, b"").await?.success()
+    };
+    git(&["init", "--quiet"]).await?;
+    fs::create_dir_all(root.join("deploy/chart"))?;
+    fs::create_dir(root.join("crds"))?;
+    for file in ["deploy/install.yaml", "deploy/chart/Chart.yaml", "crds/crds.yaml"] {
+        fs::write(root.join(file), "committed\n")?;
+    }
+    git(&["add", "."]).await?;
+    git(&["commit", "--quiet", "--message=one"]).await?;
+    for file in ["deploy/.env", "deploy/chart/.env"] {
+        fs::write(root.join(file), "TOKEN=mine\n")?;
+    }
+    fs::write(root.join(".git/info/exclude"), ".env\n")?;
+    assert_eq!(git(&["status", "--porcelain"]).await?, "", "all is committed, as far as Git says");
+
+    let sources = scratch.folder("sources")?;
+    release::sources(&root, &sources).await?;
+    let list = async |archive: PathBuf| {
+        let mut tar = command::clean("tar", scratch.path());
+        command::run(tar.args(["--list", "--file"]).arg(&archive), b"").await?.success()
+    };
+    let manifests = list(release::manifests(&sources, TIME, scratch.path())?).await?;
+    assert_eq!(manifests, "crds/crds.yaml\ndeploy/chart/Chart.yaml\ndeploy/install.yaml\n");
+    assert_eq!(list(release::chart(&sources, TIME, scratch.path())?).await?, "signet/Chart.yaml\n");
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_archive_of_the_chart_is_the_chart() -> Result<()> {
     let scratch = Scratch::new("signet-chart-")?;
-    let path = release::chart(TIME, scratch.path())?;
+    let sources = chart::folder().parent().context("the workspace")?.to_owned();
+    let path = release::chart(&sources, TIME, scratch.path())?;
     let path = path.to_str().context("the temporary folder is not UTF-8")?;
     let packed = chart::helm(&["template", "signet", path, "--namespace=kube-system"]).await?.success()?;
     assert_eq!(packed, chart::template(&[]).await?.success()?);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use harness::{GitServer, Repository};
+use harness::{ClusterOptions, ControllerOptions, GitServer, Repository};
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     core::v1::{ConfigMap, Namespace},
@@ -156,6 +156,48 @@ async fn what_renders_sees_neither_the_controller_nor_a_network() -> Result<()> 
     let names: Vec<_> =
         maps.list(&kube::api::ListParams::default()).await?.iter().map(kube::ResourceExt::name_any).collect();
     assert!(!names.iter().any(|name| name.starts_with("stolen")), "{names:?}");
+    Ok(())
+}
+
+/// What asks for more memory than is left to it fails by itself, in words that say what to do; all else goes on.
+#[tokio::test]
+async fn what_takes_too_much_memory_is_told_and_others_go_on() -> Result<()> {
+    let args = vec!["--render-memory=64Mi".to_owned()];
+    let options = ControllerOptions { args, ..ControllerOptions::default() };
+    let world = World::with(ClusterOptions::default(), options).await?;
+    let place = world.place("hungry").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("hungry").await?;
+    let about = "apiVersion: v2\nname: chart\nversion: 1.0.0\n";
+    repository.write("chart/Chart.yaml", about)?;
+    repository.write("chart/templates/map.yaml", config_map("of-a-chart", "one"))?;
+    repository.write("overlay/kustomization.yaml", "namePrefix: a-\nresources: [map.yaml]\n")?;
+    repository.write("overlay/map.yaml", config_map("settings", "one"))?;
+    let doubled = "{{- $x := \"x\" }}{{- range until 40 }}{{- $x = printf \"%s%s\" $x $x }}{{- end }}\na: {{ $x }}\n";
+    repository.write("hungry-chart/Chart.yaml", about)?;
+    repository.write("hungry-chart/templates/map.yaml", doubled)?;
+    let maps: Vec<String> = (0..8000).map(|number| config_map(&format!("settings-{number}"), "one")).collect();
+    repository.write("hungry-overlay/kustomization.yaml", "namePrefix: a-\nresources: [maps.yaml]\n")?;
+    repository.write("hungry-overlay/maps.yaml", maps.join("---\n"))?;
+    let commit = repository.commit("two that are hungry").await?;
+    for (name, program) in [("hungry-chart", "helm"), ("hungry-overlay", "kustomize")] {
+        place.sync(name, &repository.url(), name).await?;
+        let ready = place.ready(name, |ready, _| ready.reason == "BuildFailed").await?;
+        let expected = format!(
+            "cannot render with {program}: it needs more than 64 MiB of memory; split what is rendered, or give the \
+             container more, and --render-memory if it is set; 2 may run at once"
+        );
+        assert_eq!(ready.message, expected);
+    }
+    for name in ["chart", "overlay"] {
+        place.sync(name, &repository.url(), name).await?;
+        place.applied(name, &commit).await?;
+    }
+    let logs = world.controller.logs().await?;
+    assert!(
+        !logs.contains("goroutine") && !logs.contains("fatal error"),
+        "what Go says of itself is for nobody: {logs}"
+    );
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! Several controllers at once: one works, all serve, and the next takes over.
 
 use anyhow::{Context as _, Result};
-use harness::{At, Cluster, Controller, ControllerOptions, Gate, GitServer, controller::Signal, eventually};
+use harness::{
+    At, Cluster, ClusterOptions, Controller, ControllerOptions, Gate, GitServer, Server, controller::Signal, eventually,
+};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
 use kube::{
     Api, ResourceExt,
@@ -9,7 +11,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{KEYS, SOON, World, config_map, follow};
+use crate::world::{KEYS, SOON, World, config_map, follow, recorded};
 
 /// How often the one that leads is killed.
 const ROUNDS: usize = 4;
@@ -20,8 +22,9 @@ async fn replica(cluster: &Cluster) -> Result<Controller> {
 
 /// One that asks the API server at another address.
 async fn replica_at(cluster: &Cluster, server: Option<String>) -> Result<Controller> {
-    let args = vec!["--git-file-root=/".to_owned()];
-    Controller::start_with(cluster, ControllerOptions { args, server, ..ControllerOptions::default() }).await
+    let mut options = ControllerOptions { server, ..ControllerOptions::hasty() };
+    options.args.push("--git-file-root=/".to_owned());
+    Controller::start_with(cluster, options).await
 }
 
 /// The name of the one that leads, by the Lease.
@@ -91,7 +94,7 @@ async fn a_leader_that_ends_hands_over_at_once() -> Result<()> {
 /// A leader that hangs comes back to find another in its place, and follows.
 #[tokio::test]
 async fn a_leader_that_hung_follows() -> Result<()> {
-    let world = World::new().await?;
+    let world = World::with(ClusterOptions::default(), ControllerOptions::hasty()).await?;
     let place = world.place("hung").await?;
     let second = replica(&world.cluster).await?;
     world.controller.signal(Signal::STOP).await?;
@@ -109,6 +112,45 @@ async fn a_leader_that_hung_follows() -> Result<()> {
     assert_eq!(leader(&world.cluster).await?.as_deref(), Some(second.name()));
     place.apply_sealed("db", &[("a", "2")]).await?;
     place.holds("db", &[("a", "2")]).await?;
+    Ok(())
+}
+
+/// It waits longer for one answer than others once waited for the Lease, and may try again after that; nor does it follow
+/// when the Lease is deleted.
+#[tokio::test]
+async fn a_leader_bears_an_api_server_that_hangs() -> Result<()> {
+    let patient = ["lease-duration=24s", "renew-deadline=16s", "retry-period=1s"];
+    let args = patient.map(|flag| format!("--leader-election-{flag}")).into();
+    let patient = ControllerOptions { args, ..ControllerOptions::default() };
+    let world = World::with(ClusterOptions::default(), patient).await?;
+    let place = world.place("slow").await?;
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    let leases: Api<Lease> = Api::namespaced(place.client.clone(), "kube-system");
+    let before = leases.get("signet-controller").await?.spec.context("a spec")?;
+    assert_eq!(
+        (before.holder_identity.as_deref(), before.lease_duration_seconds),
+        (Some(world.controller.name()), Some(24))
+    );
+
+    world.cluster.signal(Server::ApiServer, Signal::STOP).await?;
+    eventually("a renewal to come to nothing", SOON, || async {
+        Ok(world.controller.logs().await?.contains("did not answer within 8 s").then_some(()))
+    })
+    .await?;
+    world.cluster.signal(Server::ApiServer, Signal::CONT).await?;
+    eventually("it to be renewed", SOON, || async {
+        let renewed = leases.get("signet-controller").await?.spec.context("a spec")?;
+        assert_eq!(renewed.lease_transitions, before.lease_transitions);
+        Ok((renewed.renew_time != before.renew_time).then_some(()))
+    })
+    .await?;
+    leases.delete("signet-controller", &DeleteParams::default()).await?;
+    eventually("it to be there again", SOON, || leader(&world.cluster)).await?;
+    place.apply_sealed("db", &[("a", "2")]).await?;
+    place.holds("db", &[("a", "2")]).await?;
+    let logs = world.controller.logs().await?;
+    assert!(logs.contains("leading") && !logs.contains("following"), "{logs}");
     Ok(())
 }
 
@@ -163,6 +205,10 @@ async fn who_loses_the_lease_writes_no_more() -> Result<()> {
     place.holds("db", &[("a", "1")]).await?;
     let late = wrote(&gate, since, &format!("/namespaces/{}/", place.namespace));
     assert!(late.is_empty(), "{late:?} by who does not lead");
+    // The other finds nothing to change: who broke it off is the only one to tell.
+    let object = format!("ConfigMap {}/first", place.namespace);
+    let (mine, others) = (world.controller.logs().await?, other.logs().await?);
+    assert_eq!((recorded(&mine, &object), recorded(&others, &object)), (vec!["created", "unheard"], vec![]));
 
     // What it broke off does not keep it from leading again.
     other.kill().await?;
@@ -187,7 +233,7 @@ async fn one_that_waits_for_keys_makes_none() -> Result<()> {
         wait_until_ready: false,
         ..ControllerOptions::default()
     };
-    let new = World::with(harness::ClusterOptions::default(), waiting).await?;
+    let new = World::with(ClusterOptions::default(), waiting).await?;
     new.cluster.apply(&sealed).await?;
     eventually("it to lead", SOON, || async { leader(&new.cluster).await }).await?;
     assert!(keys(&new.cluster).await?.is_empty());

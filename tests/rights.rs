@@ -224,7 +224,14 @@ async fn a_sync_has_the_rights_of_its_account_alone() -> Result<()> {
     repository.write("map.yaml", config_map("map", 1))?;
     repository.commit("a map").await?;
     follow(&place, "shop", &repository, json!({"path": "."})).await?;
-    place.ready("shop", |ready, _| ready.status == "False" && ready.message.contains("signet-sync")).await?;
+    let ready =
+        place.ready("shop", |ready, _| ready.status == "False" && ready.message.contains("signet-sync")).await?;
+    // It is told once, in words for people.
+    let logs = world.controller.logs().await?;
+    assert!(logs.contains("cannot watch what was applied"), "{logs}");
+    for text in [logs, ready.message] {
+        assert!(!text.contains("Status {") && !text.contains("watch list error"), "{text}");
+    }
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "maps"},
         "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["*"]}],

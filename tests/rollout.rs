@@ -76,6 +76,43 @@ async fn a_wave_waits_for_the_health_of_the_one_before() -> Result<()> {
     Ok(())
 }
 
+/// What needs others goes before them, by waves and within a wave by kinds: from Git, and with its GitSync.
+#[tokio::test]
+async fn what_goes_goes_backwards() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("backwards").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    for set in ["a", "b"] {
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": format!("{set}-account")}});
+        let maps = [("early", -1), ("map", 0), ("late", 5)];
+        let maps = maps.map(|(name, wave)| in_wave(&config_map(&format!("{set}-{name}"), "one"), wave));
+        repository.write(&format!("{set}.yaml"), format!("{account}\n---\n{}", maps.join("---\n")))?;
+    }
+    repository.write("c.yaml", config_map("c", "one"))?;
+    let first = repository.commit("two sets").await?;
+    follow(&place, "app", &repository, json!({})).await?;
+    place.applied("app", &first).await?;
+    let deleted = |set: &str| {
+        let all = gate.passed().into_iter().filter(|asked| asked.method == "DELETE");
+        let names = all.filter_map(|asked| asked.path.rsplit('/').next().map(str::to_owned));
+        names.filter_map(|name| name.strip_prefix(set).map(str::to_owned)).collect::<Vec<_>>()
+    };
+
+    repository.remove("a.yaml")?;
+    let second = repository.commit("one set").await?;
+    place.applied("app", &second).await?;
+    assert_eq!(deleted("a-"), ["late", "map", "account", "early"]);
+    place.syncs().delete("app", &DeleteParams::default()).await?;
+    eventually("the GitSync to be gone", SOON, || async {
+        Ok(place.syncs().get_opt("app").await?.is_none().then_some(()))
+    })
+    .await?;
+    assert_eq!(deleted("b-"), ["late", "map", "account", "early"]);
+    Ok(())
+}
+
 /// The newest commit does not wait for an older one to become healthy.
 #[tokio::test]
 async fn a_new_commit_ends_the_wait_for_an_old_one() -> Result<()> {

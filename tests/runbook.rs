@@ -87,6 +87,13 @@ async fn every_command_of_the_runbook_works() -> Result<()> {
             _ => old.cluster.kubeconfig(),
         });
         desk.follow(step).await?;
+        if step.runs("rm old.yaml clear.yaml") {
+            let moved = std::fs::read_to_string(repository.work_tree().join("website.yaml"))?;
+            let moved = crate::world::document(&moved)?;
+            ensure!(
+                moved["metadata"]["namespace"] == "store" && moved["spec"]["encryptedData"]["password"].is_string()
+            );
+        }
         if heading == "A new cluster" && ends && controller.is_none() {
             // In the place of the kubelet.
             let args = vec!["--git-file-root=/".to_owned()];

@@ -247,6 +247,62 @@ async fn a_kind_gets_a_new_version_with_a_default() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_was_watched_under_a_version_that_went_is_healed_under_another() -> Result<()> {
+    let (place, git) = start("moves").await?;
+    let repository = git.create("app").await?;
+    let group = "moves.signet.dev";
+    place.world.cluster.apply(&beta(group, true)?.to_string()).await?;
+    repository.write("widget.yaml", widget(group, "v1beta1", "first"))?;
+    repository.write("goes.yaml", widget(group, "v1beta1", "second"))?;
+    let first = repository.commit("beta").await?;
+    follow(&place, "app", &repository, json!({})).await?;
+    place.applied("app", &first).await?;
+    repository.write("widget.yaml", widget(group, "v1", "first"))?;
+    let second = repository.commit("stable").await?;
+    place.applied("app", &second).await?;
+
+    withdraw_beta(&place, group).await?;
+    let widgets = format!("widgets.v1.{group}");
+    let uid =
+        ["-n", &place.namespace, "get", &widgets, "first", "--ignore-not-found", "-o", "jsonpath={.metadata.uid}"];
+    let before = place.world.cluster.kubectl(&uid).await?;
+    place.world.cluster.kubectl(&["-n", &place.namespace, "delete", &widgets, "first"]).await?;
+    eventually("another one in its place", SOON, || async {
+        let now = place.world.cluster.kubectl(&uid).await?;
+        Ok((!now.is_empty() && now != before).then_some(()))
+    })
+    .await?;
+
+    // What was applied under the older version alone is still ours.
+    repository.remove("goes.yaml")?;
+    let third = repository.commit("one").await?;
+    place.applied("app", &third).await?;
+    assert_eq!(names(&place, group).await?, "first");
+    assert_eq!(entries(&place, "app").await?, [format!("Widget {}/first", place.namespace)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_object_goes_with_the_version_under_which_it_was_applied() -> Result<()> {
+    let (place, git) = start("withdrawn").await?;
+    let repository = git.create("app").await?;
+    let group = "withdrawn.signet.dev";
+    repository.write("crd.yaml", beta(group, true)?.to_string())?;
+    repository.write("widget.yaml", widget(group, "v1beta1", "first"))?;
+    let first = repository.commit("beta").await?;
+    follow(&place, "app", &repository, json!({})).await?;
+    place.applied("app", &first).await?;
+    assert_eq!(names(&place, group).await?, "first");
+
+    repository.write("crd.yaml", beta(group, false)?.to_string())?;
+    repository.remove("widget.yaml")?;
+    let second = repository.commit("no beta, no widget").await?;
+    place.applied("app", &second).await?;
+    assert_eq!(names(&place, group).await?, "");
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_commit_left_half_done_goes_with_it() -> Result<()> {
     let (place, git) = start("half").await?;
     let repository = git.create("app").await?;
@@ -298,6 +354,41 @@ async fn thousands_of_objects_are_one_sync() -> Result<()> {
     assert_eq!(status.inventory.unwrap_or_default().objects.len(), OBJECTS);
     assert!(size < 100_000, "{size} bytes");
     Ok(())
+}
+
+/// The definition of a Widget with an older version.
+fn beta(group: &str, served: bool) -> Result<Value> {
+    let mut definition = document(&include_str!("testdata/widget-crd.yaml").replace("tests.signet.dev", group))?;
+    let mut beta = definition["spec"]["versions"][0].clone();
+    beta["name"] = "v1beta1".into();
+    beta["storage"] = false.into();
+    beta["served"] = served.into();
+    if let Some(versions) = definition["spec"]["versions"].as_array_mut() {
+        versions.push(beta);
+    }
+    Ok(definition)
+}
+
+fn widget(group: &str, version: &str, name: &str) -> String {
+    format!("apiVersion: {group}/{version}\nkind: Widget\nmetadata: {{name: {name}}}\nspec: {{size: 3}}\n")
+}
+
+/// Of the Widgets there are.
+async fn names(place: &Place<'_>, group: &str) -> Result<String> {
+    let widgets = format!("widgets.v1.{group}");
+    let get = ["-n", &place.namespace, "get", &widgets, "-o", "jsonpath={.items[*].metadata.name}"];
+    place.world.cluster.kubectl(&get).await
+}
+
+/// Its older version is served no longer.
+async fn withdraw_beta(place: &Place<'_>, group: &str) -> Result<()> {
+    let cluster = &place.world.cluster;
+    cluster.apply(&beta(group, false)?.to_string()).await?;
+    let path = format!("/apis/{group}/v1beta1/widgets");
+    eventually("the older version to be gone", SOON, || async {
+        Ok(cluster.kubectl(&["get", "--raw", &path]).await.is_err().then_some(()))
+    })
+    .await
 }
 
 /// What the status says is there.

@@ -382,6 +382,9 @@ async fn what_moves_from_one_sync_to_another_is_handed_over() -> Result<()> {
         let moved = value(&place, "moving", &round.to_string()).await?;
         assert_eq!(moved.uid(), uid, "from {from} to {to}, {first} first");
         assert_eq!(moved.labels().get("gitsync.signet.dev/name").map(String::as_str), Some(to));
+        // A call is no request of a user's: it has no hook run again, and takes no other request's place.
+        let asked = place.syncs().get("two").await?.annotations().get(RECONCILE_REQUESTED).cloned();
+        assert_eq!(asked, (round > 1).then(|| round.to_string()));
     }
     Ok(())
 }

@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use harness::{Cluster, GitServer, Output, Repository, eventually, seal, tools::Tool};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use harness::{Cluster, GitServer, Output, Repository, eventually, seal};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
 use crate::{
     keys::account,
-    world::{Place, SOON, config_map, follow, start},
+    world::{Place, SOON, World, config_map, follow, start},
 };
 
 /// A namespace, a repository, and somebody who looks after what follows it.
@@ -21,7 +21,7 @@ pub struct Desk {
     pub place: Place<'static>,
     git: GitServer,
     pub repository: Repository,
-    operator: PathBuf,
+    pub operator: PathBuf,
 }
 
 impl Desk {
@@ -56,10 +56,6 @@ impl Desk {
     async fn commit(&self, name: &str, value: &str) -> Result<String> {
         self.repository.write(&format!("{name}.yaml"), config_map(name, value))?;
         self.repository.commit(value).await
-    }
-
-    fn maps(&self) -> Api<ConfigMap> {
-        Api::namespaced(self.place.client.clone(), &self.place.namespace)
     }
 }
 
@@ -143,7 +139,7 @@ async fn a_sync_is_asked_for_held_and_waited_for() -> Result<()> {
     let second = desk.commit("a", "two").await?;
     let (code, told) = desk.code(&["now", "web"]).await?;
     assert!(code == 0 && told.contains("/web is well"), "{code}: {told}");
-    assert_eq!(desk.maps().get("a").await?.data.context("data")?["value"], "two");
+    assert_eq!(desk.place.maps().get("a").await?.data.context("data")?["value"], "two");
     assert_eq!(desk.code(&["wait", "web", "--for", &format!("revision={}", &second[..7])]).await?.0, 0);
 
     // Something is wrong: it is not waited until the end.
@@ -161,7 +157,7 @@ async fn a_sync_is_asked_for_held_and_waited_for() -> Result<()> {
     let (code, told) = desk.code(&["now", "web"]).await?;
     assert!(code == 1 && told.contains("is suspended: nothing is done"), "{told}");
     assert_eq!(desk.code(&["wait", "web"]).await?.0, 1, "what is suspended does nothing");
-    assert_eq!(desk.maps().get("a").await?.data.context("data")?["value"], "two");
+    assert_eq!(desk.place.maps().get("a").await?.data.context("data")?["value"], "two");
     assert_eq!(desk.code(&["resume", "web"]).await?.0, 0);
     assert_eq!(desk.code(&["now", "web", "--no-wait"]).await?.0, 0);
     let goal = format!("revision={third}");
@@ -208,8 +204,10 @@ async fn a_plan_is_shown_and_that_very_plan_is_allowed() -> Result<()> {
     desk.repository.commit("nothing").await?;
     desk.place.ready("web", |ready, _| ready.reason == "PruneRefused").await?;
     assert_eq!(desk.code(&["approve", "web", "--yes"]).await?.0, 0);
-    eventually("the ConfigMap to go", SOON, || async { Ok(desk.maps().get_opt("a").await?.is_none().then_some(())) })
-        .await
+    eventually("the ConfigMap to go", SOON, || async {
+        Ok(desk.place.maps().get_opt("a").await?.is_none().then_some(()))
+    })
+    .await
 }
 
 #[tokio::test]
@@ -222,7 +220,7 @@ async fn a_rollback_goes_back_stays_and_is_taken_back() -> Result<()> {
         commits.push(desk.commit("a", value).await?);
         desk.place.applied("web", &commits[commits.len() - 1]).await?;
     }
-    let says = async || anyhow::Ok(desk.maps().get("a").await?.data.context("data")?["value"].clone());
+    let says = async || anyhow::Ok(desk.place.maps().get("a").await?.data.context("data")?["value"].clone());
     let (code, told) = desk.code(&["rollback", "web"]).await?;
     assert!(code == 0 && told.contains("/web is well"), "{code}: {told}");
     assert_eq!(says().await?, "two");
@@ -281,162 +279,126 @@ async fn the_tree_tells_how_each_object_fares() -> Result<()> {
     Ok(())
 }
 
-/// What nobody may see in any output.
-const OLD: &str = "hunter2-old";
-const NEW: &str = "hunter3-new";
-
+/// A Lease and a status are all that a controller leaves behind.
 #[tokio::test]
-async fn a_diff_shows_what_a_merge_would_bring_and_no_value_of_a_secret() -> Result<()> {
-    let desk = Desk::new("diff").await?;
-    let namespace = &desk.place.namespace;
-    let secret =
-        |value: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{p: {value}}}\n");
-    desk.repository.write("deploy/a.yaml", config_map("a", "one"))?;
-    desk.repository.write("deploy/gone.yaml", config_map("gone", "one"))?;
-    desk.repository.write("deploy/s.yaml", secret(OLD))?;
-    let commit = desk.repository.commit("one").await?;
-    let spec = json!({"path": "deploy", "drift": "Report", "allowPlainSecrets": true});
-    follow(&desk.place, "web", &desk.repository, spec).await?;
-    desk.place.applied("web", &commit).await?;
+async fn that_nobody_works_is_told_before_everything_else() -> Result<()> {
+    let world = World::new().await?;
+    let place = world.place("idle").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("app").await?;
+    repository.write("a.yaml", config_map("a", "one"))?;
+    let first = repository.commit("one").await?;
+    follow(&place, "web", &repository, json!({})).await?;
+    place.applied("web", &first).await?;
+    world.cluster.deploy_from("deploy/sync-operator").await?;
+    let (operator, name) = (account(&world.cluster, &place.namespace).await?, &place.namespace);
+    let subject = format!("--serviceaccount=kube-system:{name}");
+    bind(&world.cluster, name, "signet-sync-operator", &subject).await?;
+    let sync = async |args: &[&str]| {
+        let Output { status, stdout, stderr } =
+            seal(Some(&operator), &[&["sync"], args, &["-n", name]].concat(), "").await?;
+        anyhow::Ok((status.code().context("a code")?, stdout, stderr))
+    };
+    let (code, told, _) = sync(&["status", "web"]).await?;
+    assert!(code == 0 && told.starts_with(&format!("{name}/web is well")), "{told}");
 
-    // Trying an apply takes the right to do it.
-    let (code, told) = desk.code(&["diff", "web"]).await?;
-    assert!(code == 2 && told.contains("forbidden"), "{told}");
-    let cluster = &desk.place.world.cluster;
-    let role = ["create", "clusterrole", namespace, "--verb=get,patch,create", "--resource=configmaps,secrets"];
-    cluster.kubectl(&role).await?;
-    let subject = format!("--serviceaccount=kube-system:{namespace}");
-    cluster
-        .kubectl(&["-n", namespace, "create", "rolebinding", "differ", &format!("--clusterrole={namespace}"), &subject])
+    world.controller.kill().await?;
+    // The test does not wait as long as it takes to be sure.
+    let leases = Api::<Lease>::namespaced(place.client.clone(), "kube-system");
+    let long_ago = json!({"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}});
+    leases.patch("signet-controller", &PatchParams::default(), &Patch::Merge(long_ago)).await?;
+    let idle = "No controller works: the last was seen ";
+    let (code, told, _) = sync(&["list"]).await?;
+    assert!(code == 0 && told.starts_with(idle) && told.contains("\nNext: See whether it runs: kubectl"), "{told}");
+    let (code, told, said) = sync(&["now", "web", "--timeout", "0"]).await?;
+    assert!(code == 5 && told.starts_with(idle) && !told.contains(" is well"), "{told}{said}");
+    let (code, told, _) = sync(&["status", "web"]).await?;
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(code == 0 && lines[0].starts_with(idle), "{told}");
+    assert_eq!(lines[3], format!("{name}/web was well when somebody last looked at it"), "{told}");
+    assert!(
+        lines[4].starts_with("  the sync that was asked for ") && lines[4].ends_with(" not taken up yet"),
+        "{told}"
+    );
+    place
+        .syncs()
+        .patch(
+            "web",
+            &PatchParams::default(),
+            &Patch::Merge(json!({"metadata": {"annotations": {
+        crds::git_sync::ROLLBACK: "main@sha1:3f2a91c0"}}})),
+        )
         .await?;
+    let (_, told, _) = sync(&["status", "web", "-o", "json"]).await?;
+    let report: Value = serde_json::from_str(&told)?;
+    assert_eq!(report["idle"]["since"], "2026-01-01T00:00:00Z", "{report}");
+    assert_eq!(report["pending"][1], json!({"request": "rollback", "to": "main@sha1:3f2a91c0"}), "{report}");
 
-    // As it was applied, from Git: nothing; then what somebody changed.
-    let (code, told) = desk.code(&["diff", "web"]).await?;
-    assert_eq!((code, told.as_str()), (0, "0 created, 0 changed, 0 pruned, 3 as they are\n"));
-    let edit = json!({"data": {"value": "by hand"}});
-    desk.maps().patch("a", &PatchParams::default(), &Patch::Merge(edit)).await?;
-    let (code, told) = desk.code(&["diff", "web"]).await?;
-    assert_eq!(code, 1);
-    assert!(told.contains("-  value: by hand\n+  value: one\n"), "{told}");
-
-    // A folder beside it.
-    let folder = tempfile::tempdir()?;
-    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text);
-    write("a.yaml", &config_map("a", "by hand"))?;
-    write("new.yaml", &config_map("new", "one"))?;
-    write("s.yaml", &secret(NEW))?;
-    let local = folder.path().to_str().context("a path")?;
-    let (code, told) = desk.code(&["diff", "web", "--local", local]).await?;
-    assert_eq!(code, 1, "{told}");
-    for words in [
-        format!("ConfigMap {namespace}/new: created, {local}/new.yaml:1\n--- /dev/null\n+++ git/ConfigMap"),
-        format!("Secret {namespace}/s: changed, {local}/s.yaml:1\n"),
-        "-  p: \"*** (before)\"\n+  p: \"*** (after)\"\n".to_owned(),
-        format!("ConfigMap {namespace}/gone: pruned\n"),
-        "1 created, 1 changed, 1 pruned, 1 as they are\n".to_owned(),
-    ] {
-        assert!(told.contains(&words), "{words} in {told}");
-    }
-    let encoded = |text: &str| crds::base64::encode(text.as_bytes());
-    for value in [OLD.to_owned(), NEW.to_owned(), encoded(OLD), encoded(NEW)] {
-        assert!(!told.contains(&value), "{told}");
-    }
-    let secrets = Api::<Secret>::namespaced(desk.place.client.clone(), namespace);
-    assert_eq!(secrets.get("s").await?.data.context("data")?["p"].0, OLD.as_bytes(), "nothing was changed");
-    assert!(desk.maps().get_opt("new").await?.is_none() && desk.maps().get_opt("gone").await?.is_some());
-    let report = desk.sync(&["diff", "web", "--local", local, "-o", "json"]).await?;
-    let report: Value = serde_json::from_str(&report.stdout)?;
-    let becomes: Vec<&Value> = report.as_array().context("a list")?.iter().map(|it| &it["becomes"]).collect();
-    assert_eq!(becomes, ["created", "changed", "pruned"]);
-
-    // What the API server would refuse, and what nobody can render, is trouble and no difference.
-    write("a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {value: 7}\n")?;
-    let (code, told) = desk.code(&["diff", "web", "--local", local]).await?;
-    assert!(code == 2 && told.contains("a.yaml:1: the API server would not take ConfigMap"), "{told}");
-    write("a.yaml", "kind: ConfigMap\n")?;
-    let (code, told) = desk.code(&["diff", "web", "--local", local]).await?;
-    assert!(code == 2 && told.contains("a.yaml:1: apiVersion is missing"), "{told}");
+    // Whoever may not see the Lease is told nothing of it; another namespace has none, and something waits.
+    let viewer = account(&world.cluster, &format!("{name}-viewer")).await?;
+    let subject = format!("--serviceaccount=kube-system:{name}-viewer");
+    bind(&world.cluster, &format!("{name}-viewer"), "signet-sync-viewer", &subject).await?;
+    let told = seal(Some(&viewer), &["sync", "list", "-A"], "").await?.success()?;
+    assert!(told.starts_with("NAMESPACE"), "{told}");
+    let (_, told, _) = sync(&["list", "--controller-namespace", name]).await?;
+    assert!(told.starts_with(&format!("No controller is seen at work: there is no Lease {name}/")), "{told}");
     Ok(())
 }
 
-/// What is rendered here is what the controller applied: nothing differs.
 #[tokio::test]
-async fn what_is_rendered_here_is_what_the_controller_applies() -> Result<()> {
-    let desk = Desk::new("rendered").await?;
-    let tools = [("--kustomize", Tool::Kustomize), ("--helm", Tool::Helm)];
-    let mut flags = Vec::new();
-    for (flag, tool) in tools {
-        flags.extend([flag.to_owned(), tool.path().await?.display().to_string()]);
+async fn everything_is_held_and_goes_on_by_one_command() -> Result<()> {
+    let world = World::new().await?;
+    let (here, there) = (world.place("here").await?, world.place("there").await?);
+    let git = GitServer::start()?;
+    for (place, name) in [(&here, "one"), (&here, "two"), (&there, "three")] {
+        let repository = git.create(name).await?;
+        repository.write("a.yaml", config_map(name, "one"))?;
+        let commit = repository.commit("one").await?;
+        follow(place, name, &repository, json!({})).await?;
+        place.applied(name, &commit).await?;
     }
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let write = |path: &str, text: &str| desk.repository.write(path, text);
-    write("base/kustomization.yaml", "resources: [a.yaml]\nconfigMapGenerator: [{name: made, literals: [k=v]}]\n")?;
-    write("base/a.yaml", &config_map("a", "one"))?;
-    write("overlay/kustomization.yaml", "resources: [../base]\nnamePrefix: dev-\n")?;
-    write("chart/Chart.yaml", "apiVersion: v2\nname: web\nversion: 1.0.0\nkubeVersion: '>=1.30.0-0'\n")?;
-    write("chart/values.yaml", "value: none\n")?;
-    write("chart/more.yaml", "value: more\nother: file\n")?;
-    let template = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\ndata: {value: {{ .Values.value }}, other: {{ .Values.other }}, ns: {{ .Release.Namespace }}}\n";
-    write("chart/templates/map.yaml", template)?;
-    let commit = desk.repository.commit("both").await?;
-    let common = json!({"labels": {"team": "shop"}, "annotations": {"note": "ours"}});
-    let helm = json!({"valuesFiles": ["more.yaml"], "values": {"value": "spec"}});
-    follow(&desk.place, "overlay", &desk.repository, json!({"path": "overlay", "commonMetadata": common})).await?;
-    follow(&desk.place, "chart", &desk.repository, json!({"path": "chart", "helm": helm})).await?;
-    let (admin, work) = (desk.place.world.cluster.kubeconfig(), desk.repository.work_tree());
-    for (name, objects) in [("overlay", 2), ("chart", 1)] {
-        desk.place.applied(name, &commit).await?;
-        let sync = format!("{}/{name}", desk.place.namespace);
-        let path = work.join(name).display().to_string();
-        for local in [&["--local", path.as_str()][..], &[]] {
-            let diff = seal(Some(admin), &[&["sync", "diff", &sync], local, &flags[..]].concat(), "").await?;
-            assert_eq!(diff.success()?, format!("0 created, 0 changed, 0 pruned, {objects} as they are\n"));
-        }
-        let rendered =
-            seal(Some(admin), &[&["sync", "render", &path, "--sync", &sync], &flags[..]].concat(), "").await?;
-        let rendered = rendered.success()?;
-        assert!(rendered.contains(&format!("gitsync.signet.dev/name: {name}\n")), "{rendered}");
-    }
-
-    // The same without a cluster: for a GitSync in a file, and for nobody.
-    let manifest = work.join("sync.yaml");
-    let sync = json!({"apiVersion": "signet.dev/v1alpha1", "kind": "GitSync", "metadata": {"name": "x", "namespace": "far"},
-        "spec": {"source": {"url": "https://git.example.com/x.git"}, "targetNamespace": "shop", "commonMetadata": common}});
-    std::fs::write(&manifest, sync.to_string())?;
-    let render = async |path: &str, more: &[&str]| {
-        let path = work.join(path).display().to_string();
-        seal(None, &[&["sync", "render", &path], &flags[..], more].concat(), "").await
+    let sync = async |args: &[&str]| {
+        let output = seal(Some(world.cluster.kubeconfig()), &[&["sync"], args].concat(), "").await?;
+        anyhow::Ok((output.status.code().context("a code")?, output.stdout + &output.stderr))
     };
-    let text = render("overlay", &["--file", manifest.to_str().context("a path")?]).await?.success()?;
-    let first = crate::world::document(&text)?;
-    let metadata = &first["metadata"];
-    assert_eq!((&metadata["namespace"], &metadata["labels"]["team"]), (&json!("shop"), &json!("shop")), "{text}");
-    let text = render("overlay", &[]).await?.success()?;
-    let expected = "apiVersion: v1\ndata:\n  value: one\nkind: ConfigMap\nmetadata:\n  name: dev-a\n";
-    assert!(text.contains(expected) && !text.contains("gitsync.signet.dev"), "{text}");
-    let text = render("chart", &["--kube-version", "v1.36.0"]).await?.success()?;
-    assert!(text.contains("name: chart\n") && text.contains("value: none\n"), "{text}");
+    let suspended = async || {
+        let mut held = Vec::new();
+        for place in [&here, &there] {
+            let all = place.syncs().list(&ListParams::default()).await?;
+            held.extend(all.into_iter().map(|sync| sync.spec.suspend));
+        }
+        anyhow::Ok(held)
+    };
+    let (code, told) = sync(&["suspend", "--all", "-n", &here.namespace]).await?;
+    assert!(code == 0 && told.matches(" is suspended").count() == 2, "{told}");
+    assert_eq!(suspended().await?, [true, true, false]);
+    // Those that are held are left out.
+    let (code, told) = sync(&["now", "-A"]).await?;
+    assert!(code == 0 && told.matches(" is well").count() == 1, "{told}");
+    assert_eq!(sync(&["resume", "-A"]).await?.0, 0);
+    assert_eq!(suspended().await?, [false; 3]);
+    let (code, told) = sync(&["wait", "-A"]).await?;
+    assert!(code == 0 && told.matches(" is well").count() == 3, "{told}");
+    for wrong in [&["suspend"][..], &["suspend", "web", "--all"], &["now", "-A", "-n", "x"]] {
+        assert_eq!(sync(wrong).await?.0, 2, "{wrong:?}");
+    }
+    // One that is not there keeps none of the others from being held.
+    let one = format!("{}/one", here.namespace);
+    let (code, told) = sync(&["suspend", "no/such", &one]).await?;
+    assert!(code == 1 && told.contains("one is suspended") && told.contains("no/such"), "{told}");
+    Ok(())
+}
 
-    // seal verify reads it; what it is about is told with its file.
-    let sealed = desk.place.world.seal(&desk.place.secret("db", &[("a", "1")]), &[]).await?;
-    write("sealed/db.yaml", &sealed)?;
-    let rendered = render("sealed", &[]).await?.success()?;
-    assert!(seal(None, &["verify", "-"], &rendered).await?.status.success());
-    let broken = rendered.replace("encryptedData:\n    a: Ag", "encryptedData:\n    a: \"@");
-    assert_ne!(broken, rendered, "{rendered}");
-    assert_eq!(seal(None, &["verify", "-"], broken).await?.status.code(), Some(1));
-    write("sealed/plain.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: p}\nstringData: {a: hunter2}\n")?;
-    let refused = render("sealed", &[]).await?;
-    assert_eq!(refused.status.code(), Some(1));
-    let words = "sealed/plain.yaml:1: Secret p is a plain Secret";
-    assert!(refused.stderr.contains(words) && !refused.stderr.contains("hunter2"), "{}", refused.stderr);
-    let missing =
-        seal(None, &["sync", "render", &work.join("overlay").display().to_string(), "--kustomize", "/no/such"], "")
-            .await?;
-    assert!(
-        missing.stderr.contains("cannot start /no/such") && missing.stderr.contains("--kustomize"),
-        "{}",
-        missing.stderr
-    );
+#[tokio::test]
+async fn a_cluster_without_the_definitions_is_told_as_such() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    for args in [&["sync", "list", "-A"][..], &["sync", "status", "shop/x"], &["sync", "suspend", "shop/x"]] {
+        let refused = seal(Some(cluster.kubeconfig()), args, "").await?;
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(refused.stderr.contains("GitSyncs are not defined in this cluster"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("seal install --apply"), "{}", refused.stderr);
+    }
+    let told = seal(Some(cluster.kubeconfig()), &["keys", "list"], "").await?;
+    assert!(told.stderr.contains("SealedSecrets are not defined in this cluster"), "{}", told.stderr);
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use harness::{binaries, command, eventually};
+use harness::{binaries, command, eventually, seal};
 use parking_lot::Mutex;
 use rustix::{
     fs::{Mode, OFlags},
@@ -34,6 +34,10 @@ struct Session {
 
 impl Session {
     async fn start(home: &Path, args: &[&str]) -> Result<Self> {
+        Self::start_with(home, args, "false").await
+    }
+
+    async fn start_with(home: &Path, args: &[&str], editor: &str) -> Result<Self> {
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&terminal)?;
         unlockpt(&terminal)?;
@@ -41,7 +45,12 @@ impl Session {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let side = File::from(rustix::fs::open(name, flags, Mode::empty())?);
         let mut seal = command::clean(binaries::seal().await?, home);
-        seal.args(args).stdin(side.try_clone()?).stdout(Stdio::piped()).stderr(side).kill_on_drop(true);
+        seal.args(args)
+            .env("EDITOR", editor)
+            .stdin(side.try_clone()?)
+            .stdout(Stdio::piped())
+            .stderr(side)
+            .kill_on_drop(true);
         let seal = seal.spawn()?;
         let keyboard = File::from(terminal);
         let screen = Arc::new(Mutex::new(Vec::new()));
@@ -78,6 +87,42 @@ impl Session {
         let screen = String::from_utf8_lossy(&self.screen.lock()).into_owned();
         Ok((output.status.success(), String::from_utf8(output.stdout)?, screen))
     }
+}
+
+/// Nobody types a Secret twice because what was to seal it was not there.
+#[tokio::test]
+async fn an_edit_that_is_not_sealed_is_in_the_editor_again() -> Result<()> {
+    let world = World::shared().await?;
+    let place = world.place("edit").await?;
+    let sealed = world.seal(&place.secret("db", &[("password", "old")]), &[]).await?;
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("db.yaml"), &sealed)?;
+    let kubeconfig = Some(world.cluster.kubeconfig());
+    std::fs::write(path("spare.pem"), seal(kubeconfig, &["--fetch-cert"], "").await?.success()?)?;
+    let (file, certificate, seen) = (path("db.yaml"), path("cert.pem"), path("seen"));
+    let edit = ["edit", "--cert", &certificate, &file];
+    // The first time it writes a value, the second time it leaves that.
+    let write = "sed -i \"s/^  password: .*/  password: new/\" \"$1\"";
+    let leaves = format!("sh -c 'if grep -q ERROR \"$1\"; then cp \"$1\" {seen}; else {write}; fi' sh");
+    let (done, _, screen) = Session::start_with(folder.path(), &edit, &leaves).await?.end().await?;
+    let why = format!("open {certificate}");
+    assert!(!done && screen.matches(&why).count() == 2 && !screen.contains("new"), "{screen}");
+    let offered = std::fs::read_to_string(&seen)?;
+    assert!(offered.starts_with("# ERROR: ") && offered.contains("\n  password: new\n"), "{offered}");
+    assert!(offered.lines().next().is_some_and(|line| line.contains(&why)), "{offered}");
+    assert_eq!(std::fs::read_to_string(&file)?, sealed);
+
+    // The second time there is a certificate, and all is saved once more.
+    let spare = path("spare.pem");
+    let again = format!(
+        "sh -c 'if grep -q ERROR \"$1\"; then cp {spare} {certificate}; sed -i /^#/d \"$1\"; else {write}; fi' sh"
+    );
+    let (done, _, screen) = Session::start_with(folder.path(), &edit, &again).await?.end().await?;
+    assert!(done && screen.matches(&why).count() == 1, "{screen}");
+    world.cluster.apply(&std::fs::read_to_string(&file)?).await?;
+    place.holds("db", &[("password", "new")]).await?;
+    Ok(())
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What a collector of traces is sent, what it is not sent, and that nobody waits for it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result};
 use aws_lc_rs::hmac;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -147,6 +149,7 @@ async fn a_sync_an_unsealing_and_a_new_key_are_traces_without_anything_secret() 
     let failed = span(&collector, "a failure", |it| it.name == "render" && it.failed).await?;
     assert_eq!(failed.attribute("outcome"), "BuildFailed");
 
+    assert_eq!(collector.paths(), BTreeSet::from(["/v1/traces".to_owned()]));
     let header = collector.headers().get("authorization").cloned().context("no token")?;
     assert_eq!(header, "Bearer c0llect");
     let bodies = collector.bodies();
@@ -198,6 +201,19 @@ async fn nobody_waits_for_a_collector_that_is_away() -> Result<()> {
     assert!(ended.success(), "{ended}");
     let logs = world.controller.logs().await?;
     assert!(logs.contains("the last traces may be lost"), "{logs}");
+    Ok(())
+}
+
+/// As OpenTelemetry's own variables have it, and nothing is added to the URL that is for traces alone.
+#[tokio::test]
+async fn the_variable_of_traces_goes_before_the_others() -> Result<()> {
+    let collector = Collector::start().await?;
+    let whole = format!("{}/tenant/7", collector.address());
+    let world = traced(&collector, &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &whole)]).await?;
+    let place = world.place("whole").await?;
+    place.apply_sealed("db", &[("password", "x")]).await?;
+    span(&collector, "an unsealing", |it| it.name == "unseal").await?;
+    assert_eq!(collector.paths(), BTreeSet::from(["/tenant/7".to_owned()]));
     Ok(())
 }
 

@@ -56,7 +56,8 @@ impl World {
         Ok((Self::on(cluster, "deploy", controller).await?, gate))
     }
 
-    async fn on(cluster: Cluster, folder: &str, mut controller: ControllerOptions) -> Result<Self> {
+    /// On a cluster that runs already.
+    pub async fn on(cluster: Cluster, folder: &str, mut controller: ControllerOptions) -> Result<Self> {
         cluster.deploy_from(folder).await?;
         // Git repositories of the tests lie on this machine.
         controller.args.extend(["--git-file-root=/".to_owned()]);
@@ -290,4 +291,11 @@ pub fn definition(group: &str, kind: &str) -> String {
         },
     })
     .to_string()
+}
+
+/// What a log for people has on record of one object.
+pub fn recorded<'a>(logs: &'a str, object: &str) -> Vec<&'a str> {
+    let object = format!("object=\"{object}\"");
+    let lines = logs.lines().filter(|line| line.contains(" INFO audit ") && line.contains(&object));
+    lines.filter_map(|line| Some(line.split_once("action=\"")?.1.split_once('"')?.0)).collect()
 }

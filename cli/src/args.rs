@@ -124,7 +124,7 @@ pub struct Verb {
     #[arg(long)]
     pub recovery_unseal: bool,
     /// For --recovery-unseal: a PEM key, a key Secret or a list of them; repeatable, or separated by commas
-    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    #[arg(long, value_name = "FILE", value_delimiter = ',', value_parser = path())]
     pub recovery_private_key: Vec<PathBuf>,
     /// Print the version
     #[arg(long)]
@@ -137,8 +137,8 @@ pub struct Verb {
 pub struct Sealing {
     /// Where the result may be opened: strict, namespace-wide or cluster-wide. Without it the annotations of the
     /// Secret decide, and without those it is strict
-    #[arg(long)]
-    pub scope: Option<Scope>,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub scope: Chosen,
     /// Name of the Secret, instead of the one in the input; needed for --raw in strict scope
     #[arg(long)]
     pub name: Option<String>,
@@ -160,7 +160,7 @@ pub struct Files {
     /// Read the Secrets from a file instead of standard input
     #[arg(short = 'f', long, value_name = "FILE", value_parser = path())]
     pub secret_file: Option<PathBuf>,
-    /// Write to a file instead of standard output; its extension decides the format
+    /// Write to a file instead of standard output; as YAML where it ends in .yaml or .yml
     #[arg(short = 'w', long, value_name = "FILE", value_parser = path())]
     pub sealed_secret_file: Option<PathBuf>,
     /// json or yaml
@@ -248,6 +248,18 @@ pub struct Connection {
     /// UID to act as
     #[arg(long, value_name = "UID")]
     pub as_uid: Option<String>,
+}
+
+/// `--scope`, which scripts pass empty where they leave it to the Secret.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen(pub Option<Scope>);
+
+impl std::str::FromStr for Chosen {
+    type Err = <Scope as std::str::FromStr>::Err;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        if word.is_empty() { Ok(Self(None)) } else { word.parse().map(|scope| Self(Some(scope))) }
+    }
 }
 
 /// The name decides how the version is told: tools parse kubeseal's.

@@ -11,14 +11,20 @@ use age::{
     DecryptError, Decryptor, Encryptor,
     armor::{ArmoredReader, ArmoredWriter, Format},
 };
-use crds::{Fingerprint, base64, seal::LEAKING_ANNOTATIONS, unseal::ClearSecret};
+use crds::{
+    Fingerprint, base64,
+    key_life::{Key, Mark},
+    key_secret::{self, KeyOrder},
+    seal::LEAKING_ANNOTATIONS,
+    unseal::ClearSecret,
+};
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 use zeroize::Zeroizing;
 
-use crate::key_file;
+use crate::manifest::{self, Entry};
 
 const API_VERSION: &str = "signet.dev/v1alpha1";
 const KIND: &str = "KeyBackup";
@@ -28,6 +34,14 @@ const HOW_TO_OPEN: &str = "\
 # The keys of a cluster's SealedSecrets, encrypted with age. seal keys restore puts them back, seal unseal opens files
 # with them. Without seal: sed -n 's/^ *//; /^-----BEGIN/,/^-----END/p' THIS_FILE | age -d -i IDENTITY > keys.json
 ";
+
+/// The last line of what is encrypted.
+const END: &str = "-----END AGE ENCRYPTED FILE-----";
+
+/// How hard a passphrase is to guess: that of age's own program. Measured, it would depend on what else the machine does.
+const WORK_FACTOR: u8 = 18;
+/// What is accepted, on any machine, as by age's own program: four gigabytes of memory, and a minute.
+const MAX_WORK_FACTOR: u8 = 22;
 
 /// What can be read without decrypting. Nothing vouches for it until the backup is opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +124,10 @@ pub enum BackupError {
     NoIdentity,
     #[error("the passphrase is wrong")]
     Passphrase,
+    #[error(
+        "its passphrase takes the work factor {0}, and at most {MAX_WORK_FACTOR} is accepted: seal writes {WORK_FACTOR}, so it was made or changed by something else"
+    )]
+    Work(u8),
     #[error("what its manifest says and what is in it differ: {0}")]
     Manifest(String),
     #[error("{0} is a private key: a backup is encrypted for its public key")]
@@ -212,21 +230,24 @@ pub fn plain(secrets: &[ClearSecret]) -> Result<Zeroizing<Vec<u8>>, BackupError>
     Ok(text)
 }
 
-/// The file.
+/// The file. What could not be opened and checked again is not written.
 pub fn write(manifest: &Manifest, secrets: &[ClearSecret], recipients: &Recipients) -> Result<String, BackupError> {
     let encrypt = |error: String| BackupError::Encrypt(error);
     let passphrase;
     let list: Vec<&dyn age::Recipient> = match recipients {
         Recipients::Keys(keys) => keys.iter().map(|key| &**key as _).collect(),
         Recipients::Passphrase(words) => {
-            passphrase = age::scrypt::Recipient::new(words.clone());
+            let mut recipient = age::scrypt::Recipient::new(words.clone());
+            recipient.set_work_factor(WORK_FACTOR);
+            passphrase = recipient;
             vec![&passphrase]
         }
     };
     let encryptor = Encryptor::with_recipients(list.into_iter()).map_err(|error| encrypt(error.to_string()))?;
+    let plain = plain(secrets)?;
     let armored = || -> io::Result<Vec<u8>> {
         let mut writer = encryptor.wrap_output(ArmoredWriter::wrap_output(Vec::new(), Format::AsciiArmor)?)?;
-        writer.write_all(&plain(secrets).map_err(io::Error::other)?)?;
+        writer.write_all(&plain)?;
         writer.finish()?.finish()
     };
     let armored = armored().map_err(|error| encrypt(error.to_string()))?;
@@ -236,6 +257,8 @@ pub fn write(manifest: &Manifest, secrets: &[ClearSecret], recipients: &Recipien
     text += "encrypted: |\n";
     let lines = String::from_utf8_lossy(&armored);
     text.extend(lines.lines().map(|line| format!("  {line}\n")));
+    let held = str::from_utf8(&plain).map_err(|error| encrypt(error.to_string()))?;
+    Backup::parse(&text).ok_or(BackupError::NotABackup)??.check(held)?;
     Ok(text)
 }
 
@@ -274,6 +297,7 @@ impl Backup {
                     BackupError::NoIdentity
                 }
             }
+            DecryptError::ExcessiveWork { required, .. } => BackupError::Work(required),
             error => BackupError::Damaged(error.to_string()),
         })?;
         // Never longer than what is encrypted, so never copied on the way.
@@ -282,19 +306,35 @@ impl Backup {
         Ok(text)
     }
 
+    /// Fails where it is seen without opening it that nothing will: no age file, or one that is cut off.
+    pub fn sound(&self) -> Result<(), BackupError> {
+        self.decryptor()?;
+        let mut armor = ArmoredReader::new(self.encrypted.as_bytes());
+        io::copy(&mut armor, &mut io::sink()).map_err(|error| BackupError::Damaged(error.to_string()))?;
+        let is_whole = self.encrypted.trim_end().ends_with(END);
+        if is_whole { Ok(()) } else { Err(BackupError::Damaged("its end is missing".to_owned())) }
+    }
+
     fn decryptor(&self) -> Result<Decryptor<ArmoredReader<io::BufReader<&[u8]>>>, BackupError> {
         let reader = ArmoredReader::new(self.encrypted.as_bytes());
         Decryptor::new_buffered(reader).map_err(|error| BackupError::Damaged(error.to_string()))
     }
 
-    /// Fails unless the keys that it holds are those that its manifest names.
+    /// Fails unless the keys that it holds are those that its manifest names: by their certificates, since a Secret whose
+    /// private key is spoilt must not lock out the others.
     pub fn check(&self, opened: &str) -> Result<(), BackupError> {
-        let held = key_file::keys(opened).into_iter().flatten();
-        let held: BTreeSet<Fingerprint> = held.map(|key| key.private.fingerprint().clone()).collect();
+        let held = manifest::secrets(opened).into_iter().filter_map(|Entry { object, .. }| object.ok());
+        let held: BTreeSet<Fingerprint> =
+            held.filter_map(|secret| described(&secret).map(|key| key.fingerprint)).collect();
         let named: BTreeSet<_> = self.manifest.keys.iter().map(|kept| kept.fingerprint.clone()).collect();
         let differing: Vec<_> = held.symmetric_difference(&named).map(ToString::to_string).collect();
         if differing.is_empty() { Ok(()) } else { Err(BackupError::Manifest(differing.join(", "))) }
     }
+}
+
+/// What a manifest can say of a key Secret, if there is anything. Of the key itself nothing depends on the mark.
+pub fn described(secret: &ClearSecret) -> Option<Key> {
+    key_secret::describe(secret.expose(), Mark::Active, KeyOrder::default()).ok()
 }
 
 /// Whom a backup is for: an age recipient or an ssh public key.
@@ -320,7 +360,9 @@ pub fn recipients(text: &str) -> Result<Vec<Box<dyn age::Recipient>>, BackupErro
 
 /// What a passphrase opens.
 pub fn passphrase(words: SecretString) -> Identity {
-    Box::new(age::scrypt::Identity::new(words))
+    let mut identity = age::scrypt::Identity::new(words);
+    identity.set_max_work_factor(MAX_WORK_FACTOR);
+    Box::new(identity)
 }
 
 /// What a file of age identities or an ssh private key opens; `words` is asked for the passphrase of the latter.
@@ -336,122 +378,4 @@ pub fn identities(text: &str, name: &str, words: impl age::Callbacks) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
-    use age::secrecy::ExposeSecret as _;
-    use kube::core::ObjectMeta;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    const KEY: &str = include_str!("../../crds/testdata/new.key");
-    const CERTIFICATE: &str = include_str!("../../crds/testdata/new.crt");
-
-    fn secret() -> ClearSecret {
-        let entry = |text: &str| ByteString(text.as_bytes().to_vec());
-        let copy = "kubectl.kubernetes.io/last-applied-configuration".to_owned();
-        ClearSecret::new(Secret {
-            metadata: ObjectMeta {
-                name: Some("sealed-secrets-key1".to_owned()),
-                namespace: Some("kube-system".to_owned()),
-                labels: Some([(crds::key_secret::LABEL.to_owned(), "compromised".to_owned())].into()),
-                annotations: Some([("mine".to_owned(), "yes".to_owned()), (copy, "hunter2".to_owned())].into()),
-                uid: Some("7".to_owned()),
-                ..ObjectMeta::default()
-            },
-            type_: Some("kubernetes.io/tls".to_owned()),
-            data: Some([("tls.key".to_owned(), entry(KEY)), ("tls.crt".to_owned(), entry(CERTIFICATE))].into()),
-            ..Secret::default()
-        })
-    }
-
-    fn manifest() -> Manifest {
-        let certificate = crds::Certificate::from_pem(CERTIFICATE).unwrap();
-        Manifest {
-            cluster: Origin { uid: Some("1-2".to_owned()), server: "https://near".to_owned() },
-            namespace: "kube-system".to_owned(),
-            created: "2026-11-21T10:00:00Z".parse().unwrap(),
-            keys: vec![Kept {
-                fingerprint: certificate.fingerprint().clone(),
-                secret: "sealed-secrets-key1".to_owned(),
-                state: "compromised".to_owned(),
-                not_before: certificate.not_before(),
-                not_after: certificate.not_after(),
-            }],
-        }
-    }
-
-    fn written(recipients: &Recipients) -> Backup {
-        let text = write(&manifest(), &[secret()], recipients).unwrap();
-        assert!(!text.contains("hunter2") && !text.contains("tls.key"), "{text}");
-        Backup::parse(&text).unwrap().unwrap()
-    }
-
-    #[test]
-    fn a_backup_opens_for_each_recipient_and_holds_what_the_key_secret_says() {
-        let (one, other) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
-        let recipients = format!("# ops\n\n{}\n{}\n", one.to_public(), other.to_public());
-        let backup = written(&Recipients::Keys(super::recipients(&recipients).unwrap()));
-        assert_eq!(backup.manifest, manifest());
-        assert!(!backup.wants_passphrase().unwrap());
-        for identity in [&one, &other] {
-            let file = Zeroizing::new(format!("# mine\n{}\n", identity.to_string().expose_secret()));
-            let opened = backup.open(&identities(&file, "me", age::NoCallbacks).unwrap()).unwrap();
-            backup.check(&opened).unwrap();
-            assert_eq!(opened.as_bytes(), &**plain(&[secret()]).unwrap());
-            let value: Value = serde_json::from_str(&opened).unwrap();
-            let metadata = json!({
-                "name": "sealed-secrets-key1", "namespace": "kube-system", "annotations": {"mine": "yes"},
-                "labels": {"sealedsecrets.bitnami.com/sealed-secrets-key": "compromised"},
-            });
-            assert_eq!((&value["items"][0]["metadata"], &value["kind"]), (&metadata, &json!("List")));
-            assert_eq!(value["items"][0]["type"], "kubernetes.io/tls");
-        }
-        let stranger: Identity = Box::new(age::x25519::Identity::generate());
-        assert!(matches!(backup.open(&[stranger]), Err(BackupError::NoIdentity)));
-    }
-
-    #[test]
-    fn a_passphrase_opens_and_a_wrong_one_does_not() {
-        // A light one: what age chooses takes a second.
-        let mut light = age::scrypt::Recipient::new("three words long".to_owned().into());
-        light.set_work_factor(2);
-        let backup = written(&Recipients::Keys(vec![Box::new(light)]));
-        assert!(backup.wants_passphrase().unwrap());
-        assert!(backup.open(&[passphrase("three words long".to_owned().into())]).is_ok());
-        let wrong = backup.open(&[passphrase("two words".to_owned().into())]);
-        assert!(matches!(wrong, Err(BackupError::Passphrase)));
-    }
-
-    #[test]
-    fn a_manifest_that_names_other_keys_is_found_out() {
-        let one = age::x25519::Identity::generate();
-        let mut backup = written(&Recipients::Keys(vec![Box::new(one.to_public())]));
-        backup.manifest.keys.clear();
-        let opened = backup.open(&[Box::new(one) as Identity]).unwrap();
-        let words = backup.check(&opened).unwrap_err().to_string();
-        assert!(words.contains("differ: SHA256:"), "{words}");
-    }
-
-    #[test]
-    fn what_is_damaged_or_something_else_is_said_to_be_so() {
-        assert!(Backup::parse("kind: Secret\n").is_none() && Backup::parse(KEY).is_none());
-        let newer = "apiVersion: signet.dev/v9\nkind: KeyBackup\n";
-        assert!(matches!(Backup::parse(newer), Some(Err(BackupError::NotABackup))));
-        let one = age::x25519::Identity::generate();
-        let mut backup = written(&Recipients::Keys(vec![Box::new(one.to_public())]));
-        let middle = backup.encrypted.len() / 2;
-        let other = if backup.encrypted.as_bytes()[middle] == b'A' { "B" } else { "A" };
-        backup.encrypted.replace_range(middle..=middle, other);
-        assert!(matches!(backup.open(&[Box::new(one) as Identity]), Err(BackupError::Damaged(_))));
-    }
-
-    #[test]
-    fn a_private_key_is_not_taken_for_a_recipient_and_not_shown() {
-        let identity = age::x25519::Identity::generate().to_string();
-        let words = recipient(identity.expose_secret()).err().unwrap().to_string();
-        assert!(words.starts_with("AGE-SECRET-KEY- is a private key"), "{words}");
-        assert!(recipient("ssh-dss AAAA me").is_err());
-        let words = identities("hunter2", "me.txt", age::NoCallbacks).err().unwrap().to_string();
-        assert_eq!(words, "me.txt holds no age identity and no ssh private key");
-    }
-}
+mod tests;

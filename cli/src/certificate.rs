@@ -94,14 +94,17 @@ impl fmt::Display for Origin {
 
 /// Gets the certificate, and says to a person which one it is.
 pub async fn fetch(origin: &Origin, io: &mut Io<'_>) -> Result<Fetched, CertificateError> {
+    let unusable = |source| CertificateError::Unusable { origin: origin.to_string(), source };
     let pem = match origin {
-        Origin::File(path) => io.read_text(Some(path))?.0.to_string(),
+        Origin::File(path) => match io.read_text(Some(path)) {
+            Err(ReadError::NotText { .. }) => return Err(unusable(KeyError::NotACertificate)), // DER, most likely
+            read => read?.0.to_string(),
+        },
         Origin::Url(url) => download(url).await?,
         Origin::Controller(access, controller) => {
             cluster::connect(access).await?.controller(controller).await?.certificate().await?
         }
     };
-    let unusable = |source| CertificateError::Unusable { origin: origin.to_string(), source };
     let certificate = Certificate::from_pem(&pem).map_err(unusable)?;
     let (fingerprint, until) = (certificate.fingerprint(), day(certificate.not_after()));
     io.remark(&format!("certificate {fingerprint} from {origin}, valid until {until}"));

@@ -7,7 +7,12 @@ mod keys;
 mod kubeconfig;
 mod sync;
 
-use std::{env, io, path::PathBuf, time::Duration};
+use std::{
+    env, io,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use crds::{SealedSecret, unseal::ClearSecret};
 use http::{Request, StatusCode, header};
@@ -23,7 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use self::answer::Answer;
 use self::{
-    answer::{PATIENCE, said, wait},
+    answer::{FIRST_PAUSE, PATIENCE, TRIES, said, wait},
     kubeconfig::effective,
 };
 use crate::sight::Seen;
@@ -87,6 +92,8 @@ pub struct Implicit {
 pub struct Proxied<'a> {
     cluster: &'a Cluster,
     path: String,
+    /// How often in a row it was tried again; a controller that is not there holds up the first question only.
+    tried: AtomicU32,
 }
 
 /// What went wrong between here and the controller.
@@ -96,8 +103,8 @@ pub enum ClusterError {
     NoConfiguration,
     #[error("open {}", path.display())]
     Open { path: PathBuf, source: io::Error },
-    #[error("the kubeconfig {} cannot be understood", path.display())]
-    Malformed { path: PathBuf },
+    #[error("the kubeconfig {} cannot be understood{}", path.display(), line.map_or_else(String::new, |line| format!(" (line {line})")))]
+    Malformed { path: PathBuf, line: Option<u64> },
     #[error("context {0:?} does not exist")]
     Context(String),
     #[error("cluster {0:?} does not exist")]
@@ -154,6 +161,8 @@ pub enum ClusterError {
     Apply { what: String, source: Answer },
     #[error("cannot look at {what}")]
     Look { what: String, source: Answer },
+    #[error("{0} are not defined in this cluster: is it the one that is meant? seal install --apply defines them")]
+    Undefined(&'static str),
     #[error("{0:?} is not the name of a Service")]
     Name(String),
 }
@@ -177,7 +186,23 @@ impl ClusterError {
 
     /// Whether the cluster knows of no SealedSecrets at all.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::SealedSecrets(source) if source.status() == Some(StatusCode::NOT_FOUND))
+        matches!(self, Self::Undefined("SealedSecrets"))
+    }
+
+    /// The same failure, or what it means when the API server has no such kind of objects.
+    fn unless_undefined(self, kind: &'static str) -> Self {
+        match &self {
+            Self::SealedSecret(source)
+            | Self::SealedSecrets(source)
+            | Self::GitSync { source, .. }
+            | Self::GitSyncs(source)
+            | Self::ChangeGitSync { source, .. }
+                if source.is_undefined() =>
+            {
+                Self::Undefined(kind)
+            }
+            _ => self,
+        }
     }
 }
 
@@ -205,7 +230,11 @@ fn address(url: &http::Uri) -> String {
 
 /// The namespace that the context names, or `default`; `None` without any configuration.
 pub fn namespace(access: &Access) -> Result<Option<Implicit>, ClusterError> {
-    let Some(kubeconfig) = effective(access)? else {
+    let kubeconfig = match effective(access) {
+        Err(ClusterError::NoConfiguration) => return Ok(None),
+        found => found?,
+    };
+    let Some(kubeconfig) = kubeconfig else {
         let config = Config::incluster().ok();
         return Ok(config.map(|config| Implicit { namespace: config.default_namespace, named: true }));
     };
@@ -223,7 +252,8 @@ impl Cluster {
     /// A SealedSecret and its Secret, by the user's own rights.
     pub async fn seen(&self, namespace: &str, name: &str) -> Result<Seen, ClusterError> {
         let sealed = Api::<SealedSecret>::namespaced(self.client.clone(), namespace);
-        let sealed = self.within(sealed.get(name)).await.map_err(ClusterError::SealedSecret)?;
+        let missing = |source| ClusterError::SealedSecret(source).unless_undefined("SealedSecrets");
+        let sealed = self.within(sealed.get(name)).await.map_err(missing)?;
         let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
         let secret = self.within(secrets.get(name)).await.map(ClearSecret::new).map_err(ClusterError::Secret)?;
         Ok(Seen { sealed, secret })
@@ -241,7 +271,7 @@ impl Cluster {
             .ok_or_else(|| ClusterError::NoPort { namespace: namespace.clone(), name: name.clone() })?;
         let port = port.name.unwrap_or_default();
         let path = format!("/api/v1/namespaces/{namespace}/services/http:{name}:{port}/proxy");
-        Ok(Proxied { cluster: self, path })
+        Ok(Proxied { cluster: self, path, tried: AtomicU32::new(0) })
     }
 
     async fn within<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T, Answer> {
@@ -256,6 +286,16 @@ impl Cluster {
 impl Proxied<'_> {
     /// The certificate that the controller seals with now.
     pub async fn certificate(&self) -> Result<String, ClusterError> {
+        loop {
+            match self.certificate_now().await {
+                Err(ClusterError::Certificate(answer)) if self.bears(&answer).await => {}
+                found => return found,
+            }
+        }
+    }
+
+    /// The same, for whoever asks again anyway.
+    pub async fn certificate_now(&self) -> Result<String, ClusterError> {
         let request = Request::get(format!("{}/v1/cert.pem", self.path))
             .header(header::ACCEPT, "application/x-pem-file, */*")
             .body(Vec::new())
@@ -293,6 +333,19 @@ impl Proxied<'_> {
         Err(Answer::Refused { status: head.status, words: said(&text), wait: wait(&head.headers) })
     }
 
+    /// Whether to ask once more, after a pause. What is asked here may be asked twice.
+    async fn bears(&self, answer: &Answer) -> bool {
+        if !answer.is_passing() {
+            return false;
+        }
+        let tried = self.tried.fetch_add(1, Ordering::Relaxed);
+        if tried >= TRIES {
+            return false;
+        }
+        sleep(FIRST_PAUSE * 2_u32.pow(tried)).await;
+        true
+    }
+
     /// Asks the controller; as often as it takes when it limits how much it is asked.
     async fn post(&self, path: &str, body: &str) -> Result<Result<String, Answer>, ClusterError> {
         let deadline = Instant::now() + PATIENCE;
@@ -305,7 +358,11 @@ impl Proxied<'_> {
             let request = token.iter().fold(request, |request, token| request.header("x-signet-token", token));
             let request = request.body(body.as_bytes().to_vec()).map_err(|_| ClusterError::Name(self.path.clone()))?;
             match self.send(request).await {
-                Ok(answer) => return Ok(Ok(answer)),
+                Ok(answer) => {
+                    self.tried.store(0, Ordering::Relaxed);
+                    return Ok(Ok(answer));
+                }
+                Err(answer) if self.bears(&answer).await => {}
                 Err(answer) => match answer.limited().filter(|wait| Instant::now() + *wait < deadline) {
                     Some(wait) => sleep(wait).await,
                     None => return Ok(Err(answer)),

@@ -61,7 +61,7 @@ pub struct MergeInto {
 #[derive(Debug)]
 pub struct ReEncrypt {
     pub input: Option<PathBuf>,
-    /// `None` is the input file itself.
+    /// `None` is the input file itself; that it goes by another name here is for others to see.
     pub output: Option<Output>,
     /// For SealedSecrets that name none.
     pub namespace: Option<String>,
@@ -170,8 +170,9 @@ impl TryFrom<Args> for Command {
         if version {
             return Ok(Self::Version(program));
         }
-        let args::Sealing { scope, name, namespace, allow_empty_data, from_file } = sealing;
+        let args::Sealing { scope: args::Chosen(scope), name, namespace, allow_empty_data, from_file } = sealing;
         let args::Files { secret_file, sealed_secret_file, format, verbosity: _ } = files;
+        let from_file: Vec<String> = from_file.into_iter().filter(|file| !file.is_empty()).collect();
         if !raw && !from_file.is_empty() {
             return Err(CommandError::FromFileWithoutRaw);
         }
@@ -195,7 +196,7 @@ impl TryFrom<Args> for Command {
         }
         if re_encrypt || rotate {
             // The only verb that changes its input when there is no other place to write to.
-            let in_place = input.is_some() && (output.is_none() || output == input);
+            let in_place = input.is_some() && output.is_none();
             let output = if in_place { None } else { Some(document_output(output)?) };
             return Ok(Self::ReEncrypt(ReEncrypt { input, output, namespace, access, controller }));
         }
@@ -206,6 +207,7 @@ impl TryFrom<Args> for Command {
             if output.is_some() {
                 return Err(CommandError::OutputWithMerge);
             }
+            output_format(&format, None)?; // the file keeps its own, but a wrong word is one
             let rules = Rules { scope, name, namespace, allow_empty_data };
             let certificates = origins(certificate, access.clone())?;
             return Ok(Self::MergeInto(MergeInto { input, target, rules, access, certificates }));
@@ -234,7 +236,7 @@ impl TryFrom<Args> for Command {
 pub fn warnings(args: &Args) -> impl Iterator<Item = &'static str> {
     let args::Verb { rotate, recovery_unseal, recovery_private_key, .. } = &args.verb;
     let old = rotate.then_some("--rotate has been deprecated, please use --re-encrypt instead");
-    let idle = (!recovery_unseal && !recovery_private_key.is_empty())
+    let idle = (!recovery_unseal && recovery_private_key.iter().any(|path| !path.as_os_str().is_empty()))
         .then_some("ignoring --recovery-private-key because unseal command not chosen with --recovery-unseal");
     [old, idle].into_iter().flatten()
 }
@@ -332,7 +334,7 @@ fn value_file(from_file: &[String]) -> Result<Option<PathBuf>, CommandError> {
     }
 }
 
-/// The extension of the output decides before the flag does.
+/// YAML's extensions decide before the flag does.
 fn output_format(word: &str, output: Option<&PathBuf>) -> Result<Format, CommandError> {
     let extension = output.and_then(|path| path.extension()).and_then(|extension| extension.to_str());
     let flag = match word.to_lowercase().as_str() {
@@ -342,7 +344,6 @@ fn output_format(word: &str, output: Option<&PathBuf>) -> Result<Format, Command
     };
     Ok(match extension {
         Some("yaml" | "yml") => Format::Yaml,
-        Some("json") => Format::Json,
         _ => flag,
     })
 }
@@ -378,18 +379,21 @@ mod tests {
     }
 
     #[test]
-    fn the_extension_decides_the_format_before_the_flag() {
+    fn yamls_extensions_decide_the_format_before_the_flag() {
         for (line, format) in [
             ("seal", Format::Json),
             ("seal -o YAML", Format::Yaml),
             ("seal -w a.yaml", Format::Yaml),
             ("seal -w a.yml -o json", Format::Yaml),
-            ("seal -w a.json -o yaml", Format::Json),
+            ("seal -w a.json -o yaml", Format::Yaml),
+            ("seal -w a.json", Format::Json),
             ("seal -w a.txt -o yaml", Format::Yaml),
         ] {
             assert_eq!(seal(line).output.format, format, "{line}");
         }
-        assert_eq!(meant("seal -o xml").unwrap_err(), CommandError::Format("xml".to_owned()));
+        for line in ["seal -o xml", "seal -o xml --merge-into a"] {
+            assert_eq!(meant(line).unwrap_err(), CommandError::Format("xml".to_owned()), "{line}");
+        }
     }
 
     #[test]
@@ -415,7 +419,6 @@ mod tests {
         for (line, in_place) in [
             ("seal --re-encrypt", false),
             ("seal --re-encrypt -f a.yaml", true),
-            ("seal --re-encrypt -f a.yaml -w a.yaml", true),
             ("seal --re-encrypt -f a.yaml -w b.yaml", false),
         ] {
             let Ok(Command::ReEncrypt(command)) = meant(line) else { panic!() };
@@ -448,5 +451,12 @@ mod tests {
         assert!(seal.rules.name.is_none() && seal.rules.namespace.is_none());
         assert!(seal.input.is_none() && seal.output.path.is_none());
         assert!(matches!(seal.certificates.first, Origin::Controller(..)));
+        assert_eq!(self::seal("seal --scope= --from-file=").rules.scope, None);
+        let Ok(Command::Unseal(unseal)) =
+            meant("seal --recovery-unseal --recovery-private-key a,,b, --recovery-private-key=")
+        else {
+            panic!()
+        };
+        assert_eq!(unseal.keys, [PathBuf::from("a"), PathBuf::from("b")]);
     }
 }

@@ -133,6 +133,7 @@ impl Error {
             }
             ClusterError::Apply { .. }
             | ClusterError::Look { .. }
+            | ClusterError::Undefined(_)
             | ClusterError::Connect(_)
             | ClusterError::Kinds(_)
             | ClusterError::Object { .. }

@@ -33,6 +33,8 @@ pub struct Io<'a> {
     pub colour: bool,
     /// Whether stdout may be coloured.
     pub colour_stdout: bool,
+    /// Columns of the terminal that stdout is, if it is one.
+    pub width: Option<usize>,
     /// The time of the run.
     pub now: Timestamp,
 }
@@ -68,6 +70,7 @@ impl Io<'static> {
             stderr_is_read: stderr_is_terminal,
             colour: stderr_is_terminal && may_colour,
             colour_stdout: io::stdout().is_terminal() && may_colour,
+            width: Term::stdout().size_checked().map(|(_, columns)| columns.into()),
             now: Timestamp::now(),
         }
     }

@@ -10,16 +10,18 @@
 //!   [`verbs`]: what was typed after a verb, which kubeseal has none of.
 //! - [`commands`]: one verb each, `run(what, io)`.
 //! - [`manifest`] (pure): a stream of documents to Secrets and SealedSecrets, with the place of every fault;
-//!   [`key_file`] and [`backup`] (pure): private keys in the forms that operators keep; [`text`] (pure): bytes to text and back.
+//!   [`key_file`] and [`backup`] (pure): private keys in the forms that operators keep; [`text`] (pure): bytes to text and back;
+//!   [`spelling`] (pure): numbers that are text.
 //! - [`item`] (pure): one item of an object, with all that belongs to it. [`surgery`] (pure): edits of a manifest's text that leave everything else as it was.
 //! - [`describe`], [`difference`], [`lint`] (pure): what SealedSecrets show, and what is wrong with them. [`sight`] and
 //!   [`view`] (pure): which present values may be seen, and the text in which somebody edits them.
-//! - [`renewal`] (pure): a file whose values are sealed anew, by whomever. [`table`] (pure): columns.
-//! - [`verdict`] (pure): what a GitSync's status means; [`delta`] (pure): two forms of an object beside each other, and
+//! - [`renewal`] (pure): a file whose values are sealed anew, by whomever; [`passed`] (pure): sealed values that nobody reads. [`table`] (pure): columns.
+//! - [`verdict`], [`pending`], [`idle`] (pure): what a GitSync's status means, what is asked of it, and whether anybody
+//!   works; [`delta`] (pure): two forms of an object beside each other, and
 //!   nothing of a Secret; [`hidden`] (pure): what of it nobody may see.
 //! - [`manifests`] (pure): what `seal install` installs.
 //! - [`certificate`]: the certificate to seal with; [`cluster`]: the only module that talks to an API server.
-//! - [`io`], [`output`]: reading, writing, atomically; [`exit`]: errors to words and exit codes.
+//! - [`io`], [`output`]: reading, writing, atomically; [`signals`]: being ended; [`exit`]: errors to words and exit codes.
 //!
 //! What is sealed, and how, stands in `crds`: this side may not disagree with the controller.
 
@@ -34,6 +36,7 @@ pub mod describe;
 pub mod difference;
 pub mod exit;
 pub mod hidden;
+pub mod idle;
 pub mod io;
 pub mod item;
 pub mod key_file;
@@ -41,8 +44,12 @@ pub mod lint;
 pub mod manifest;
 pub mod manifests;
 pub mod output;
+pub mod passed;
+pub mod pending;
 pub mod renewal;
 pub mod sight;
+pub mod signals;
+pub mod spelling;
 pub mod surgery;
 pub mod table;
 pub mod text;

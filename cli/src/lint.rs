@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     manifest::{self, Entry, Fault, Place},
-    surgery,
+    passed, surgery,
 };
 
 /// What to compare with.
@@ -93,6 +93,38 @@ pub struct Linter<'a> {
     pub findings: Vec<Finding>,
     /// SealedSecrets looked at.
     pub checked: usize,
+    /// What was passed over, and seems to hold sealed values.
+    pub skipped: Vec<Skipped>,
+}
+
+/// See [`Linter::skipped`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    pub file: String,
+    pub document: usize,
+    pub line: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// How many of them.
+    pub values: usize,
+}
+
+impl Skipped {
+    pub fn new(file: &str, place: Place, values: usize) -> Self {
+        let Place { document, line, name: object, .. } = place;
+        Self { file: file.to_owned(), document, line, object, values }
+    }
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, line, object, values, .. } = self;
+        let object = object.as_deref().map(|object| format!("{object}: ")).unwrap_or_default();
+        write!(
+            f,
+            "{file}:{line}: {object}passed over, as no SealedSecret, though {values} of its values seem to be sealed"
+        )
+    }
 }
 
 /// One object, and where to report what is wrong with it.
@@ -104,18 +136,25 @@ struct Subject<'a> {
 
 impl<'a> Linter<'a> {
     pub fn new(rules: &'a Rules) -> Self {
-        Self { rules, seen: BTreeMap::new(), findings: Vec::new(), checked: 0 }
+        Self { rules, seen: BTreeMap::new(), findings: Vec::new(), checked: 0, skipped: Vec::new() }
     }
 
     /// Everything that is wrong in one file. One that was `named` is meant to be read, whatever it holds.
     pub fn file(&mut self, file: &str, text: &str, named: bool) {
-        for Entry { place, object } in manifest::objects(text) {
-            let subject = Subject { file, text, place };
+        for (Entry { place, object }, own) in manifest::found(text) {
+            let is_ours = object.as_ref().is_ok_and(|object| object.get("kind").is_some_and(|it| it == "SealedSecret"));
+            let values = if is_ours { 0 } else { passed::sealed_values(&object, own) };
+            let (before, subject) = (self.findings.len(), Subject { file, text, place });
             match object {
                 Ok(object) => self.object(&subject, object),
-                // Charts and templates hold much that only their tools can read.
-                Err(_) if text.contains("{{") || !(named || text.contains("SealedSecret")) => {}
-                Err(fault) => self.add(&subject, &[], Rule::Syntax, fault.to_string()),
+                Err(fault) if named || (text.contains("SealedSecret") && !manifest::is_of_a_chart(text)) => {
+                    self.add(&subject, &[], Rule::Syntax, fault.to_string());
+                }
+                Err(_) => {}
+            }
+            // What is wrong with it is said already.
+            if values > 0 && self.findings.len() == before {
+                self.skipped.push(Skipped::new(file, subject.place, values));
             }
         }
     }
@@ -151,10 +190,18 @@ impl<'a> Linter<'a> {
             Fault::ApiVersion(_) => "apiVersion",
             _ => "",
         };
-        let (head, tail) = ["spec.encryptedData.", "spec.template.data."]
-            .iter()
-            .find_map(|head| Some((*head, path.strip_prefix(head)?)))
-            .unwrap_or((path, ""));
+        // Behind these comes one key, dots and all.
+        let (head, tail) = [
+            "spec.encryptedData.",
+            "spec.template.data.",
+            "spec.template.metadata.labels.",
+            "spec.template.metadata.annotations.",
+            "metadata.labels.",
+            "metadata.annotations.",
+        ]
+        .iter()
+        .find_map(|head| Some((*head, path.strip_prefix(head)?)))
+        .unwrap_or((path, ""));
         let mut steps: Vec<&str> = head.split('.').chain([tail]).collect();
         steps.retain(|step| !step.is_empty());
         self.add(subject, &steps, Rule::Schema, fault.to_string());
@@ -191,6 +238,9 @@ impl<'a> Linter<'a> {
         }
         if let Some(blob) = &sealed.spec.data {
             self.value(subject, &["spec", "data"], blob);
+        }
+        if let Some(Err(fault)) = sealed.spec.template.as_ref().map(manifest::check_template) {
+            self.fault(subject, &fault);
         }
         let template = sealed.spec.template.as_ref().and_then(|template| template.data.as_ref());
         for item in template.into_iter().flatten().map(|(item, _)| item) {

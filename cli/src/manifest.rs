@@ -14,6 +14,8 @@ use kube::core::ObjectMeta;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use crate::spelling;
+
 /// One object of a stream, or why it is none.
 #[derive(Debug)]
 pub struct Entry<T> {
@@ -70,7 +72,12 @@ impl fmt::Display for Place {
 
 /// Reads a whole stream: YAML documents or JSON objects, Secrets or lists of them.
 pub fn secrets(text: &str) -> Vec<Entry<ClearSecret>> {
-    objects(text).into_iter().map(|entry| entry.and_then("Secret", secret)).collect()
+    let as_written = |(mut entry, document): (Entry<Value>, &str)| {
+        let Entry { place, object } = &mut entry;
+        object.iter_mut().for_each(|object| spelling::keep(object, document, &place.item, &spelling::OF_A_SECRET));
+        entry.and_then("Secret", secret)
+    };
+    found(text).into_iter().map(as_written).collect()
 }
 
 /// Reads the SealedSecrets of a stream, alone or in lists. Objects of other kinds may stand beside them, but no Secrets.
@@ -81,6 +88,12 @@ pub fn sealed_secrets(text: &str) -> Vec<Entry<SealedSecret>> {
         return all; // nothing to stand beside
     }
     all.into_iter().filter(|entry| !other(entry)).collect()
+}
+
+/// A chart's templates can be read by Helm alone. A SealedSecret has templates too, which know none of these.
+pub fn is_of_a_chart(text: &str) -> bool {
+    let words = [".Values", ".Release", ".Chart", ".Capabilities", ".Files", "include "];
+    text.contains("{{") && words.iter().any(|word| text.contains(word))
 }
 
 /// The object at a place, in the parsed documents of its stream.
@@ -94,17 +107,24 @@ pub fn at<'a, E>(documents: &'a mut [Result<Value, E>], place: &Place) -> Option
 
 /// Every object of a stream, lists taken apart.
 pub fn objects(text: &str) -> Vec<Entry<Value>> {
+    found(text).into_iter().map(|(entry, _)| entry).collect()
+}
+
+/// Each object with the text of its document.
+pub fn found(text: &str) -> Vec<(Entry<Value>, &str)> {
     let documents = crds::yaml::documents(text).into_iter().enumerate();
     documents
         .flat_map(|(index, document)| {
             let place = Place { document: index + 1, line: document.line, ..Place::default() };
-            match document.value {
+            let own = text.get(document.range).unwrap_or_default();
+            let entries = match document.value {
                 Ok(value) => entries(value, place),
                 Err(error) => vec![Entry {
                     place: Place { line: error.line, ..place },
                     object: Err(Fault::Syntax(error.problem)),
                 }],
-            }
+            };
+            entries.into_iter().map(move |entry| (entry, own))
         })
         .collect()
 }
@@ -161,7 +181,7 @@ pub fn sealed_secret(mut object: Map<String, Value>) -> Result<SealedSecret, Fau
         Some("bitnami.com/v1alpha1") => {}
         _ => return Err(Fault::ApiVersion("bitnami.com/v1alpha1")),
     }
-    let metadata = metadata(object.remove("metadata"))?;
+    let metadata = metadata(object.remove("metadata"), "metadata")?;
     let mut spec = mapping(object.remove("spec"), "spec")?;
     let mut encrypted_data = BTreeMap::new();
     for (item, value) in mapping(spec.remove("encryptedData"), "spec.encryptedData")? {
@@ -171,12 +191,14 @@ pub fn sealed_secret(mut object: Map<String, Value>) -> Result<SealedSecret, Fau
     let data = text(spec.remove("data"), || "spec.data".to_owned())?;
     let template = match spec.remove("template") {
         None | Some(Value::Null) => None,
-        template => Some(sealed_template(mapping(template, "spec.template")?)?),
+        Some(value) => Some(template(value)?),
     };
     Ok(SealedSecret { metadata, spec: SealedSecretSpec { template, data, encrypted_data }, status: None })
 }
 
-fn sealed_template(mut template: Map<String, Value>) -> Result<SecretTemplate, Fault> {
+/// What a SealedSecret's template says; of its metadata not more than that there are fields.
+pub fn template(value: Value) -> Result<SecretTemplate, Fault> {
+    let mut template = mapping(Some(value), "spec.template")?;
     let mut data = BTreeMap::new();
     for (key, value) in mapping(template.remove("data"), "spec.template.data")? {
         data.insert(key.clone(), text(Some(value), || format!("spec.template.data.{key}"))?);
@@ -198,9 +220,15 @@ fn secret(mut object: Map<String, Value>) -> Result<ClearSecret, Fault> {
     // In care from the start: what was read before a fault is wiped as well.
     let mut clear = ClearSecret::new(Secret::default());
     let secret = clear.expose_mut();
-    secret.type_ = text(object.remove("type"), || "type".to_owned())?;
+    for (known, expected) in [("data", "spelled data"), ("stringData", "spelled stringData")] {
+        // kubeseal reads them all the same, an API server would not.
+        if let Some(key) = object.keys().find(|key| key.eq_ignore_ascii_case(known) && *key != known) {
+            return Err(field(key, expected));
+        }
+    }
+    secret.type_ = text(object.remove("type"), || "type".to_owned())?.filter(|word| !word.is_empty());
     secret.immutable = immutable(object.get("immutable"), "immutable")?;
-    secret.metadata = metadata(object.remove("metadata"))?;
+    secret.metadata = metadata(object.remove("metadata"), "metadata")?;
     for (key, value) in mapping(object.remove("data"), "data")? {
         let encoded = Zeroizing::new(text(Some(value), || format!("data.{key}"))?.unwrap_or_default());
         let bytes = base64::decode(&encoded)
@@ -244,22 +272,28 @@ fn immutable(value: Option<&Value>, path: &str) -> Result<Option<bool>, Fault> {
     }
 }
 
+/// Whether a template's metadata is of the types that an API server takes.
+pub fn check_template(template: &SecretTemplate) -> Result<(), Fault> {
+    metadata(template.metadata.clone(), "spec.template.metadata").map(drop)
+}
+
 /// Only what a manifest says: what a server adds (uid, managedFields, …) may look however it likes.
-fn metadata(value: Option<Value>) -> Result<ObjectMeta, Fault> {
-    let mut fields = mapping(value, "metadata")?;
-    let name = text(fields.remove("name"), || "metadata.name".to_owned())?;
-    let namespace = text(fields.remove("namespace"), || "metadata.namespace".to_owned())?;
-    let labels = texts(fields.remove("labels"), "metadata.labels")?;
-    let annotations = texts(fields.remove("annotations"), "metadata.annotations")?;
+fn metadata(value: Option<Value>, path: &str) -> Result<ObjectMeta, Fault> {
+    let mut fields = mapping(value, path)?;
+    let within = |field: &str| format!("{path}.{field}");
+    let name = text(fields.remove("name"), || within("name"))?;
+    let namespace = text(fields.remove("namespace"), || within("namespace"))?;
+    let labels = texts(fields.remove("labels"), &within("labels"))?;
+    let annotations = texts(fields.remove("annotations"), &within("annotations"))?;
     let finalizers = match fields.remove("finalizers") {
         None | Some(Value::Null) => None,
         Some(Value::Array(items)) => Some(
             items
                 .into_iter()
-                .map(|item| Ok(text(Some(item), || "metadata.finalizers".to_owned())?.unwrap_or_default()))
+                .map(|item| Ok(text(Some(item), || within("finalizers"))?.unwrap_or_default()))
                 .collect::<Result<_, Fault>>()?,
         ),
-        Some(_) => return Err(field("metadata.finalizers", "a list of strings")),
+        Some(_) => return Err(field(within("finalizers"), "a list of strings")),
     };
     Ok(ObjectMeta { name, namespace, labels, annotations, finalizers, ..ObjectMeta::default() })
 }
@@ -375,8 +409,9 @@ mod tests {
                 "data.password must be base64; what is not encoded belongs under stringData",
             ),
             ("data: {password: 532532}", "data.password must be a string: put it in quotes"),
-            ("stringData: {port: 532532}", "stringData.port must be a string: put it in quotes"),
             ("stringData: {on: yes}", "stringData.on must be a string: put it in quotes"),
+            ("stringdata: {password: hunter2}", "stringdata must be spelled stringData"),
+            ("Data: {password: hunter2}", "Data must be spelled data"),
             ("stringData: {nested: {password: hunter2}}", "stringData.nested must be a string"),
             ("data: hunter2", "data must be a mapping"),
             ("stringData: [hunter2]", "stringData must be a mapping"),

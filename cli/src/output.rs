@@ -13,7 +13,10 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use crate::io::Io;
+use crate::{
+    io::{Io, read_text_file},
+    text::{self, Encoding},
+};
 
 /// How documents are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,9 +165,18 @@ pub fn write_private(text: &[u8], path: Option<&Path>, io: &mut Io<'_>) -> Resul
     put(text, path, PRIVATE, io)
 }
 
-/// As [`write`], but only where a file is, and for whom has no [`Io`]: work that runs beside it.
-pub fn write_file(text: &[u8], path: &Path) -> Result<(), OutputError> {
-    replace(path, text, PUBLIC).map_err(|source| OutputError::File { path: path.to_owned(), source })
+/// Writes a file that was read as `before`, unless it is another one by now: what somebody did to it meanwhile is not
+/// undone. Needs no [`Io`], so that work beside it can use it.
+pub fn write_back(before: &str, after: &str, encoding: Encoding, path: &Path) -> Result<(), OutputError> {
+    guard::wipe();
+    // What is no file (a pipe) was read for good.
+    let stream = fs::metadata(path).is_ok_and(|found| !found.is_file());
+    let outcome = if stream || read_text_file(path).is_ok_and(|(text, now)| *text == before && now == encoding) {
+        replace(path, &text::encode(after, encoding), PUBLIC)
+    } else {
+        Err(io::Error::other("it was changed by somebody else meanwhile, and stays as they left it: run this again"))
+    };
+    outcome.map_err(|source| OutputError::File { path: path.to_owned(), source })
 }
 
 /// Makes a file for its owner only, in folders that are made for its owner only. One that is there stays as it is.
@@ -182,7 +194,7 @@ fn create(path: &Path, text: &[u8]) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut folders, 0o700);
     folders.recursive(true).create(folder)?;
-    let mut file = builder(PRIVATE).tempfile_in(folder).map_err(without_path)?;
+    let mut file = builder(PRIVATE).tempfile_in(folder).map_err(|error| without_path(error, folder))?;
     io::Write::write_all(&mut file, text)?;
     file.as_file().sync_all()?;
     file.persist_noclobber(path).map_err(|error| match error.error.kind() {
@@ -205,27 +217,58 @@ fn put(text: &[u8], path: Option<&Path>, mode: u32, io: &mut Io<'_>) -> Result<(
     }
 }
 
-/// Replaces a file at once. A link stays a link, permissions stay as they are, and what is no file (`/dev/stdout`, a
-/// pipe) is simply written to.
+/// Replaces a file at once, if it may be written. A link stays a link, permissions stay as they are, and what is no file
+/// (`/dev/stdout`, a pipe) is simply written to.
 fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
-    let target = match fs::canonicalize(path) {
-        Ok(target) => target,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-        Err(error) => return Err(error),
-    };
-    let permissions = match fs::metadata(&target) {
-        Ok(existing) if !existing.is_file() => return fs::write(&target, text),
-        Ok(existing) => Some(existing.permissions()),
+    let existing = match fs::metadata(path) {
+        Ok(existing) if !existing.is_file() => return fs::write(path, text),
+        Ok(existing) => {
+            // To rename over it takes no more than the folder's permission.
+            fs::OpenOptions::new().write(true).open(path)?;
+            Some(existing)
+        }
         Err(_) => None,
     };
-    let mut file = builder(mode).tempfile_in(folder(&target)).map_err(without_path)?;
+    let target = target(path)?;
+    let mut file = builder(mode).tempfile_in(folder(&target)).map_err(|error| without_path(error, folder(&target)))?;
     io::Write::write_all(&mut file, text)?;
-    if let Some(permissions) = permissions {
-        file.as_file().set_permissions(permissions)?;
+    if let Some(existing) = existing {
+        keep_owner(file.as_file(), &existing)?;
+        file.as_file().set_permissions(existing.permissions())?;
     }
     file.as_file().sync_all()?;
     file.persist(&target).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// Whose file it was, it stays, where that is allowed: root may, and others may choose among their groups.
+#[cfg(unix)]
+fn keep_owner(file: &fs::File, existing: &fs::Metadata) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, fchown};
+    let made = file.metadata()?;
+    let differs = |now: u32, before: u32| (now != before).then_some(before);
+    for (owner, group) in [(None, differs(made.gid(), existing.gid())), (differs(made.uid(), existing.uid()), None)] {
+        match fchown(file, owner, group) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps, reason = "as elsewhere, where it can fail")]
+fn keep_owner(_: &fs::File, _: &fs::Metadata) -> io::Result<()> {
+    Ok(())
+}
+
+/// Where a path leads, also if that is not there yet.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    match (fs::canonicalize(path), fs::read_link(path)) {
+        (Err(error), Ok(next)) if error.kind() == io::ErrorKind::NotFound => target(&folder(path).join(next)),
+        (Err(error), Err(_)) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
+        (found, _) => found,
+    }
 }
 
 /// A new file may be read by whomever the umask allows: what is sealed is no secret.
@@ -244,11 +287,14 @@ fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
     builder
 }
 
-/// The temporary name would only confuse: the error already names the file that was asked for.
-fn without_path(error: io::Error) -> io::Error {
+/// The temporary name would only confuse: the error already names the file that was asked for, but not whose folder it
+/// takes.
+fn without_path(error: io::Error, folder: &Path) -> io::Error {
+    let folder = folder.display();
+    let denied = || format!("permission denied: no file may be made in {folder}, to take the old one's place");
     match error.kind() {
         io::ErrorKind::NotFound => io::Error::new(error.kind(), "no such directory"),
-        io::ErrorKind::PermissionDenied => io::Error::new(error.kind(), "permission denied"),
+        io::ErrorKind::PermissionDenied => io::Error::new(error.kind(), denied()),
         _ => error,
     }
 }
@@ -295,5 +341,60 @@ mod tests {
             replace(&folder.path().join("none/a.yaml"), b"new", PUBLIC).unwrap_err().to_string(),
             "no such directory"
         );
+        let (first, last) = (folder.path().join("first.yaml"), folder.path().join("last.yaml"));
+        symlink("second.yaml", &first).unwrap();
+        symlink("./last.yaml", folder.path().join("second.yaml")).unwrap();
+        replace(&first, b"new", PUBLIC).unwrap();
+        assert!(fs::symlink_metadata(&first).unwrap().is_symlink(), "it stays one, also when it leads nowhere yet");
+        assert_eq!(fs::read_to_string(&last).unwrap(), "new");
+        fs::remove_file(&last).unwrap();
+        symlink("first.yaml", &last).unwrap();
+        replace(&first, b"new", PUBLIC).unwrap_err();
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_stays_whose_it_was_where_that_is_allowed() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.yaml");
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        // Only root may; whoever else changes a file keeps it as it is.
+        let given = chown(&file, Some(4321), Some(4322)).is_ok();
+        replace(&file, b"new", PUBLIC).unwrap();
+        let after = fs::metadata(&file).unwrap();
+        assert_eq!((after.uid(), after.gid()) == (4321, 4322), given);
+        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), after.mode() & 0o777), ("new", 0o640));
+    }
+
+    #[test]
+    fn a_folder_that_is_in_the_way_is_named() {
+        let told = |kind| without_path(io::Error::new(kind, "/ro/.seal-x"), Path::new("ro")).to_string();
+        let denied = "permission denied: no file may be made in ro, ";
+        assert!(told(io::ErrorKind::PermissionDenied).starts_with(denied));
+        assert_eq!(told(io::ErrorKind::NotFound), "no such directory");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_may_not_be_written_is_not_replaced() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        // A program that runs can be written by nobody, the superuser included.
+        let program = std::env::current_exe().unwrap();
+        let folder = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let busy = folder.path().join("busy");
+        fs::hard_link(&program, &busy).unwrap();
+        let before = fs::metadata(&busy).unwrap().ino();
+        assert_eq!(replace(&busy, b"new", PUBLIC).unwrap_err().kind(), io::ErrorKind::ExecutableFileBusy);
+        assert_eq!(fs::metadata(&busy).unwrap().ino(), before);
+
+        let file = folder.path().join("a.yaml");
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+        let may = fs::OpenOptions::new().write(true).open(&file).is_ok();
+        assert_eq!(replace(&file, b"new", PUBLIC).is_ok(), may);
+        assert_eq!(fs::read_to_string(&file).unwrap(), if may { "new" } else { "old" });
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o444);
     }
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::{
     manifest::{self, Entry, Place},
+    passed,
     surgery::{self, SurgeryError},
 };
 
@@ -44,26 +45,32 @@ pub enum Refusal {
 pub struct Found {
     pub sealed: Vec<(Place, SealedSecret)>,
     pub wrong: Vec<(Place, String)>,
+    /// What is passed over, and how many sealed values it seems to hold.
+    pub passed: Vec<(Place, usize)>,
 }
 
 /// The SealedSecrets of a text, each with its namespace, and what is wrong with others. What is something else, or a
 /// chart's template that only its own tools can read, is passed over.
 pub fn found(text: &str, namespace: Option<&str>) -> Found {
-    let Found { sealed: mut found, mut wrong } = Found::default();
-    for Entry { place, object } in manifest::objects(text) {
+    let Found { sealed: mut found, mut wrong, mut passed } = Found::default();
+    for (Entry { place, object }, own) in manifest::found(text) {
         let sealed = match object {
             Ok(Value::Object(fields)) if fields.get("kind").is_some_and(|kind| kind == "SealedSecret") => {
                 manifest::sealed_secret(fields).map_err(|fault| fault.to_string())
             }
-            Err(fault) if text.contains("SealedSecret") && !text.contains("{{") => Err(fault.to_string()),
-            _ => continue,
+            Err(fault) if text.contains("SealedSecret") && !manifest::is_of_a_chart(text) => Err(fault.to_string()),
+            other => {
+                let values = passed::sealed_values(&other, own);
+                passed.extend((values > 0).then_some((place, values)));
+                continue;
+            }
         };
         match sealed.and_then(|sealed| settled(sealed, namespace).map_err(|refusal| refusal.to_string())) {
             Ok(sealed) => found.push((place, sealed)),
             Err(why) => wrong.push((place, why)),
         }
     }
-    Found { sealed: found, wrong }
+    Found { sealed: found, wrong, passed }
 }
 
 fn settled(mut sealed: SealedSecret, namespace: Option<&str>) -> Result<SealedSecret, Refusal> {
@@ -131,8 +138,12 @@ pub fn in_place(text: &str, found: &[(Place, SealedSecret)]) -> Result<String, R
 fn replace(object: &mut Value, sealed: &SealedSecret) -> Option<()> {
     let SealedSecretSpec { template, data: _, encrypted_data } = &sealed.spec;
     let spec = surgery::mapping(object, &["spec"])?;
-    if spec.remove("data").is_some() && spec.get("template").is_none_or(Value::is_null) {
-        spec.extend(template.as_ref().and_then(|it| Some(("template".to_owned(), serde_json::to_value(it).ok()?))));
+    if spec.remove("data").is_some_and(|whole| !whole.is_null()) {
+        // In the old form the sealed template counts; what stands beside it (Go writes an empty one) would now hide it.
+        match template {
+            Some(template) => drop(spec.insert("template".to_owned(), serde_json::to_value(template).ok()?)),
+            None => drop(spec.remove("template")),
+        }
     }
     let items = surgery::mapping(object, &["spec", "encryptedData"])?;
     items.extend(encrypted_data.iter().map(|(item, value)| (item.clone(), value.clone().into())));

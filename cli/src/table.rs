@@ -32,6 +32,13 @@ pub fn render(rows: &[Vec<String>], colour: impl Fn(usize, usize) -> Option<&'st
     rows.iter().enumerate().map(line).collect()
 }
 
+/// Columns that a table takes whose last cells are empty: what they have is what a line has beyond that.
+pub fn width(rows: &[Vec<String>]) -> usize {
+    let bare: Vec<Vec<String>> = rows.iter().map(|row| row.iter().rev().skip(1).rev().cloned().collect()).collect();
+    let lines = render(&bare, |_, _| None);
+    lines.lines().map(|line| line.chars().count()).max().map_or(0, |widest| widest + 2)
+}
+
 /// As kubectl tells ages: one number, and its unit.
 pub fn span(time: SignedDuration) -> String {
     let seconds = time.as_secs().max(0);

@@ -149,7 +149,8 @@ Example:
   seal verify deploy/ --cert cert.pem
 
 In folders it reads what ends in .yaml, .yml or .json, and leaves out what is hidden, such as .git. A file that is \
-named is read whatever it is called. A ciphertext shows the size of its key, and no more: whether a value opens under \
+named is read whatever it is called. What of a chart only Helm can read is left out, unless it is named; stderr names what seems to hold sealed values all \
+the same. A ciphertext shows the size of its key, and no more: whether a value opens under \
 its name is known only with --recovery-private-key.
 
 Exit codes: 0 nothing is wrong, 1 something is, 2 the command line makes no sense, 3 a file, a certificate or a key cannot \
@@ -294,7 +295,8 @@ Example:
 
 $VISUAL or $EDITOR shows the template and the items. Values that you may not see stand there as <sealed>, and stay as \
 they are unless you write something else. With --recovery-private-key or --from-cluster they stand in the clear, in a \
-private folder that is wiped when the editor ends. Only what you change is sealed again.
+private folder that is wiped when the editor ends. Only what you change is sealed again. What cannot be used, or on a \
+terminal not be sealed or written, is shown in the editor again with the reason on top; leave it as it is to give up.
 
 Exit codes: 0 the file says what you wrote, 1 it is as it was.";
 
@@ -324,10 +326,12 @@ certificate, or for --cert.
 Only the sealed values change in a file. What is sealed with the newest key stays as it is, so after an interruption \
 the same command goes on where it ended (upstream's controller seals everything anew each time). What cannot be done \
 is reported with its file and document, and stops nothing else. In folders it reads what ends in .yaml, .yml or \
-.json, and leaves out what is hidden.
+.json, and leaves out what is hidden. Sealed values in what is no SealedSecret, such as a chart's template or its values, \
+are named and left as they are.
 
 Exit codes: 0 done, 1 with --check: something is not, 2 the command line \
-makes no sense, 3 something could not be read or sealed anew, or it was interrupted.";
+makes no sense, 3 something could not be read or sealed anew, or it was interrupted, or with --check: sealed values \
+stand where nobody reads them.";
 
 #[derive(Debug, Args)]
 pub struct Reseal {

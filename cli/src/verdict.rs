@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde::Serialize;
 
+use crate::pending::{self, Pending};
+
 /// All that is told of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,6 +42,9 @@ pub struct Verdict {
     pub pinned: Option<String>,
     /// How many objects are there because of it.
     pub objects: usize,
+    /// What was asked of it, and is not taken up yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<Pending>,
 }
 
 impl Verdict {
@@ -70,6 +75,7 @@ impl Verdict {
             attempted: status.last_attempted_revision,
             pinned: sync.annotations().get(ROLLBACK).filter(|to| is_at(to)).cloned(),
             objects: status.inventory.map_or(0, |inventory| inventory.objects.len()),
+            pending: pending::of(sync),
             namespace,
             name,
             state,
@@ -99,7 +105,13 @@ impl Verdict {
             attempted: None,
             pinned: None,
             objects: 0,
+            pending: Vec::new(),
         }
+    }
+
+    /// Whether it waits for somebody to take it up.
+    pub fn waits(&self) -> bool {
+        !self.pending.is_empty() || (self.state == State::Progressing && self.reason.is_empty())
     }
 
     /// Namespace and name.
@@ -111,6 +123,7 @@ impl Verdict {
     pub fn headline(&self) -> String {
         let (key, reason) = (self.key(), &self.reason);
         match self.state {
+            State::Well if !self.pending.is_empty() => format!("{key} was well when somebody last looked at it"),
             State::Well => format!("{key} is well"),
             State::Progressing => format!("{key} is under way"),
             State::Suspended => format!("{key} is suspended"),
@@ -257,7 +270,8 @@ fn next(state: State, reason: &str, key: &str) -> Option<String> {
         (State::Stalled, _) => "Change the GitSync: it is not tried again before",
         (_, "BuildFailed") => "Correct these files and push. What was applied before stays, and is healed",
         (_, "SealedSecretFailed") => {
-            "Seal these for this cluster, namespace and name, and push: seal reseal, or seal set with the value"
+            "Seal the values for this cluster, namespace and name, and push: seal set. Those of a SealedSecret that was \
+             renamed or moved: docs/runbook-keys.md, Moved or renamed"
         }
         (_, "ReconciliationFailed") => "Correct these files and push, or give the account the rights that it lacks",
         (_, "RollbackNotFound") => {
@@ -315,6 +329,7 @@ mod tests {
             (vec![ready("Unknown", "Progressing")], State::Progressing, "is under way", ""),
             (vec![ready("False", "BuildFailed")], State::Failed, "is not well: BuildFailed", "Correct these files"),
             (vec![ready("False", "ApprovalRequired")], State::Waiting, "it waits", "seal sync approve shop/web"),
+            (vec![ready("False", "SealedSecretFailed")], State::Failed, "SealedSecretFailed", "Moved or renamed"),
             (vec![ready("False", "Unheard")], State::Failed, "is not well: Unheard", "seal sync events shop/web"),
             (
                 vec![ready("False", "InvalidUrl"), condition("Stalled", "True", "InvalidUrl", "m")],
@@ -345,6 +360,16 @@ mod tests {
             (suspended.state, suspended.next.unwrap().as_str()),
             (State::Suspended, "seal sync resume shop/web goes on")
         );
+    }
+
+    #[test]
+    fn what_is_asked_for_and_not_taken_up_is_not_called_well() {
+        let mut sync = with(&[condition("Ready", "True", "R", "m")]);
+        assert!(!Verdict::of(&sync).waits());
+        sync.annotations_mut().insert(crds::git_sync::RECONCILE_REQUESTED.to_owned(), "now".to_owned());
+        let verdict = Verdict::of(&sync);
+        assert!(verdict.waits() && verdict.headline().contains("was well when"), "{}", verdict.headline());
+        assert!(Verdict::of(&with(&[])).waits(), "nobody has seen it yet");
     }
 
     #[test]

@@ -7,6 +7,11 @@ use crds::{Plaintext, SealedSecret, base64};
 use serde_json::{Map, Value};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::{
+    manifest::{self, Fault},
+    spelling,
+};
+
 /// In the place of a value that stays as it is.
 pub const SEALED: &str = "<sealed>";
 
@@ -48,6 +53,8 @@ pub enum ViewError {
     Twice(String),
     #[error("{0} has no value yet that could stay {SEALED}")]
     NotThere(String),
+    #[error(transparent)]
+    Template(#[from] Fault),
     #[error("a Secret takes letters, digits, '-', '_' and '.' for a key, but not {0:?}")]
     Key(String),
 }
@@ -83,10 +90,12 @@ pub fn write(sealed: &SealedSecret, items: &Items, head: &str) -> Result<Zeroizi
 pub fn read(text: &str, items: &Items) -> Result<Wanted, ViewError> {
     let mut documents = crds::yaml::documents(text);
     let (Some(document), true) = (documents.pop(), documents.is_empty()) else { return Err(ViewError::Shape) };
-    let Value::Object(mut fields) = document.value? else { return Err(ViewError::Shape) };
+    let mut value = document.value?;
+    spelling::keep(&mut value, text.get(document.range).unwrap_or_default(), &[], &[&["stringData"]]);
+    let Value::Object(mut fields) = value else { return Err(ViewError::Shape) };
     let template = fields.remove("template").filter(|template| !template.is_null());
-    if template.as_ref().is_some_and(|template| !template.is_object()) {
-        return Err(ViewError::Mapping("template"));
+    if let Some(template) = &template {
+        manifest::check_template(&manifest::template(template.clone())?)?;
     }
     let (data, text) = (mapping(&mut fields, "data")?, mapping(&mut fields, "stringData")?);
     if let Some(field) = fields.keys().next() {

@@ -1,6 +1,9 @@
 //! Flags and their environment variables, under upstream's names where upstream has them. Defaults stand here and
 //! nowhere else.
 
+mod lead;
+mod values;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
@@ -10,10 +13,11 @@ use std::{
 };
 
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
-use crds::key_secret::{self, DEFAULT_PREFIX, KeyOrder};
-use jiff::{SignedDuration, Timestamp, fmt::strtime};
+use crds::key_secret::{DEFAULT_PREFIX, KeyOrder};
+use jiff::{SignedDuration, Timestamp};
 use tracing::Level;
 
+pub use self::lead::LeadArgs;
 use crate::unseal::{Options, namespaces::Namespaces};
 
 /// What the controller does, and how.
@@ -29,6 +33,9 @@ pub struct Args {
     /// How to reach the API server.
     #[command(flatten)]
     pub api: ApiArgs,
+    /// Which of several replicas works.
+    #[command(flatten)]
+    pub lead: LeadArgs,
     /// What keys are made, and when.
     #[command(flatten)]
     pub keys: KeyArgs,
@@ -59,20 +66,14 @@ pub struct ApiArgs {
     /// Namespace of the key Secrets and of the sync's ServiceAccount.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// Let one of several replicas work at a time, by the Lease signet-controller.
-    #[arg(long, env = "SEALED_SECRETS_LEADER_ELECT", action = ArgAction::Set, default_value = "true", value_name = "BOOL")]
-    pub leader_elect: bool,
-    /// Name of this replica, unlike all others'. In a Pod its host name is the Pod's.
-    #[arg(long, env = "POD_NAME", value_name = "NAME")]
-    pub identity: Option<String>,
     /// Requests to the API server in a second; negative for no limit.
     ///
     /// There is none by default: the API server has its own priorities and fairness, and upstream's 5 make a restart
     /// take minutes.
-    #[arg(long, env = "SEALED_SECRETS_KUBECLIENT_QPS", default_value = "-1", value_parser = qps, allow_negative_numbers = true, value_name = "NUMBER")]
+    #[arg(long, env = "SEALED_SECRETS_KUBECLIENT_QPS", default_value = "-1", value_parser = values::qps, allow_negative_numbers = true, value_name = "NUMBER")]
     pub kubeclient_qps: f64,
-    /// Requests to the API server that may come at once, where --kubeclient-qps limits them.
-    #[arg(long, env = "SEALED_SECRETS_KUBECLIENT_BURST", default_value = "10", value_name = "NUMBER")]
+    /// Requests to the API server that may come at once, where --kubeclient-qps limits them; negative for any number.
+    #[arg(long, env = "SEALED_SECRETS_KUBECLIENT_BURST", default_value = "10", value_parser = values::burst, allow_negative_numbers = true, value_name = "NUMBER")]
     pub kubeclient_burst: NonZeroU32,
 }
 
@@ -81,23 +82,23 @@ pub struct ApiArgs {
 #[command(next_help_heading = "Keys")]
 pub struct KeyArgs {
     /// Name that the key Secrets begin with.
-    #[arg(long, env = "SEALED_SECRETS_KEY_PREFIX", default_value = DEFAULT_PREFIX, value_parser = key_prefix)]
+    #[arg(long, env = "SEALED_SECRETS_KEY_PREFIX", default_value = DEFAULT_PREFIX, value_parser = values::key_prefix)]
     pub key_prefix: String,
     /// Bits of a new RSA key: 2048, 3072, 4096 or 8192.
-    #[arg(long, env = "SEALED_SECRETS_KEY_SIZE", default_value_t = 4096, value_parser = key_size)]
+    #[arg(long, env = "SEALED_SECRETS_KEY_SIZE", default_value_t = 4096, value_parser = values::key_size)]
     pub key_size: u32,
     /// Validity of a new key's certificate.
-    #[arg(long, env = "SEALED_SECRETS_KEY_TTL", default_value = "87600h", value_parser = some_time, value_name = "DURATION")]
+    #[arg(long, env = "SEALED_SECRETS_KEY_TTL", default_value = "87600h", value_parser = values::some_time, value_name = "DURATION")]
     pub key_ttl: SignedDuration,
     /// Mint a new key when the newest is older than this, or its certificate ends soon; 0 for never. Old keys stay.
-    #[arg(long, env = "SEALED_SECRETS_KEY_RENEW_PERIOD", default_value = "720h", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, env = "SEALED_SECRETS_KEY_RENEW_PERIOD", default_value = "720h", value_parser = values::duration, value_name = "DURATION")]
     pub key_renew_period: SignedDuration,
     /// Deprecated: use --key-renew-period.
-    #[arg(long, env = "SEALED_SECRETS_ROTATE_PERIOD", value_parser = duration, value_name = "DURATION", hide = true)]
+    #[arg(long, env = "SEALED_SECRETS_ROTATE_PERIOD", value_parser = values::duration, value_name = "DURATION", hide = true)]
     pub rotate_period: Option<SignedDuration>,
     /// At the start, mint a new key if the newest is older than this: `Mon, 02 Jan 2006 15:04:05 -0700`, as date -R writes it.
     // Spelled out, so that clap takes the parser's own answer: an empty text means none.
-    #[arg(long, env = "SEALED_SECRETS_KEY_CUTOFF_TIME", default_value = "", value_parser = cutoff, value_name = "TIME", hide_default_value = true)]
+    #[arg(long, env = "SEALED_SECRETS_KEY_CUTOFF_TIME", default_value = "", value_parser = values::cutoff, value_name = "TIME", hide_default_value = true)]
     pub key_cutoff_time: std::option::Option<Timestamp>,
     /// Do not make a first key but wait until one is brought, such as by a restore.
     #[arg(long, env = "SEALED_SECRETS_WAIT_FOR_KEYS", action = ArgAction::Set, default_value = "false", value_name = "BOOL")]
@@ -109,10 +110,10 @@ pub struct KeyArgs {
     #[arg(long, env = "SEALED_SECRETS_MY_CN", default_value = "", value_name = "NAME", hide_default_value = true)]
     pub my_cn: String,
     /// Annotations of a new key Secret: `key=value,key=value`.
-    #[arg(long, env = "SEALED_SECRETS_PRIVATEKEY_ANNOTATIONS", default_value = "", value_parser = annotations, value_name = "LIST", hide_default_value = true)]
+    #[arg(long, env = "SEALED_SECRETS_PRIVATEKEY_ANNOTATIONS", default_value = "", value_parser = values::annotations, value_name = "LIST", hide_default_value = true)]
     pub privatekey_annotations: BTreeMap<String, String>,
     /// Labels of a new key Secret: `key=value,key=value`.
-    #[arg(long, env = "SEALED_SECRETS_PRIVATEKEY_LABELS", default_value = "", value_parser = labels, value_name = "LIST", hide_default_value = true)]
+    #[arg(long, env = "SEALED_SECRETS_PRIVATEKEY_LABELS", default_value = "", value_parser = values::labels, value_name = "LIST", hide_default_value = true)]
     pub privatekey_labels: BTreeMap<String, String>,
     /// Watch the key Secrets. This is always done.
     #[arg(long, env = "SEALED_SECRETS_WATCH_FOR_SECRETS", action = ArgAction::Set, default_value = "true", value_name = "BOOL", hide = true)]
@@ -124,23 +125,23 @@ pub struct KeyArgs {
 #[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
     /// Address of the /v1 and health endpoints.
-    #[arg(long, env = "SEALED_SECRETS_LISTEN_ADDR", default_value = "0.0.0.0:8080", value_parser = address)]
+    #[arg(long, env = "SEALED_SECRETS_LISTEN_ADDR", default_value = "0.0.0.0:8080", value_parser = values::address)]
     pub listen_addr: SocketAddr,
     /// Address of /metrics.
-    #[arg(long, env = "SEALED_SECRETS_LISTEN_METRICS_ADDR", default_value = "0.0.0.0:8081", value_parser = address)]
+    #[arg(long, env = "SEALED_SECRETS_LISTEN_METRICS_ADDR", default_value = "0.0.0.0:8081", value_parser = values::address)]
     pub listen_metrics_addr: SocketAddr,
     /// Time that a client has to send a request.
-    #[arg(long, env = "SEALED_SECRETS_READ_TIMEOUT", default_value = "2m", value_parser = some_time, value_name = "DURATION")]
+    #[arg(long, env = "SEALED_SECRETS_READ_TIMEOUT", default_value = "2m", value_parser = values::some_time, value_name = "DURATION")]
     pub read_timeout: SignedDuration,
     /// Time that a request has to be answered, and the answer to be taken.
-    #[arg(long, env = "SEALED_SECRETS_WRITE_TIMEOUT", default_value = "2m", value_parser = some_time, value_name = "DURATION")]
+    #[arg(long, env = "SEALED_SECRETS_WRITE_TIMEOUT", default_value = "2m", value_parser = values::some_time, value_name = "DURATION")]
     pub write_timeout: SignedDuration,
     /// Answer /v1/verify and /v1/rotate only to who sends a token in X-Signet-Token and may create sealedsecrets/verify or
     /// sealedsecrets/rotate. kubeseal cannot send one. Needs the rights of deploy/authenticated.
     #[arg(long, env = "SIGNET_AUTHENTICATE", action = ArgAction::Set, default_value = "false", value_name = "BOOL")]
     pub authenticate: bool,
     /// Requests in a second to each of /v1/verify and /v1/rotate, from all clients together.
-    #[arg(long, env = "SEALED_SECRETS_RATE_LIMIT", default_value = "2", value_name = "NUMBER")]
+    #[arg(long, env = "SEALED_SECRETS_RATE_LIMIT", default_value = "2", value_parser = values::some, value_name = "NUMBER")]
     pub rate_limit: NonZeroU32,
     /// Requests that may exceed that rate at once.
     #[arg(long, env = "SEALED_SECRETS_RATE_LIMIT_BURST", default_value = "2", value_name = "NUMBER")]
@@ -164,10 +165,10 @@ pub struct SyncArgs {
     #[arg(long, env = "SIGNET_GIT_FILE_ROOT", value_name = "DIR")]
     pub git_file_root: Option<PathBuf>,
     /// Bytes that one fetch may bring, such as 512Mi.
-    #[arg(long, env = "SIGNET_GIT_MAX_SIZE", default_value = "512Mi", value_parser = bytes, value_name = "SIZE")]
+    #[arg(long, env = "SIGNET_GIT_MAX_SIZE", default_value = "512Mi", value_parser = values::bytes, value_name = "SIZE")]
     pub git_max_size: u64,
     /// Time that one fetch from one place may take.
-    #[arg(long, env = "SIGNET_GIT_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, env = "SIGNET_GIT_TIMEOUT", default_value = "60s", value_parser = values::some_time, value_name = "DURATION")]
     pub git_timeout: SignedDuration,
     /// The program that builds kustomizations: a path, or a name to look for on PATH.
     #[arg(long, env = "SIGNET_KUSTOMIZE", default_value = "kustomize", value_name = "PROGRAM")]
@@ -175,6 +176,9 @@ pub struct SyncArgs {
     /// The program that renders charts: a path, or a name to look for on PATH.
     #[arg(long, env = "SIGNET_HELM", default_value = "helm", value_name = "PROGRAM")]
     pub helm: PathBuf,
+    /// Memory that one run of either may take, such as 256Mi. Without it, its share of what the container has.
+    #[arg(long, env = "SIGNET_RENDER_MEMORY", value_parser = values::bytes, value_name = "SIZE")]
+    pub render_memory: Option<u64>,
     /// ServiceAccount, in the controller's namespace, whose rights the sync has.
     #[arg(long, env = "SIGNET_SYNC_SERVICE_ACCOUNT", default_value = "signet-sync", value_name = "NAME")]
     pub sync_service_account: String,
@@ -210,6 +214,15 @@ pub struct LogArgs {
         help_heading = "Traces"
     )]
     pub otlp_endpoint: Option<String>,
+    /// The same by the whole URL, to which nothing is added. It goes before --otlp-endpoint.
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Traces"
+    )]
+    pub otlp_traces_endpoint: Option<String>,
 }
 
 impl Args {
@@ -246,7 +259,7 @@ pub struct UnsealArgs {
     #[arg(long, env = "SEALED_SECRETS_ALL_NAMESPACES", default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pub all_namespaces: bool,
     /// Watch these and the controller's own namespace, and no others. They may be made later.
-    #[arg(long, env = "SEALED_SECRETS_ADDITIONAL_NAMESPACES", default_value = "", value_parser = namespaces, value_name = "LIST", hide_default_value = true)]
+    #[arg(long, env = "SEALED_SECRETS_ADDITIONAL_NAMESPACES", default_value = "", value_parser = values::namespaces, value_name = "LIST", hide_default_value = true)]
     pub additional_namespaces: BTreeSet<String>,
     /// Watch the namespaces with these labels, as they come and go, and no others.
     #[arg(
@@ -352,125 +365,6 @@ pub enum LogFormat {
     Json,
 }
 
-fn duration(text: &str) -> Result<SignedDuration, String> {
-    let parsed = if text == "0" { Some(SignedDuration::ZERO) } else { text.parse().ok() };
-    parsed
-        .filter(|duration| !duration.is_negative())
-        .ok_or_else(|| "not a duration such as 30s, 10m or 720h".to_owned())
-}
-
-fn some_time(text: &str) -> Result<SignedDuration, String> {
-    let duration = duration(text)?;
-    if duration.is_zero() { Err("must be longer than 0".to_owned()) } else { Ok(duration) }
-}
-
-/// A number of bytes, with Kubernetes' binary suffixes.
-fn bytes(text: &str) -> Result<u64, String> {
-    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40)];
-    let (number, shift) =
-        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).filter(|bytes| *bytes > 0);
-    bytes.ok_or_else(|| "not a size such as 512Mi or 2Gi".to_owned())
-}
-
-/// Go's RFC1123Z.
-fn cutoff(text: &str) -> Result<Option<Timestamp>, String> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    strtime::parse("%a, %d %b %Y %H:%M:%S %z", text)
-        .and_then(|time| time.to_timestamp())
-        .map(Some)
-        .map_err(|_| "not a time such as \"Mon, 02 Jan 2006 15:04:05 -0700\" (date -R writes this form)".to_owned())
-}
-
-fn qps(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|qps: &f64| qps.is_finite() && *qps != 0.0)
-        .ok_or_else(|| "must be a number above 0, or a negative one for no limit".to_owned())
-}
-
-fn annotations(list: &str) -> Result<BTreeMap<String, String>, String> {
-    pairs(list)
-}
-
-fn labels(list: &str) -> Result<BTreeMap<String, String>, String> {
-    let labels = pairs(list)?;
-    for (key, value) in &labels {
-        if key == key_secret::LABEL {
-            return Err(format!("{key} marks the key Secrets and is always set"));
-        }
-        if !value.is_empty() && !is_name(value) {
-            return Err(format!("{value:?} cannot be the value of a label"));
-        }
-    }
-    Ok(labels)
-}
-
-/// `key=value,key=value`. A value may hold further `=`.
-fn pairs(list: &str) -> Result<BTreeMap<String, String>, String> {
-    let pair = |pair: &str| {
-        let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} is not of the form key=value"))?;
-        let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-        if !is_name(name) || !prefix.is_none_or(is_domain) {
-            return Err(format!("{key:?} cannot be the key of a label or annotation"));
-        }
-        Ok((key.to_owned(), value.to_owned()))
-    };
-    list.split(',').filter(|part| !list.is_empty() || !part.is_empty()).map(pair).collect()
-}
-
-fn namespaces(list: &str) -> Result<BTreeSet<String>, String> {
-    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
-    names
-        .map(|name| {
-            let fits = name.len() <= 63 && !name.contains('.') && is_domain(name);
-            fits.then(|| name.to_owned()).ok_or_else(|| format!("{name:?} cannot be the name of a namespace"))
-        })
-        .collect()
-}
-
-/// What Kubernetes takes for a label's value, and for the name in its key.
-fn is_name(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    text.len() <= 63
-        && text.chars().all(inner)
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
-}
-
-fn is_domain(text: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty()
-            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(part)
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    // Go's short form for all addresses.
-    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
-    full.parse().map_err(|_| "not an address such as :8080 or 127.0.0.1:8080".to_owned())
-}
-
-fn key_size(text: &str) -> Result<u32, String> {
-    [2048, 3072, 4096, 8192]
-        .into_iter()
-        .find(|bits| bits.to_string() == text)
-        .ok_or_else(|| "must be 2048, 3072, 4096 or 8192".to_owned())
-}
-
-fn key_prefix(text: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !text.is_empty() && text.len() <= 245 && text.chars().all(fits) {
-        return Ok(text.to_owned());
-    }
-    Err("must be at most 245 lower-case letters, digits and dashes".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -510,7 +404,7 @@ mod tests {
         let args = parse(&["--listen-addr", ":9090", "--rotate-period", "0", "--log-level", "info"]).unwrap();
         assert_eq!((args.http.listen_addr.port(), args.keys.rotate_period), (9090, Some(SignedDuration::ZERO)));
         for (text, seconds) in [("1h30m", 5400), ("1.5h", 5400), ("720h0m0s", 720 * 3600), ("1m30.5s", 90), ("0", 0)] {
-            assert_eq!(duration(text).unwrap().as_secs(), seconds, "{text}");
+            assert_eq!(values::duration(text).unwrap().as_secs(), seconds, "{text}");
         }
         let switch = |flag: &str| parse(&[flag]).unwrap().http.metrics_omit_secret_labels;
         let name = "--metrics-omit-secret-labels";
@@ -550,12 +444,12 @@ mod tests {
         }
         for (flag, why) in [
             ("--git-sync=maybe", "use true or false"),
-            ("--rate-limit=0", "0"),
             ("--rate-limit-burst=-1", "-1"),
             ("--read-timeout=0", "longer than 0"),
             ("--kubeclient-qps=0", "negative one for no limit"),
             ("--kubeclient-qps=NaN", "must be a number"),
-            ("--kubeclient-burst=0", "0"),
+            ("--kubeclient-burst=0", "must be a number above 0, or a negative one"),
+            ("--rate-limit=0", "must be a number above 0"),
             ("--key-cutoff-time=yesterday", "date -R"),
         ] {
             assert!(refusal(flag).contains(why), "{flag}: {}", refusal(flag));
@@ -574,6 +468,8 @@ mod tests {
         let qps = |text| parse(&["--kubeclient-qps", text]).unwrap().api.kubeclient_qps;
         assert_eq!(qps("0.5").to_string(), "0.5");
         assert!(qps("-1") < 0.0);
+        let burst = |text| parse(&["--kubeclient-burst", text]).unwrap().api.kubeclient_burst.get();
+        assert!((burst("20"), burst("-1") > 1000) == (20, true));
     }
 
     #[test]

@@ -1,31 +1,32 @@
 //! What the reconcilers share. Holds; decides nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, error::Error, iter, sync::Arc};
 
 use crds::SealedSecret;
 use kube::{
     Client,
-    core::DeserializeGuard,
+    config::KubeconfigError,
+    core::Status,
     runtime::reflector::{self, ObjectRef, Store, store::Writer},
 };
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use crate::{audit::Audit, keys::Ring, metrics::Metrics, pulse::Pulses};
+use crate::{audit::Audit, kept::Kept, keys::Ring, metrics::Metrics, pulse::Pulses};
 
 /// Name under which the controller writes, so that its fields can be told from others'.
 pub const FIELD_MANAGER: &str = "signet-controller";
 
-/// A SealedSecret, or of one that does not parse its metadata and the reason.
-pub type Guarded = DeserializeGuard<SealedSecret>;
+/// One watch for all namespaces (`None`), or one for each.
+type Stores = BTreeMap<Option<String>, Store<Kept<SealedSecret>>>;
 
-/// SealedSecrets as the watches show them: one watch for all namespaces (`None`), or one for each.
+/// SealedSecrets as the watches show them.
 #[derive(Clone, Default)]
-pub struct SealedSecrets(Arc<RwLock<BTreeMap<Option<String>, Store<Guarded>>>>);
+pub struct SealedSecrets(Arc<RwLock<Stores>>);
 
 impl SealedSecrets {
     /// Makes room for what one more watch will bring.
-    pub fn add(&self, namespace: Option<String>) -> (Store<Guarded>, Writer<Guarded>) {
+    pub fn add(&self, namespace: Option<String>) -> (Store<Kept<SealedSecret>>, Writer<Kept<SealedSecret>>) {
         let (store, writer) = reflector::store();
         self.0.write().insert(namespace, store.clone());
         (store, writer)
@@ -37,13 +38,13 @@ impl SealedSecrets {
     }
 
     /// One of them.
-    pub fn get(&self, at: &ObjectRef<Guarded>) -> Option<Arc<Guarded>> {
+    pub fn get(&self, at: &ObjectRef<Kept<SealedSecret>>) -> Option<Arc<Kept<SealedSecret>>> {
         let stores = self.0.read();
         stores.get(&None).or_else(|| stores.get(&at.namespace))?.get(at)
     }
 
     /// All of them.
-    pub fn all(&self) -> Vec<Arc<Guarded>> {
+    pub fn all(&self) -> Vec<Arc<Kept<SealedSecret>>> {
         self.0.read().values().flat_map(Store::state).collect()
     }
 }
@@ -67,16 +68,44 @@ pub struct Context {
     pub lost: CancellationToken,
 }
 
-/// An error and all its causes in one line. A cause that only repeats its effect is left out.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
+/// An error and all its causes in one line. A cause that only repeats its effect is left out; of an answer of the API
+/// server its message is told, which kube's error spells out three times.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let errors = || iter::successors(Some(error), |error| (*error).source());
+    let status = errors().find_map(|error| error.downcast_ref::<Box<Status>>()).filter(|it| !it.message.is_empty());
+    let words = |error: &(dyn Error + 'static)| match status {
+        Some(status) => {
+            let (short, message) = (status.to_string(), &status.message);
+            error.to_string().replace(&format!("ApiError: {short} ({status:?})"), message).replace(&short, message)
         }
-        cause = error.source();
+        None => error.to_string(),
+    };
+    let tell = |text: String, next: String| if text.ends_with(&next) { text } else { format!("{text}: {next}") };
+    errors().map(words).reduce(tell).unwrap_or_default()
+}
+
+/// Where a kubeconfig is not as it must be. The parser's own words may quote what it read.
+pub fn line(error: &KubeconfigError) -> Option<u64> {
+    match error {
+        KubeconfigError::Parse(error) => Some(error.location()?.line()),
+        _ => None,
     }
-    text
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_of_the_api_server_is_told_once() {
+        let status = Status { code: 403, ..Status::failure("maps is forbidden: User \"x\" cannot list", "Forbidden") };
+        let error = watcher::Error::InitialListFailed(kube::Error::Api(status.boxed()));
+        let told = "failed to perform initial object list: maps is forbidden: User \"x\" cannot list";
+        assert_eq!(chain(&error), told);
+        let error = kube::Error::Api(Status { code: 503, ..Status::default() }.boxed());
+        assert!(chain(&error).contains("503"), "what has no message is told as it is");
+        assert_eq!(chain(&*anyhow::anyhow!("inner").context("outer")), "outer: inner");
+    }
 }

@@ -2,14 +2,14 @@
 //! and without end, a clean finish when told to stop, none for who no longer leads. What a pass does is the reconciler's
 //! business.
 
-use std::{collections::HashMap, convert::Infallible, hash::Hash, sync::Arc};
+use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use futures::{Stream, StreamExt as _, TryFutureExt as _};
 use kube::{
     Resource,
     runtime::{
         controller::{self, Action, applier},
-        reflector::{ObjectRef, Store},
+        reflector::{Lookup, ObjectRef, Store},
     },
 };
 use parking_lot::Mutex;
@@ -49,28 +49,26 @@ pub async fn drive<K, C, E, Pass>(
     E: std::error::Error + Send + 'static,
     Pass: Future<Output = Result<Action, E>> + Send + 'static,
 {
-    let failures: Arc<Mutex<HashMap<ObjectRef<K>, u32>>> = Arc::default();
+    let failures = Arc::<Failures>::default();
     let counted = |object: Arc<K>, context: Arc<C>| {
         let (key, failures) = (ObjectRef::from_obj(object.as_ref()), failures.clone());
         queue.leave(&key);
         let pulse = queue.pass(&key);
         let succeeded = move |action| {
-            forget(&failures, &key);
+            failures.forget(&key);
             action
         };
         Box::pin(pulse.scope(pass(object, context)).map_ok(succeeded))
     };
     let retry = |object: Arc<K>, error: &E, _: Arc<C>| {
         let key = ObjectRef::from_obj(object.as_ref());
-        let mut failures = failures.lock();
-        let count = failures.entry(key.clone()).or_default();
-        *count = count.saturating_add(1);
-        if limits.retries.is_some_and(|retries| *count > retries) {
-            failures.remove(&key);
+        let count = failures.again(&key, object.meta().uid.as_ref());
+        if limits.retries.is_some_and(|retries| count > retries) {
+            failures.forget(&key);
             tracing::error!(object = %key, error = chain(error), "Error updating, giving up");
             return Action::await_change();
         }
-        let wait = backoff::after(*count);
+        let wait = backoff::after(count);
         tracing::warn!(object = %key, error = chain(error), ?wait, "Error updating, will retry");
         Action::requeue(wait)
     };
@@ -83,6 +81,7 @@ pub async fn drive<K, C, E, Pass>(
             // Deleted while it waited for its turn.
             Err(controller::Error::ObjectNotFound(object)) => {
                 queue.leave(&object);
+                failures.forget(&object);
                 tracing::debug!(%object, "gone before its pass");
             }
             Err(error) => tracing::error!(%error, "the reconciler cannot go on"),
@@ -92,8 +91,32 @@ pub async fn drive<K, C, E, Pass>(
     queue.close();
 }
 
-fn forget<K: Eq + Hash>(failures: &Mutex<HashMap<K, u32>>, key: &K) {
-    failures.lock().remove(key);
+/// Namespace and name.
+type Key = (Option<String>, String);
+
+/// How often the passes over each object failed since one succeeded, with its UID: one that is made anew under the same
+/// name has no past.
+#[derive(Default)]
+struct Failures(Mutex<HashMap<Key, (Option<String>, u32)>>);
+
+impl Failures {
+    fn again<K: Lookup>(&self, object: &ObjectRef<K>, uid: Option<&String>) -> u32 {
+        let mut all = self.0.lock();
+        let (of, count) = all.entry(key(object)).or_default();
+        if of.as_ref() != uid {
+            (*of, *count) = (uid.cloned(), 0);
+        }
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    fn forget<K: Lookup>(&self, object: &ObjectRef<K>) {
+        self.0.lock().remove(&key(object));
+    }
+}
+
+fn key<K: Lookup>(object: &ObjectRef<K>) -> Key {
+    (object.namespace.clone(), object.name.clone())
 }
 
 #[cfg(test)]
@@ -111,6 +134,17 @@ mod tests {
 
     /// Hears of a pass, and when that may end.
     type Hang = (oneshot::Sender<String>, oneshot::Receiver<()>);
+
+    #[test]
+    fn one_that_is_made_anew_has_no_past() {
+        let failures = Failures::default();
+        let object = ObjectRef::<Secret>::new("db").within("shop");
+        let [one, other] = ["1", "2"].map(str::to_owned);
+        assert_eq!([1, 2].map(|_| failures.again(&object, Some(&one))), [1, 2]);
+        assert_eq!([1, 2].map(|_| failures.again(&object, Some(&other))), [1, 2]);
+        failures.forget(&object);
+        assert_eq!(failures.again(&object, Some(&other)), 1);
+    }
 
     #[tokio::test]
     async fn a_pass_that_hangs_is_noticed_until_it_ends() {

@@ -82,13 +82,17 @@ impl Events {
         self.order(Order::Say(Box::new(said))).await;
     }
 
-    /// Waits until all that was said is sent, without a pause from now on: nothing is left to give way to.
-    pub async fn sent(&self) {
-        self.hurry.cancel();
-        let (done, all_sent) = oneshot::channel();
-        self.order(Order::Tell(done)).await;
-        // An error says that nobody sends any more.
-        let _ = all_sent.await;
+    /// Waits until all that was said is sent, without a pause from now on: nothing is left to give way to. Who no longer
+    /// leads waits for nothing, lest an API server that hangs keep it from leading again; it is sent all the same.
+    pub async fn sent(&self, lost: &CancellationToken) {
+        let sent = async {
+            self.hurry.cancel();
+            let (done, all_sent) = oneshot::channel();
+            self.order(Order::Tell(done)).await;
+            // An error says that nobody sends any more.
+            let _ = all_sent.await;
+        };
+        let _ = lost.run_until_cancelled(sent).await;
     }
 
     async fn order(&self, order: Order) {
@@ -137,7 +141,9 @@ async fn create(client: &Client, component: &'static str, said: Said) {
         ..Event::default()
     };
     let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-    if let Err(error) = bounded(api.create(&PostParams::default(), &event)).await {
+    if let Err(error) = bounded(api.create(&PostParams::default(), &event)).await
+        && !error.is_ending()
+    {
         tracing::warn!(error = chain(&error), namespace, name, reason, "cannot publish an Event");
     }
 }
@@ -168,7 +174,25 @@ mod tests {
         for _ in 0..SAID {
             events.publish(&Secret::default(), Severity::Normal, "Unsealed", "").await;
         }
-        events.sent().await;
+        events.sent(&CancellationToken::new()).await;
         assert_eq!(sent.load(Ordering::Relaxed), SAID);
+    }
+    #[tokio::test]
+    async fn who_no_longer_leads_waits_for_no_answer() {
+        let (asked, mut was_asked) = mpsc::unbounded_channel();
+        let hangs = move |_: Request<Body>| {
+            let _ = asked.send(());
+            std::future::pending::<Result<Response<Body>, std::convert::Infallible>>()
+        };
+        let events = Events::new(Client::new(tower::service_fn(hangs), "default"), "test");
+        events.publish(&Secret::default(), Severity::Normal, "Unsealed", "").await;
+        was_asked.recv().await.unwrap();
+        let lost = CancellationToken::new();
+        let sent = events.sent(&lost);
+        let ended = async {
+            tokio::join!(sent, async { lost.cancel() });
+        };
+        // Less than a call may take.
+        tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
     }
 }

@@ -1,12 +1,17 @@
 //! How the controller ends: for each reason a code of its own, so that who restarts it, or reads why it does not start,
 //! need not read the log. Pure.
 
-use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use kube::config::{InClusterError, KubeconfigError};
 use strum::IntoEnumIterator as _;
 
-use crate::context::chain;
+use crate::context::{chain, line};
 
 /// The end of the process. The numbers are promised: see docs/install.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
@@ -36,12 +41,12 @@ pub enum StartError {
     #[error("{0}")]
     Usage(String),
     /// There is a kubeconfig, but none that can be used.
-    #[error("cannot use the kubeconfig {}; correct it, or name another with --kubeconfig", path.display())]
+    #[error("cannot use the kubeconfig {}: {why}; correct it, or name another with --kubeconfig", path.display())]
     Kubeconfig {
         /// Where it should be.
         path: PathBuf,
         /// Why not.
-        source: KubeconfigError,
+        why: String,
     },
     /// There is none, and no Pod around.
     #[error("not running in a Pod; name a kubeconfig with --kubeconfig")]
@@ -71,7 +76,7 @@ pub enum StartError {
 
 fn remedy(code: Option<u16>) -> &'static str {
     match code {
-        Some(400) => "see --label-selector",
+        Some(400) => "see --label-selector and --namespace-selector",
         Some(404) => {
             "the cluster does not know them: apply crds/crds.yaml first, or install with `seal install --apply`"
         }
@@ -84,6 +89,18 @@ fn remedy(code: Option<u16>) -> &'static str {
 }
 
 impl StartError {
+    /// A kubeconfig that is none. Nothing of it is quoted: credentials stand in it.
+    pub fn kubeconfig(path: &Path, error: &KubeconfigError) -> Self {
+        let why = match error {
+            KubeconfigError::Parse(_) => {
+                line(error).map_or_else(|| "it is none".to_owned(), |line| format!("it is none (line {line})"))
+            }
+            KubeconfigError::ReadConfig(error, _) => error.to_string(),
+            error => chain(error),
+        };
+        Self::Kubeconfig { path: path.to_owned(), why }
+    }
+
     /// A list that did not come.
     pub fn list(plural: &str, error: &kube::Error) -> Self {
         let (code, why) = match error {

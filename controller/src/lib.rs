@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | [`args`], [`telemetry`], [`traces`], [`audit`], [`metrics`] | | flags, logs, spans, the audit record, counters |
 //! | [`runtime`], [`drive`], [`calls`], [`pace`], [`queue`], [`pulse`], [`http`], [`events`], [`context`] | IO | composition; no decisions |
-//! | [`observed`], [`backoff`], [`health`], [`exit`] | pure | what a watch has shown; how long to wait; who is stuck; how it ends |
+//! | [`observed`], [`kept`], [`backoff`], [`health`], [`exit`] | pure | what a watch has shown, and in what form it is kept; how long to wait; who is stuck; how it ends |
 //! | [`skew`] | IO, with `fields` pure | whether the cluster's definitions are ours |
 //! | [`keys`] | IO | the ring of keys, minting; `crds::key_life` decides |
 //! | [`lead`] | IO, with `lease` pure | which of several replicas works |
@@ -31,6 +31,7 @@ pub mod events;
 pub mod exit;
 pub mod health;
 pub mod http;
+pub mod kept;
 pub mod keys;
 pub mod lead;
 pub mod metrics;

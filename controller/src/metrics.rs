@@ -13,9 +13,13 @@ mod process;
 
 use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
 
-use crds::{KeyRing, SealedSecret, key_life::Keys};
+use crds::{
+    KeyRing, SealedSecret,
+    key_life::Keys,
+    sealed_secret::{SealedSecretCondition, SealedSecretStatus},
+};
 use jiff::Timestamp;
-use kube::{Resource as _, ResourceExt as _, core::DeserializeGuard};
+use kube::{Resource as _, ResourceExt as _};
 use parking_lot::RwLock;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -25,14 +29,20 @@ use prometheus_client::{
 
 use self::book::Book;
 pub use self::{exposition::Format, git_syncs::GitSyncs};
+use crate::kept::Kept;
 
 /// Labels of `unseal_errors_total`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct UnsealError {
-    /// fetch, status, unseal, unmanaged or update.
+    /// One of [`UnsealError::REASONS`].
     pub reason: &'static str,
     /// Of the SealedSecret.
     pub namespace: String,
+}
+
+impl UnsealError {
+    /// Upstream's.
+    pub const REASONS: [&str; 5] = ["fetch", "status", "unseal", "unmanaged", "update"];
 }
 
 /// Labels of `http_requests_total`.
@@ -222,7 +232,7 @@ pub struct Metrics {
 /// What is not counted but seen.
 pub struct Snapshot {
     /// Every SealedSecret.
-    pub sealed: Vec<Arc<DeserializeGuard<SealedSecret>>>,
+    pub sealed: Vec<Arc<Kept<SealedSecret>>>,
     /// The keys.
     pub ring: Arc<KeyRing>,
     /// `--metrics-omit-secret-labels`.
@@ -356,25 +366,25 @@ impl Known {
 impl Snapshot {
     fn register(&self, book: &mut Book<'_>) {
         let (states, conditions) = (Family::<State, Gauge>::default(), Family::<ConditionInfo, Gauge>::default());
-        for guarded in &self.sealed {
-            let meta = guarded.meta();
-            for (condition, status) in conditions_of(guarded) {
+        for kept in &self.sealed {
+            let (meta, status) = (kept.meta(), kept.status().unwrap_or_default());
+            for SealedSecretCondition { type_, status, .. } in &status.conditions {
                 let text = |text: Option<&String>| text.cloned().unwrap_or_default();
-                let instance = guarded.labels().get("app.kubernetes.io/instance");
+                let instance = kept.labels().get("app.kubernetes.io/instance");
                 let labels = ConditionInfo {
                     namespace: text(meta.namespace.as_ref()),
                     name: text(meta.name.as_ref()),
-                    condition: condition.to_owned(),
+                    condition: type_.clone(),
                     ss_app_kubernetes_io_instance: text(instance),
                 };
-                let value = match status {
+                let value = match status.as_str() {
                     "True" => 1,
                     "False" => -1,
                     _ => 0,
                 };
                 conditions.get_or_create(&labels).set(value);
             }
-            states.get_or_create(&State::of(guarded)).inc();
+            states.get_or_create(&State::of(&status)).inc();
         }
         book.family("sealed_secrets", "SealedSecrets by state, and by the reason for it", states);
         if !self.omit_names {
@@ -389,24 +399,9 @@ impl Snapshot {
     }
 }
 
-/// Types and statuses. Of an object that does not parse nothing can be read, but its own condition says so.
-fn conditions_of(guarded: &DeserializeGuard<SealedSecret>) -> Vec<(&str, &str)> {
-    match &guarded.0 {
-        Ok(sealed) => {
-            let conditions = sealed.status.iter().flat_map(|status| &status.conditions);
-            conditions.map(|condition| (condition.type_.as_str(), condition.status.as_str())).collect()
-        }
-        Err(_) => vec![(crds::sealed_secret::SYNCED, "False")],
-    }
-}
-
 impl State {
-    fn of(guarded: &DeserializeGuard<SealedSecret>) -> Self {
-        let synced = match &guarded.0 {
-            Ok(sealed) => sealed.synced(),
-            Err(_) => return Self { synced: "False", reason: "Invalid".to_owned() },
-        };
-        let Some(condition) = synced else { return Self { synced: "Unknown", reason: "Pending".to_owned() } };
+    fn of(status: &SealedSecretStatus) -> Self {
+        let Some(condition) = status.synced() else { return Self { synced: "Unknown", reason: "Pending".to_owned() } };
         let synced = match condition.status.as_str() {
             "True" => "True",
             "False" => "False",
@@ -448,7 +443,7 @@ mod tests {
 
     #[test]
     fn conditions_are_told_as_upstream_tells_them() {
-        let mut invalid = sealed("invalid", None);
+        let mut invalid = sealed("invalid", Some(("False", "Invalid")));
         invalid["spec"] = json!("none");
         let all = [
             sealed("good", Some(("True", "Unsealed"))),

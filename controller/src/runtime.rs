@@ -1,12 +1,12 @@
 //! The composition root: clients, shared context, what runs beside what, and how it ends. Makes no decisions.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use crds::{GitSync, SealedSecret, key_life::Policy};
-use futures::{Stream, stream};
+use futures::{Stream, TryFutureExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, Config, Resource,
     api::ListParams,
@@ -34,7 +34,7 @@ use crate::{
     pulse::Pulses,
     skew,
     sync::{self, Builder, Git, Hands, Mirrors, Remote},
-    unseal,
+    unseal::{self, namespaces::Namespaces},
 };
 
 /// Time for what is under way to come to its end, once the controller is told to. What takes longer is broken off
@@ -42,6 +42,8 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(5);
 /// Time after that to give the Lease back and to answer who has asked. A Pod gets 30 s for all.
 const CLOSE: Duration = Duration::from_secs(2);
+/// Where a container finds how much memory it has: the newer cgroups, and the older.
+const MEMORY_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 
 /// What runs side by side.
 type Parts = JoinSet<anyhow::Result<()>>;
@@ -52,6 +54,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let renew = renewals()?;
     let args = settled(args);
+    let times = args.lead.times().map_err(StartError::Usage)?;
     let (config, namespace) = configure(&args.api).await?;
     let metrics = Metrics::new(Timestamp::now());
     let pace = Pace::new(args.api.kubeclient_qps, args.api.kubeclient_burst, metrics.clone());
@@ -93,10 +96,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         http::serve(metrics_listener, http::metrics_routes(endpoints), timeouts, serving.clone()),
     ));
 
-    let home = single.then_some(namespace.as_str());
     let there = async {
-        require::<SealedSecret>(&client, home, options.label_selector.as_deref()).await?;
-        if follows { require::<GitSync>(&client, None, None).await } else { Ok(()) }
+        let client = || client.clone();
+        let sealed: Api<SealedSecret> = if single { Api::namespaced(client(), &namespace) } else { Api::all(client()) };
+        require(sealed, options.label_selector.as_deref(), single).await?;
+        if let Namespaces::Selected(selector) = &options.namespaces {
+            require::<Namespace>(Api::all(client()), Some(selector), false).await?;
+        }
+        if follows { require::<GitSync>(Api::all(client()), None, false).await } else { Ok(()) }
     };
     // An API server that says nothing keeps nobody from ending this.
     let Some(there) = stop.run_until_cancelled(there).await else { return Ok(()) };
@@ -105,10 +112,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let pulse = |name| pulses.begin(name, "", LOOP);
     let keeping = pulse("keys").scope(keeper.run(renew, role.subscribe(), serving.clone()));
     servers.spawn(forever("keys", keeping, serving.clone()));
-    if args.api.leader_elect {
-        let candidate = Candidate::new(client.clone(), &namespace, identity(args.api.identity));
+    if args.lead.leader_elect {
+        let candidate = Candidate::new(client.clone(), &namespace, identity(args.lead.identity), times);
         let standing = pulse("lead").scope(candidate.run(role.clone(), serving.clone()));
-        servers.spawn(forever("lead", standing, serving.clone()));
+        servers.spawn(standing.map_err(anyhow::Error::from));
     } else {
         role.send_replace(Role::Leading);
     }
@@ -140,7 +147,7 @@ async fn close(mut workers: Parts, mut servers: Parts, serving: &CancellationTok
     };
     if tokio::time::timeout(CLOSE, closed).await.is_err() {
         tracing::warn!(
-            "somebody who asked gets no answer, or the Lease was not given back; another takes it in seconds"
+            "somebody who asked gets no answer, or the Lease was not given back; another takes it when its time is over"
         );
     }
 }
@@ -209,7 +216,10 @@ fn git(args: SyncArgs, config: Config, client: &Client, pace: &Pace, namespace: 
     let account = format!("system:serviceaccount:{namespace}:{}", args.sync_service_account);
     let timeout = args.git_timeout.unsigned_abs();
     let search = std::env::var_os("PATH");
-    let builder = Builder::new(&args.git_cache, &args.kustomize, &args.helm, search.as_deref());
+    let container = MEMORY_LIMITS.iter().find_map(|file| fs::read_to_string(file).ok());
+    let container = container.as_deref().and_then(sync::memory::limit);
+    let programs = (args.kustomize.as_path(), args.helm.as_path());
+    let builder = Builder::new(&args.git_cache, programs, search.as_deref(), args.render_memory, container);
     let mirrors = Mirrors::new(args.git_cache, args.git_file_root, timeout, args.git_max_size);
     let own = (pace.of(impersonate(config, &account)?), account);
     let hands = Hands::new(own, client.clone(), args.default_service_account);
@@ -320,7 +330,7 @@ async fn from_file(path: &Path) -> Result<Config, StartError> {
         let kubeconfig = Kubeconfig::read_from(path)?;
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
     };
-    read.await.map_err(|source| StartError::Kubeconfig { path: path.to_owned(), source })
+    read.await.map_err(|error| StartError::kubeconfig(path, &error))
 }
 
 /// A client that closes each connection after its answer.
@@ -336,22 +346,15 @@ fn impersonate(mut config: Config, account: &str) -> anyhow::Result<Client> {
 }
 
 /// A missing definition or right is told at once, with what to do about it.
-async fn require<K>(client: &Client, namespace: Option<&str>, labels: Option<&str>) -> Result<(), StartError>
+async fn require<K>(api: Api<K>, labels: Option<&str>, single: bool) -> Result<(), StartError>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned,
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    let api: Api<K> = match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
     let mut one = ListParams::default().limit(1);
     one.label_selector = labels.map(str::to_owned);
     match api.list_metadata(&one).await {
         // A right that one namespace lacks is no reason to end: its watch says so, and goes on trying.
-        Err(kube::Error::Api(status)) if status.code == 403 && namespace.is_some() => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 403 && single => Ok(()),
         answer => answer.map(drop).map_err(|error| StartError::list(&K::plural(&()), &error)),
     }
 }

@@ -25,8 +25,19 @@ const QUOTES: &str = "kube_client::client";
 /// Call once, before anything logs. `RUST_LOG` refines the level for one who is debugging. Fails when traces are wanted and
 /// cannot be sent.
 pub fn init(args: &LogArgs) -> Result<Option<Traces>, StartError> {
-    // Chatty libraries speak only when they warn.
-    let quiet = ["gix=warn", "hyper=warn", "kube=warn", "reqwest=warn", "rustls=warn", "russh=warn", "tower=warn"];
+    // Chatty libraries speak only when they warn; those whose failures we tell of ourselves, with what was being done, not
+    // even then.
+    let quiet = [
+        "gix=warn",
+        "hyper=warn",
+        "kube=warn",
+        "kube_client::client::builder=off",
+        "kube_runtime::watcher=off",
+        "reqwest=warn",
+        "rustls=warn",
+        "russh=warn",
+        "tower=warn",
+    ];
     let directives = format!("{},{}", Level::from(args.log_level), quiet.join(","));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives));
     let quietest_aside = if args.log_info_stdout { Level::WARN } else { Level::TRACE };
@@ -40,7 +51,7 @@ pub fn init(args: &LogArgs) -> Result<Option<Traces>, StartError> {
     // A line of the log stands for itself, and is the same whether it falls into a span or not.
     let spanless = filter_fn(|it| it.target() != traces::TARGET).with_max_level_hint(LevelFilter::TRACE);
     let registry = tracing_subscriber::registry().with(lines.with_filter(filter.and(spanless).and(discreet())));
-    let traces = args.otlp_endpoint.as_deref().map(Traces::new).transpose();
+    let traces = Traces::of(args);
     match &traces {
         Ok(Some(traces)) => registry.with(traces.layer()).init(),
         _ => registry.init(),

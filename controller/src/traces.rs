@@ -25,7 +25,9 @@ use tracing::{Level, Span, Subscriber};
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 use url::Url;
 
-use crate::exit::StartError;
+use crate::{args::LogArgs, exit::StartError};
+
+mod variables;
 
 /// What tells a span from a line of the log.
 pub const TARGET: &str = "traces";
@@ -84,13 +86,23 @@ pub fn caller(traceparent: &str) -> Option<Context> {
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
+    /// To the collector that the flags name; none without one, or where the variables `OTEL_…` switch them off.
+    pub fn of(flags: &LogArgs) -> Result<Option<Self>, StartError> {
+        let url = match (&flags.otlp_traces_endpoint, &flags.otlp_endpoint) {
+            (Some(url), _) => address("--otlp-traces-endpoint", url)?,
+            (None, Some(endpoint)) => below(address("--otlp-endpoint", endpoint)?),
+            (None, None) => return Ok(None),
+        };
+        let wanted = variables::are_wanted(|name| std::env::var(name).ok()).map_err(StartError::Usage)?;
+        wanted.then(|| Self::new(url)).transpose()
+    }
+
     /// Sends to a collector. It reads the variables `OTEL_…` that are about how.
-    pub fn new(endpoint: &str) -> Result<Self, StartError> {
-        let url = address(endpoint)?;
+    fn new(url: Url) -> Result<Self, StartError> {
         let exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary);
         let exporter = exporter.with_endpoint(url.as_str()).build().map_err(|error| {
             StartError::Usage(format!(
-                "cannot send traces to {url}: {error}; correct --otlp-endpoint, or the variables OTEL_EXPORTER_OTLP_… that are set"
+                "cannot send traces to {url}: {error}; correct that address, or the variables OTEL_EXPORTER_OTLP_… that are set"
             ))
         })?;
         let sender = Sender { exporter, url, fails: AtomicBool::new(false) };
@@ -117,10 +129,10 @@ impl Traces {
     }
 }
 
-/// Where traces go at an endpoint, as the specification has it. Credentials stand in URLs only to be seen by others.
-fn address(endpoint: &str) -> Result<Url, StartError> {
-    let wrong = |why: &str| StartError::Usage(format!("--otlp-endpoint {why}"));
-    let mut url = Url::parse(endpoint).map_err(|error| wrong(&format!("is not a URL: {error}")))?;
+/// What a flag says. Credentials stand in URLs only to be seen by others.
+fn address(flag: &str, endpoint: &str) -> Result<Url, StartError> {
+    let wrong = |why: &str| StartError::Usage(format!("{flag} {why}"));
+    let url = Url::parse(endpoint).map_err(|error| wrong(&format!("is not a URL: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(wrong(
             "must begin with http:// or https://; OTLP by gRPC is not spoken, collectors take HTTP on port 4318",
@@ -131,10 +143,15 @@ fn address(endpoint: &str) -> Result<Url, StartError> {
             "must be without credentials and without a query: put tokens into OTEL_EXPORTER_OTLP_HEADERS",
         ));
     }
-    if let Ok(mut path) = url.path_segments_mut() {
+    Ok(url)
+}
+
+/// Where traces go at an endpoint, as the specification has it.
+fn below(mut endpoint: Url) -> Url {
+    if let Ok(mut path) = endpoint.path_segments_mut() {
         path.pop_if_empty().extend(["v1", "traces"]);
     }
-    Ok(url)
+    endpoint
 }
 
 /// What sends them.
@@ -186,7 +203,7 @@ mod tests {
             ("http://collector:4318", "http://collector:4318/v1/traces"),
             ("https://example.com/otlp/", "https://example.com/otlp/v1/traces"),
         ] {
-            assert_eq!(address(endpoint).unwrap().as_str(), to);
+            assert_eq!(below(address("--otlp-endpoint", endpoint).unwrap()).as_str(), to);
         }
         for (endpoint, why) in [
             ("collector", "is not a URL"),
@@ -195,8 +212,9 @@ mod tests {
             ("http://hunter2@collector:4318", "OTEL_EXPORTER_OTLP_HEADERS"),
             ("http://collector:4318?token=hunter2", "OTEL_EXPORTER_OTLP_HEADERS"),
         ] {
-            let refusal = address(endpoint).unwrap_err().to_string();
-            assert!(refusal.contains(why) && !refusal.contains("hunter2"), "{endpoint}: {refusal}");
+            let refusal = address("--otlp-endpoint", endpoint).unwrap_err().to_string();
+            assert!(refusal.starts_with("--otlp-endpoint ") && refusal.contains(why));
+            assert!(!refusal.contains("hunter2"), "{endpoint}: {refusal}");
         }
     }
 

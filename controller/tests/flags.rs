@@ -89,6 +89,51 @@ fn why_it_does_not_start_is_told_with_a_remedy_and_by_the_code() {
     }
 }
 
+/// What was done, and not what a library has to say of it besides.
+#[test]
+fn an_api_server_that_is_away_is_told_in_one_line() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = kubeconfig(nobody.local_addr().unwrap().port());
+    drop(nobody);
+    let output = controller(&[&format!("--kubeconfig={}", silent.path().display())]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(said.lines().count() == 1 && said.contains("cannot list sealedsecrets"), "{said}");
+}
+
+#[test]
+fn nothing_of_a_kubeconfig_that_cannot_be_read_is_told() {
+    let file = NamedTempFile::new().unwrap();
+    for wrong in
+        ["users:\n- name: x\n  user:\n    token: t0p-s3cret\n      more: x\n", "users: [{name: x, user: t0p-s3cret}]"]
+    {
+        std::fs::write(file.path(), wrong).unwrap();
+        let output = controller(&[&format!("--kubeconfig={}", file.path().display())]).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("it is none (line ") && !said.contains("s3cret"), "{said}");
+    }
+}
+
+/// The code says that it has come as far as a kubeconfig that there is not, or no further than its flags.
+#[test]
+fn traces_go_where_the_variables_of_open_telemetry_say() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+    for (variables, code, told) in [
+        (
+            vec![endpoint, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://collector")],
+            2,
+            "--otlp-traces-endpoint must begin",
+        ),
+        (vec![endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], 2, "must be http/protobuf"),
+        (vec![endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_SDK_DISABLED", "true")], 3, "/nowhere/at/all"),
+        (vec![("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], 3, "/nowhere/at/all"),
+    ] {
+        let output = run(&[], &variables);
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(code) && said.contains(told), "{variables:?}: {}\n{said}", output.status);
+    }
+}
+
 #[test]
 fn it_ends_when_told_to_though_the_api_server_says_nothing() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();

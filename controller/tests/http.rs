@@ -352,6 +352,29 @@ async fn too_many_requests_are_refused_whatever_a_client_calls_itself() {
     assert_eq!(server.ask("GET", "/v1/cert.pem", "", "").await.code, 200, "never limited");
 }
 
+/// A proxy sends the head first, and asks again on the same connection.
+#[tokio::test]
+async fn a_refused_request_is_read_to_its_end_and_its_connection_stays() {
+    let rate = Rate { per_second: NonZeroU32::MIN, burst: 0 };
+    let server = Server::of(&Endpoints { rate, ..endpoints([today()]) }).await;
+    let mut stream = server.send("").await;
+    let mut codes = Vec::new();
+    for _ in 0..20 {
+        stream.write_all(b"POST /v1/verify HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
+        tokio::task::yield_now().await;
+        stream.write_all(" ".repeat(100_000).as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(SOON, stream.read_u8()).await.unwrap().unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        stream.read_exact(&mut vec![0; length.parse().unwrap()]).await.unwrap();
+        codes.push(head[9..12].to_owned());
+    }
+    assert!(codes.iter().any(|code| code == "429"), "{codes:?}");
+}
+
 #[tokio::test]
 async fn a_body_has_a_limit_announced_or_not() {
     let server = Server::of(&endpoints([today()])).await;

@@ -8,6 +8,7 @@ const PURE: &[&str] = &[
     "backoff.rs",
     "exit.rs",
     "health.rs",
+    "kept.rs",
     "metrics/book.rs",
     "metrics/exposition.rs",
     "metrics/git_syncs.rs",
@@ -30,11 +31,13 @@ const PURE: &[&str] = &[
     "sync/inputs.rs",
     "sync/kubeconfig.rs",
     "sync/letter.rs",
+    "sync/memory.rs",
     "sync/notify.rs",
     "sync/output.rs",
     "sync/plan.rs",
     "sync/rollback.rs",
     "sync/sealed.rs",
+    "sync/shares.rs",
     "sync/source/credentials.rs",
     "sync/source/range.rs",
     "sync/ssh/known_hosts.rs",
@@ -44,6 +47,8 @@ const PURE: &[&str] = &[
     "unseal/decide.rs",
     "unseal/status.rs",
     "args.rs",
+    "args/lead.rs",
+    "args/values.rs",
 ];
 
 /// What reaches out of a pure file.

@@ -2,10 +2,13 @@
 //! entry has a number, and a hash over all that it says and the hash of the one before; a controller that starts begins a
 //! chain. What no chain can show is that its end is missing, or that all of it was written anew: a copy elsewhere can. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use data_encoding::HEXLOWER;
-use serde::Serialize;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -61,9 +64,9 @@ impl Entry {
         HEXLOWER.encode(&digest.finalize())
     }
 
-    /// From the fields of a line.
-    fn read(fields: &BTreeMap<String, String>) -> Result<Self, Fault> {
-        let text = |name: &'static str| fields.get(name).cloned().ok_or(Fault::Broken(name));
+    /// From the fields of a line, which are taken out.
+    fn read(fields: &mut Fields) -> Result<Self, Fault> {
+        let mut text = |name| fields.take(name);
         let act = Act {
             at: text("at")?,
             namespace: text("namespace")?,
@@ -114,6 +117,9 @@ pub enum Fault {
     /// It was edited.
     #[error("this entry was changed: its hash is not that of what it says")]
     Changed,
+    /// No hash is over what was added.
+    #[error("this entry was changed: {0:?} was added to it")]
+    Added(String),
     /// Others should stand before it.
     #[error("{} missing here", missing(*.0, *.1))]
     Gap(u64, u64),
@@ -154,10 +160,11 @@ pub struct Reader {
 impl Reader {
     /// Looks at one line; what is no entry is passed over.
     pub fn line(&mut self, text: &str) -> Result<(), Fault> {
-        let Some(fields) = fields(text) else { return Ok(()) };
-        let entry = Entry::read(&fields)?;
-        let hash = fields.get("hash").ok_or(Fault::Broken("hash"))?;
-        let genuine = entry.hash() == *hash;
+        let Some(mut fields) = fields(text) else { return Ok(()) };
+        let entry = Entry::read(&mut fields)?;
+        let hash = fields.take("hash")?;
+        fields.end()?;
+        let genuine = entry.hash() == hash;
         let Entry { chain, sequence, previous, act } = entry;
         let known = self.chains.get(&chain);
         let before = known.cloned().unwrap_or_default();
@@ -180,8 +187,56 @@ impl Reader {
     }
 }
 
+/// The fields of a line as they stand there: a map would keep one of two of the same name.
+#[derive(Default)]
+struct Fields {
+    all: Vec<(String, String)>,
+    /// Whether others may stand beside them: who collects JSON adds some.
+    open: bool,
+}
+
+impl Fields {
+    fn take(&mut self, name: &'static str) -> Result<String, Fault> {
+        let at = self.all.iter().position(|(key, _)| key == name).ok_or(Fault::Broken(name))?;
+        let (key, value) = self.all.swap_remove(at);
+        if self.all.iter().any(|(key, _)| key == name) { Err(Fault::Added(key)) } else { Ok(value) }
+    }
+
+    /// Nothing more may be taken.
+    fn end(self) -> Result<(), Fault> {
+        let left = self.all.into_iter().next().filter(|_| !self.open);
+        left.map_or(Ok(()), |(key, _)| Err(Fault::Added(key)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields;
+
+            fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                to.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Fields { open: true, ..Fields::default() };
+                while let Some((key, value)) = map.next_entry()? {
+                    let value = match value {
+                        Value::String(text) => text,
+                        other => other.to_string(),
+                    };
+                    fields.all.push((key, value));
+                }
+                Ok(fields)
+            }
+        }
+        from.deserialize_map(Object)
+    }
+}
+
 /// What an entry says, if the line is one; whatever was put before it by who collected it.
-fn fields(line: &str) -> Option<BTreeMap<String, String>> {
+fn fields(line: &str) -> Option<Fields> {
     if let Some(fields) = line.find('{').and_then(|at| json(line.get(at..)?)) {
         return Some(fields);
     }
@@ -190,27 +245,26 @@ fn fields(line: &str) -> Option<BTreeMap<String, String>> {
     before.trim_end().ends_with('Z').then(|| pairs(rest))
 }
 
-fn json(text: &str) -> Option<BTreeMap<String, String>> {
-    let Value::Object(line) = serde_json::from_str(text).ok()? else { return None };
-    let told = |value: Value| match value {
-        Value::String(text) => text,
-        other => other.to_string(),
-    };
-    let fields: BTreeMap<_, _> = line.into_iter().map(|(key, value)| (key, told(value))).collect();
-    (fields.get("message").map(String::as_str) == Some(MESSAGE)).then_some(fields)
+fn json(text: &str) -> Option<Fields> {
+    let fields: Fields = serde_json::from_str(text).ok()?;
+    fields.all.iter().any(|(key, value)| key == "message" && value == MESSAGE).then_some(fields)
 }
 
-/// `a="b" c=1`, with the escapes of Rust's strings. Ends at what is not of this form.
-fn pairs(mut text: &str) -> BTreeMap<String, String> {
-    let mut fields = BTreeMap::new();
+/// `a="b" c=1`, with the escapes of Rust's strings. What is not of this form stands for itself.
+fn pairs(mut text: &str) -> Fields {
+    let mut fields = Fields::default();
     while let Some((key, rest)) = text.trim_start().split_once('=') {
         let value = match rest.strip_prefix('"') {
             Some(quoted) => unquoted(quoted),
             None => Some(rest.split_once(' ').map_or((rest.to_owned(), ""), |(value, rest)| (value.to_owned(), rest))),
         };
         let Some((value, rest)) = value else { break };
-        fields.insert(key.to_owned(), value);
+        fields.all.push((key.to_owned(), value));
         text = rest;
+    }
+    let left = text.trim();
+    if !left.is_empty() {
+        fields.all.push((left.to_owned(), String::new()));
     }
     fields
 }
@@ -348,6 +402,25 @@ mod tests {
             let found: Vec<_> = lines.iter().map(|line| reader.line(line)).collect();
             assert_eq!(found, [Ok(()), Err(Fault::Broken(field)), Err(Fault::Gap(2, 2))]);
         }
+    }
+
+    /// Else the last of two would be read, and people read the first.
+    #[test]
+    fn what_was_added_shows() {
+        let read = |text: &str| Reader::default().line(text);
+        let added = |name: &str| Err(Fault::Added(name.to_owned()));
+        let line = &record(1, 1)[0];
+        let (json, text) = (line.to_string(), plain(line));
+        for field in FIELDS.iter().chain(&["chain", "previous", "hash", "sequence"]) {
+            let twice = json.replacen('{', &format!("{{\"{field}\":\"other\","), 1);
+            assert_eq!(read(&twice), added(field));
+            let twice = text.replacen(" audit ", &format!(" audit {field}=\"other\" "), 1);
+            assert_eq!(read(&twice), added(field));
+        }
+        assert_eq!(read(&format!("{text} approved=\"yes\"")), added("approved"));
+        assert_eq!(read(&format!("{text} and approved")), added("and approved"));
+        assert_eq!(read(&format!("{text}\r")), Ok(()));
+        assert_eq!(read(&json.replacen('{', "{\"pod\":\"a\",", 1)), Ok(()), "by who collects them");
     }
 
     #[test]

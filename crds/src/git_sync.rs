@@ -3,20 +3,21 @@
 
 #![allow(clippy::struct_excessive_bools, reason = "switches that have nothing to do with each other")]
 
+mod source;
+mod status;
+
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::sync::{
-    history::{Counts, Trigger, UnderWay},
-    hook::HookRun,
-    inventory::Inventory,
-    notify::{Notified, Notify},
+pub use self::{
+    source::{GitReference, GitSource, Verify, VerifyMode, Webhook, WebhookType},
+    status::{GitSyncStatus, HistoryEntry, PendingPlan, Rollback},
 };
+use crate::sync::notify::Notify;
 
 /// Labels that mark what a `GitSync` applied. They make its objects easy to list and to watch; what is pruned is
 /// decided by the inventory.
@@ -102,6 +103,7 @@ pub struct GitSyncSpec {
     pub wait: bool,
     /// How objects fare of kinds that have words of their own for it, in CEL.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
     pub health_check_exprs: Vec<HealthCheckExpr>,
     /// How long a revision may take to become healthy, where anything waits for that.
     #[serde(default = "default_timeout")]
@@ -344,213 +346,11 @@ pub enum ValuesKind {
     Secret,
 }
 
-/// A Git repository.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct GitSource {
-    /// https, http, ssh or file.
-    #[x_kube(validation = Rule::new("self.matches('^(https?|ssh|file)://')").message("must begin with https://, http://, ssh:// or file://"))]
-    pub url: String,
-    /// Other places of the same repository, tried in their order while the first cannot be reached. What refuses the
-    /// credentials, or has something else to say, is not passed over.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub fallback_urls: Vec<String>,
-    /// What to follow.
-    #[serde(rename = "ref", default)]
-    pub reference: GitReference,
-    /// Secret in the GitSync's namespace. For https: username and password, or bearerToken; ca.crt, the authorities that
-    /// are trusted beside the usual ones; tls.crt and tls.key, a client certificate. For ssh: identity and known_hosts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<SecretReference>,
-    /// Secret in the GitSync's namespace with the address of an HTTP proxy, and its username and password if it wants
-    /// them. For https and http.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy_secret_ref: Option<SecretReference>,
-    /// Whose signatures a commit must bear to be applied. While the newest does not, the last one that did stays.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verify: Option<Verify>,
-    /// Lets the Git host say that something was pushed, by POST to /hook/NAMESPACE/NAME of this GitSync.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub webhook: Option<Webhook>,
-}
-
-/// What to follow. Where several are given, the last of them counts: branch, tag, semver, name, commit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct GitReference {
-    /// Branch name; main when nothing else is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branch: Option<String>,
-    /// Tag name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tag: Option<String>,
-    /// The tag with the highest version in a range, such as ">=1.0.0 <2.0.0", 1.x, ~1.2 or ^1. Pre-releases count only
-    /// for a range that names one, such as ">=1.0.0-0".
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub semver: Option<String>,
-    /// Any reference by its full name, such as refs/pull/420/head.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Id of a commit. Hosts that do not hand out commits by their ids need the branch that it is on, too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub commit: Option<String>,
-}
-
-/// See [`GitSource::verify`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Verify {
-    /// What must be signed.
-    #[serde(default)]
-    pub mode: VerifyMode,
-    /// Whether every commit since the last applied one must be signed too, and not the newest alone: else whoever may
-    /// push has somebody's next signed commit carry theirs along. A switch beside the mode, because it goes with each.
-    /// What is fetched then is as deep as that range. Before the first commit is applied there is none.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub range: bool,
-    /// Secret in the GitSync's namespace with the public keys of those who may sign: OpenPGP keys in entries that end in
-    /// .asc, SSH keys, one a line, in entries that end in .sshpub or .pub or are named allowed_signers.
-    pub secret_ref: SecretReference,
-}
-
-/// See [`Verify::mode`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum VerifyMode {
-    /// The commit.
-    #[default]
-    #[serde(rename = "HEAD", alias = "head")]
-    Head,
-    /// The tag that leads to it, which must be an annotated one.
-    Tag,
-    /// Both.
-    #[serde(rename = "TagAndHEAD")]
-    TagAndHead,
-}
-
-/// See [`GitSource::webhook`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Webhook {
-    /// How the host shows that it knows the token.
-    #[serde(rename = "type", default)]
-    pub kind: WebhookType,
-    /// Secret in the GitSync's namespace; its entry token is what the host was given too.
-    pub secret_ref: SecretReference,
-}
-
-/// See [`Webhook::kind`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum WebhookType {
-    /// X-Hub-Signature-256: sha256=HMAC of the body.
-    GitHub,
-    /// X-Gitlab-Token: the token itself.
-    GitLab,
-    /// X-Gitea-Signature: HMAC of the body. Forgejo's too.
-    Gitea,
-    /// X-Signature: sha256=HMAC of the body.
-    #[default]
-    Generic,
-}
-
 /// A Secret by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct SecretReference {
     /// Its name.
     pub name: String,
-}
-
-/// What the controller saw and did.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct GitSyncStatus {
-    /// Ready, and Reconciling or Stalled where they hold, as kstatus reads them; Healthy and Drifted; SourceVerified and
-    /// FallbackInUse where the source asks for it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// The generation that was last handled.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// The commit that was last tried, as main@sha1:commit, v1.0.0@sha1:commit, refs/…@sha1:commit or sha1:commit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_attempted_revision: Option<String>,
-    /// The commit that was last applied whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_applied_revision: Option<String>,
-    /// The value of the request annotation that was last served.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_handled_reconcile_at: Option<String>,
-    /// What would be done, and waits to be allowed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plan: Option<PendingPlan>,
-    /// What the annotation gitsync.signet.dev/rollback came to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rollback: Option<Rollback>,
-    /// How far the hooks of a revision that is being applied have come.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hooks: Option<HookRun>,
-    /// The revision that is being applied, until it is applied whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub under_way: Option<UnderWay>,
-    /// The last revisions that were applied whole, the newest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub history: Vec<HistoryEntry>,
-    /// Address of the API server that the objects of the inventory are in, where spec.kubeConfig led there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster: Option<String>,
-    /// What those in spec.notify were told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub notified: Option<Notified>,
-    /// What is in the cluster because of this GitSync. Written before anything is applied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inventory: Option<Inventory>,
-}
-
-/// See [`GitSyncStatus::plan`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct PendingPlan {
-    /// To be given back in the annotation gitsync.signet.dev/approve.
-    pub digest: String,
-    /// One line an object; of a long plan the first.
-    pub steps: Vec<String>,
-}
-
-/// See [`GitSyncStatus::rollback`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Rollback {
-    /// The annotation's value.
-    pub asked: String,
-    /// What it means, and what is applied while the newest revision is that below.
-    pub revision: String,
-    /// The newest revision when it was asked for.
-    pub newest: String,
-}
-
-/// See [`GitSyncStatus::history`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct HistoryEntry {
-    /// As branch@sha1:commit.
-    pub revision: String,
-    /// Of what it asked for: the same again needs nobody's leave.
-    pub digest: String,
-    /// When it was applied whole.
-    pub applied_at: Time,
-    /// Who wrote the commit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub author: Option<String>,
-    /// How its message begins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-    /// What had it applied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trigger: Option<Trigger>,
-    /// From then until it was applied whole, such as 1.250s; what it waited for is part of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duration: Option<String>,
-    /// What was done to its objects. Drift that was healed meanwhile does not count, nor does what the controller did in
-    /// the moment before it was killed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub counts: Option<Counts>,
 }
 
 /// A time that is no duration.
@@ -559,21 +359,6 @@ pub struct HistoryEntry {
 pub struct BadDuration {
     field: &'static str,
     text: String,
-}
-
-impl HistoryEntry {
-    /// With nothing that is known of it beside.
-    pub fn new(revision: String, digest: String, applied_at: Time) -> Self {
-        let (author, subject, trigger, duration, counts) = (None, None, None, None, None);
-        Self { revision, digest, applied_at, author, subject, trigger, duration, counts }
-    }
-}
-
-impl GitSource {
-    /// Whether both follow the same thing, however they get to it.
-    pub fn follows_same(&self, other: &Self) -> bool {
-        (&self.url, &self.reference) == (&other.url, &other.reference)
-    }
 }
 
 impl GitSyncSpec {

@@ -119,6 +119,8 @@ pub struct Key {
     pub mark: Mark,
     /// By this time keys are ordered.
     pub born: Timestamp,
+    /// Since when it is there. Where the clock was ahead its certificate begins later.
+    pub made: Timestamp,
     /// Start of its certificate's validity.
     pub not_before: Timestamp,
     /// End of its certificate's validity.
@@ -228,8 +230,8 @@ impl Keys {
         if policy.period.is_zero() {
             return Rotation::Keep { until: None };
         }
-        let old = newest.born.checked_add(policy.period).unwrap_or(Timestamp::MAX);
-        let least = newest.born.checked_add(LEAST).unwrap_or(Timestamp::MAX);
+        let old = newest.made.checked_add(policy.period).unwrap_or(Timestamp::MAX);
+        let least = newest.made.checked_add(LEAST).unwrap_or(Timestamp::MAX);
         let until = old.min(newest.early()).max(least);
         if until <= now { Rotation::Mint } else { Rotation::Keep { until: Some(until) } }
     }
@@ -295,6 +297,7 @@ mod tests {
             fingerprint: serde_json::from_value(json!(format!("SHA256:{name}"))).unwrap(),
             mark,
             born: at(born),
+            made: at(born),
             not_before: at(born),
             not_after: at(born + TEN_YEARS),
             replace: false,
@@ -374,6 +377,8 @@ mod tests {
         assert_eq!(active(0).due(NEVER, None, end), Rotation::Keep { until: None });
         let behind = Rotation::Keep { until: Some(at(1000) + MONTH.period) };
         assert_eq!(active(1000).due(MONTH, None, at(0)), behind, "a clock that runs behind makes no key");
+        let ahead = keys([Key { made: at(0), ..key("a", TEN_YEARS, Mark::Active) }]);
+        assert_eq!(ahead.due(MONTH, None, at(1)), Rotation::Keep { until: Some(end) }, "nor one that ran ahead none");
         let beyond = Policy { period: SignedDuration::MAX, ..MONTH };
         let end = active(0).newest().unwrap().early();
         assert_eq!(active(0).due(beyond, None, at(0)), Rotation::Keep { until: Some(end) }, "a period beyond all time");

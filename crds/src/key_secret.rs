@@ -69,11 +69,13 @@ pub fn read(secret: &Secret, order: KeyOrder) -> Result<RingKey, KeySecretError>
 pub fn describe(secret: &Secret, mark: Mark, order: KeyOrder) -> Result<Key, KeySecretError> {
     let certificate = Certificate::from_pem(&text(secret, "tls.crt")?)
         .map_err(|source| KeySecretError::Unusable { entry: "tls.crt", source })?;
+    let born = born(secret, &certificate, order);
     Ok(Key {
         name: secret.name_any(),
         fingerprint: certificate.fingerprint().clone(),
         mark,
-        born: born(secret, &certificate, order),
+        born,
+        made: secret.creation_timestamp().map_or(born, |time| time.0.min(born)),
         not_before: certificate.not_before(),
         not_after: certificate.not_after(),
         replace: key_life::asks_to_be_replaced(&secret.metadata),

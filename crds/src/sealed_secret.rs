@@ -131,7 +131,14 @@ pub struct SealedSecretCondition {
 impl SealedSecret {
     /// The condition `Synced`, if the controller has spoken yet.
     pub fn synced(&self) -> Option<&SealedSecretCondition> {
-        self.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == SYNCED)
+        self.status.as_ref()?.synced()
+    }
+}
+
+impl SealedSecretStatus {
+    /// The condition `Synced`.
+    pub fn synced(&self) -> Option<&SealedSecretCondition> {
+        self.conditions.iter().find(|condition| condition.type_ == SYNCED)
     }
 }
 

@@ -33,6 +33,7 @@ mod functions;
 mod lexer;
 mod literal;
 mod parser;
+mod strconv;
 mod value;
 
 #[cfg(test)]

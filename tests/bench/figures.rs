@@ -10,7 +10,7 @@ use harness::tools::Tool;
 use crate::{
     follow,
     load::{Keys, SealedWith, Stage, requests},
-    offline, say,
+    offline, phase, say,
     subject::{Kind, Limits, Subject},
     table::Row,
     timing,
@@ -133,15 +133,18 @@ struct Opened {
 }
 
 async fn open(stage: &Stage, count: usize, kind: Kind, limits: Limits) -> Result<(Subject, Opened)> {
-    say(format!("{kind:?} opens {count}"));
-    let before = requests(&stage.client, &["secrets", "sealedsecrets", "events"]).await?;
-    let synced = stage.synced(stage.count());
-    let subject = Subject::start(kind, &stage.cluster, limits).await?;
-    let took = synced.await?? - subject.since;
-    subject.idle().await?;
-    let requests = (requests(&stage.client, &["secrets", "sealedsecrets", "events"]).await? - before) / number(count);
-    let opened = Opened { took, cpu: subject.cpu()?, requests, peak: subject.peak()? };
-    Ok((subject, opened))
+    phase(&stage.cluster, format!("{kind:?} opens {count}"), async {
+        let asked = async || requests(&stage.client, &["secrets", "sealedsecrets", "events"]).await;
+        let before = asked().await?;
+        let synced = stage.synced(stage.count());
+        let subject = Subject::start(kind, &stage.cluster, limits).await?;
+        let took = synced.await?? - subject.since;
+        subject.idle().await?;
+        let requests = (asked().await? - before) / number(count);
+        let opened = Opened { took, cpu: subject.cpu()?, requests, peak: subject.peak()? };
+        Ok((subject, opened))
+    })
+    .await
 }
 
 /// The same writes by a bare client, at its best.
@@ -150,8 +153,8 @@ async fn floor(count: usize, keys: &Keys) -> Result<(Duration, String)> {
     stage.seal(count, keys, SealedWith::Newest).await?;
     let mut best = (Duration::MAX, 0);
     for (round, concurrency) in CONCURRENCY.into_iter().enumerate() {
-        say(format!("the floor of {count} with {concurrency} at once"));
-        best = best.min((stage.floor(round, concurrency).await?, concurrency));
+        let what = format!("the floor of {count} with {concurrency} at once");
+        best = best.min((phase(&stage.cluster, what, stage.floor(round, concurrency)).await?, concurrency));
     }
     let (took, concurrency) = best;
     Ok((took, format!("{}, {concurrency} at once", seconds(took))))
@@ -243,9 +246,7 @@ async fn live(plan: &Plan, keys: &Keys, kind: Kind) -> Result<Life> {
 
     let (mut restarted, mut operations, mut peak_restarted) = (Duration::ZERO, None, 0);
     if plan.wants(&[Figure::Restart, Figure::Memory]) {
-        say(format!("{kind:?} starts with {count} in place"));
-        let subject = Subject::start(kind, &stage.cluster, Limits::Lifted).await?;
-        subject.idle().await?;
+        let subject = started(&stage, kind, format!("{kind:?} starts with {count} in place")).await?;
         (restarted, peak_restarted) = (subject.cpu()?, subject.peak()?);
         operations = if kind == Kind::Signet { Some(subject.rsa_operations().await?) } else { None };
         subject.end().await?;
@@ -254,23 +255,32 @@ async fn live(plan: &Plan, keys: &Keys, kind: Kind) -> Result<Life> {
         if plan.wants(&[Figure::New]) { new_one(&mut stage, keys, kind).await? } else { Duration::ZERO };
     let mut peak_beside_foreign = 0;
     if plan.wants(&[Figure::Memory]) {
-        say(format!("{kind:?} starts beside {FOREIGN_MEBIBYTES} MiB of foreign Secrets"));
         stage.foreign(FOREIGN_MEBIBYTES).await?;
-        let subject = Subject::start(kind, &stage.cluster, Limits::Lifted).await?;
-        subject.idle().await?;
+        let what = format!("{kind:?} starts beside {FOREIGN_MEBIBYTES} MiB of foreign Secrets");
+        let subject = started(&stage, kind, what).await?;
         peak_beside_foreign = subject.peak()?;
         subject.end().await?;
     }
     Ok(Life { opened, restarted, operations, peak_restarted, new_alone, new_beside_all, peak_beside_foreign })
 }
 
+/// A controller that has found everything in place.
+async fn started(stage: &Stage, kind: Kind, what: String) -> Result<Subject> {
+    phase(&stage.cluster, what, async {
+        let subject = Subject::start(kind, &stage.cluster, Limits::Lifted).await?;
+        subject.idle().await?;
+        Ok(subject)
+    })
+    .await
+}
+
 /// How long a SealedSecret takes that is made while the controller starts, from that start on.
 async fn new_one(stage: &mut Stage, keys: &Keys, kind: Kind) -> Result<Duration> {
-    say(format!("{kind:?} starts with {} in place, and gets a new one", stage.count()));
+    let what = format!("{kind:?} starts with {} in place, and gets a new one", stage.count());
     let synced = stage.synced(stage.count() + 1);
-    let subject = Subject::start(kind, &stage.cluster, Limits::Lifted).await?;
+    let subject = phase(&stage.cluster, what, Subject::start(kind, &stage.cluster, Limits::Lifted)).await?;
     stage.seal(1, keys, SealedWith::Newest).await?;
-    let took = synced.await?? - subject.since;
+    let took = phase(&stage.cluster, "the new one becomes a Secret", async { synced.await? }).await? - subject.since;
     subject.end().await?;
     Ok(took)
 }
@@ -279,9 +289,7 @@ async fn large_restart(count: usize, keys: &Keys, of_a_tenth: Duration) -> Resul
     let mut stage = Stage::set(keys, 1).await?;
     stage.seal(count, keys, SealedWith::Newest).await?;
     open(&stage, count, Kind::Signet, Limits::Lifted).await?.0.end().await?;
-    say(format!("Signet starts with {count} in place"));
-    let subject = Subject::start(Kind::Signet, &stage.cluster, Limits::Lifted).await?;
-    subject.idle().await?;
+    let subject = started(&stage, Kind::Signet, format!("Signet starts with {count} in place")).await?;
     let (cpu, operations) = (subject.cpu()?, subject.rsa_operations().await?);
     Ok(Row {
         work: format!("start with {count} in place"),

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use crate::{
     figures::{CONCURRENCY, mebibytes, seconds, times},
     load::{requests, when},
-    say,
+    phase, say,
     subject::{Kind, Limits, Subject},
     table::Row,
 };
@@ -57,18 +57,25 @@ struct Stage {
 impl Stage {
     async fn set() -> Result<Self> {
         let cluster = Cluster::start().await?;
-        cluster.deploy().await?;
-        let client = cluster.admin().await?;
-        apply_namespace(&client, HOME.to_owned()).await?;
+        let client = phase(&cluster, "a new cluster", async {
+            cluster.deploy().await?;
+            let client = cluster.admin().await?;
+            apply_namespace(&client, HOME.to_owned()).await?;
+            Ok(client)
+        })
+        .await?;
         let git = GitServer::start()?;
         let repository = git.create("bench").await?;
         Ok(Self { cluster, client, repository, _git: git })
     }
 
     async fn start(&self) -> Result<Subject> {
-        let subject = Subject::start(Kind::Signet, &self.cluster, Limits::Lifted).await?;
-        subject.idle().await?;
-        Ok(subject)
+        phase(&self.cluster, "the controller starts", async {
+            let subject = Subject::start(Kind::Signet, &self.cluster, Limits::Lifted).await?;
+            subject.idle().await?;
+            Ok(subject)
+        })
+        .await
     }
 
     fn syncs(&self) -> Api<GitSync> {
@@ -126,63 +133,26 @@ impl Stage {
 /// One sync of 1,010 objects: first, again, after a commit, after an edit.
 pub async fn one_sync() -> Result<Vec<Row>> {
     let stage = Stage::set().await?;
-    let (floor, at_floor) = floor(&stage.client).await?;
+    let (floor, at_floor) = floor(&stage).await?;
     for (path, content) in files("app") {
         stage.repository.write(&path, content)?;
     }
     let commit = stage.repository.commit("everything").await?;
     let subject = stage.start().await?;
 
-    say(format!("a first sync of {OBJECTS} objects"));
-    let (before, applied) = (subject.cpu()?, stage.applied(&commit, 1));
-    let since = Instant::now();
-    stage.follow([("app".to_owned(), String::new(), None)]).await?;
-    let first = applied.await?? - since;
-    subject.idle().await?;
-    let first_cpu = subject.cpu_since(before)?;
-
-    say("a commit that changes one object");
-    let mut changed = Vec::new();
-    for round in 0..ROUNDS {
-        let value = format!("changed {round}");
-        stage.repository.write("f00.yaml", file("app", 0, &value))?;
-        stage.repository.commit(&value).await?;
-        let holds = stage.holds("app-0", "map-0-0", &value);
+    let (first, first_cpu) = phase(&stage.cluster, format!("a first sync of {OBJECTS} objects"), async {
+        let (before, applied) = (subject.cpu()?, stage.applied(&commit, 1));
         let since = Instant::now();
-        stage.look(["app".to_owned()], &value).await?;
-        changed.push(holds.await?? - since);
+        stage.follow([("app".to_owned(), String::new(), None)]).await?;
+        let first = applied.await?? - since;
         subject.idle().await?;
-    }
-
-    say("an edit that is not in Git");
-    let maps: Api<ConfigMap> = Api::namespaced(stage.client.clone(), "app-1");
-    let mut healed = Vec::new();
-    for _ in 0..ROUNDS {
-        let mut was_edited = false;
-        let heals = when(maps.clone(), 1, move |map: &ConfigMap| {
-            let edited = map.name_any() == "map-10-0" && value(map) == Some("edited");
-            was_edited |= edited;
-            was_edited && map.name_any() == "map-10-0" && !edited
-        });
-        let edit = json!({"data": {"value": "edited"}});
-        let since = Instant::now();
-        maps.patch("map-10-0", &PatchParams::default(), &Patch::Merge(edit)).await?;
-        healed.push(heals.await?? - since);
-        subject.idle().await?;
-    }
-
-    say("looks at a Git that has nothing new");
-    let often = json!({"spec": {"interval": "1s"}});
-    stage.syncs().patch("app", &PatchParams::default(), &Patch::Merge(often)).await?;
-    let fetches = async || subject.metric("sealed_secrets_controller_git_sync_fetches_total").await;
-    let (before, patience) = (fetches().await?, PATIENCE);
-    eventually("a look at Git", patience, || async { Ok((fetches().await? > before).then_some(())) }).await?;
-    // From here on it is left alone: to be asked for its metrics costs it something, too.
-    let (from, cpu) = (fetches().await?, subject.cpu()?);
-    let asked = requests(&stage.client, ABOUT_SYNCS).await?;
-    tokio::time::sleep(LOOKING).await;
-    let (idle_cpu, looks) = (subject.cpu_since(cpu)?, fetches().await? - from);
-    let (idle_cpu, calls) = (idle_cpu.div_f64(looks), requests(&stage.client, ABOUT_SYNCS).await? - asked);
+        Ok((first, subject.cpu_since(before)?))
+    })
+    .await?;
+    let changed = phase(&stage.cluster, "a commit that changes one object", changes(&stage, &subject)).await?;
+    let healed = phase(&stage.cluster, "an edit that is not in Git", edits(&stage, &subject)).await?;
+    let what = "looks at a Git that has nothing new";
+    let (idle_cpu, calls) = phase(&stage.cluster, what, looks(&stage, &subject)).await?;
     let peak = subject.peak()?;
     subject.end().await?;
     let row = |work: String, to_reach, signet: String| Row { work, to_reach, signet, ..Row::default() };
@@ -206,6 +176,57 @@ pub async fn one_sync() -> Result<Vec<Row>> {
     ])
 }
 
+/// How long each of some commits took from being asked for to being applied.
+async fn changes(stage: &Stage, subject: &Subject) -> Result<Vec<Duration>> {
+    let mut changed = Vec::new();
+    for round in 0..ROUNDS {
+        let value = format!("changed {round}");
+        stage.repository.write("f00.yaml", file("app", 0, &value))?;
+        stage.repository.commit(&value).await?;
+        let holds = stage.holds("app-0", "map-0-0", &value);
+        let since = Instant::now();
+        stage.look(["app".to_owned()], &value).await?;
+        changed.push(holds.await?? - since);
+        subject.idle().await?;
+    }
+    Ok(changed)
+}
+
+/// How long each of some edits lasted.
+async fn edits(stage: &Stage, subject: &Subject) -> Result<Vec<Duration>> {
+    let maps: Api<ConfigMap> = Api::namespaced(stage.client.clone(), "app-1");
+    let mut healed = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut was_edited = false;
+        let heals = when(maps.clone(), 1, move |map: &ConfigMap| {
+            let edited = map.name_any() == "map-10-0" && value(map) == Some("edited");
+            was_edited |= edited;
+            was_edited && map.name_any() == "map-10-0" && !edited
+        });
+        let edit = json!({"data": {"value": "edited"}});
+        let since = Instant::now();
+        maps.patch("map-10-0", &PatchParams::default(), &Patch::Merge(edit)).await?;
+        healed.push(heals.await?? - since);
+        subject.idle().await?;
+    }
+    Ok(healed)
+}
+
+/// What one look at a Git without news costs: processor time, and calls in all.
+async fn looks(stage: &Stage, subject: &Subject) -> Result<(Duration, f64)> {
+    let often = json!({"spec": {"interval": "1s"}});
+    stage.syncs().patch("app", &PatchParams::default(), &Patch::Merge(often)).await?;
+    let fetches = async || subject.metric("sealed_secrets_controller_git_sync_fetches_total").await;
+    let (before, patience) = (fetches().await?, PATIENCE);
+    eventually("a look at Git", patience, || async { Ok((fetches().await? > before).then_some(())) }).await?;
+    // From here on it is left alone: to be asked for its metrics costs it something, too.
+    let (from, cpu) = (fetches().await?, subject.cpu()?);
+    let asked = requests(&stage.client, ABOUT_SYNCS).await?;
+    tokio::time::sleep(LOOKING).await;
+    let (cpu, looks) = (subject.cpu_since(cpu)?, fetches().await? - from);
+    Ok((cpu.div_f64(looks), requests(&stage.client, ABOUT_SYNCS).await? - asked))
+}
+
 /// Many GitSyncs of one large repository, and a commit that is about one of them.
 pub async fn monorepo() -> Result<Row> {
     let stage = Stage::set().await?;
@@ -221,21 +242,27 @@ pub async fn monorepo() -> Result<Row> {
     }
     let first = stage.repository.commit("everything").await?;
     let subject = stage.start().await?;
-    let applied = stage.applied(&first, SHARING);
-    stage.follow((0..SHARING).map(|number| (format!("app-{number}"), folder(number), None))).await?;
-    applied.await??;
-    subject.idle().await?;
+    phase(&stage.cluster, format!("a first sync of {SHARING} GitSyncs"), async {
+        let applied = stage.applied(&first, SHARING);
+        stage.follow((0..SHARING).map(|number| (format!("app-{number}"), folder(number), None))).await?;
+        applied.await??;
+        subject.idle().await
+    })
+    .await?;
 
-    say("a commit about one of them");
     let renders = async || subject.metric("sealed_secrets_controller_git_sync_renders_total").await;
     let (rendered, cpu) = (renders().await?, subject.cpu()?);
     stage.repository.write(&format!("{}/map.yaml", folder(7)), map(HOME, "map-7", "second"))?;
     let second = stage.repository.commit("one of them").await?;
-    let (holds, applied) = (stage.holds(HOME, "map-7", "second"), stage.applied(&second, SHARING));
-    let since = Instant::now();
-    stage.look((0..SHARING).map(|number| format!("app-{number}")), "second").await?;
-    let (changed, all) = (holds.await?? - since, applied.await?? - since);
-    subject.idle().await?;
+    let (changed, all) = phase(&stage.cluster, "a commit about one of them", async {
+        let (holds, applied) = (stage.holds(HOME, "map-7", "second"), stage.applied(&second, SHARING));
+        let since = Instant::now();
+        stage.look((0..SHARING).map(|number| format!("app-{number}")), "second").await?;
+        let took = (holds.await?? - since, applied.await?? - since);
+        subject.idle().await?;
+        Ok(took)
+    })
+    .await?;
     let row = Row {
         work: format!("{SHARING} GitSyncs on {SHARED_FILES} files, one file changed"),
         to_reach: "2 s, 1 render",
@@ -257,17 +284,21 @@ pub async fn monorepo() -> Result<Row> {
 pub async fn many() -> Result<Row> {
     let stage = Stage::set().await?;
     let target = |number: usize| format!("many-{number}");
-    at_once(SETTING, (0..KUSTOMIZED).map(|number| apply_namespace(&stage.client, target(number)))).await?;
+    let namespaces = (0..KUSTOMIZED).map(|number| apply_namespace(&stage.client, target(number)));
+    phase(&stage.cluster, format!("{KUSTOMIZED} namespaces"), at_once(SETTING, namespaces)).await?;
     for (name, content) in KUSTOMIZATION {
         stage.repository.write(name, content)?;
     }
     let commit = stage.repository.commit("an application").await?;
     let subject = stage.start().await?;
-    say(format!("{KUSTOMIZED} GitSyncs that Kustomize renders"));
-    let (cpu, applied) = (subject.cpu()?, stage.applied(&commit, KUSTOMIZED));
-    let since = Instant::now();
-    stage.follow((0..KUSTOMIZED).map(|number| (target(number), String::new(), Some(target(number))))).await?;
-    let took = applied.await?? - since;
+    let cpu = subject.cpu()?;
+    let took = phase(&stage.cluster, format!("{KUSTOMIZED} GitSyncs that Kustomize renders"), async {
+        let applied = stage.applied(&commit, KUSTOMIZED);
+        let since = Instant::now();
+        stage.follow((0..KUSTOMIZED).map(|number| (target(number), String::new(), Some(target(number))))).await?;
+        Ok(applied.await?? - since)
+    })
+    .await?;
     let row = Row {
         work: format!("{KUSTOMIZED} GitSyncs of 4 objects by Kustomize to ready"),
         to_reach: "reported",
@@ -344,26 +375,33 @@ fn value(map: &ConfigMap) -> Option<&str> {
 }
 
 /// The floor: the same objects applied by so many clients at once that do nothing else, namespaces first; the best.
-async fn floor(client: &Client) -> Result<(Duration, String)> {
+async fn floor(stage: &Stage) -> Result<(Duration, String)> {
     let mut best = (Duration::MAX, 0);
     for (round, concurrency) in CONCURRENCY.into_iter().enumerate() {
-        say(format!("the floor of {OBJECTS} with {concurrency} at once"));
-        let since = Instant::now();
-        let home = |number: usize| format!("floor{round}-{number}");
-        at_once(concurrency, (0..NAMESPACES).map(|number| apply_namespace(client, home(number)))).await?;
-        let maps = (0..FILES * IN_A_FILE).map(|number| {
-            let (client, home, name) = (client.clone(), home(number % NAMESPACES), format!("map-{number}"));
-            async move {
-                let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": "first"}});
-                let api: Api<ConfigMap> = Api::namespaced(client, &home);
-                api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)).await?;
-                anyhow::Ok(())
-            }
-        });
-        at_once(concurrency, maps).await?;
-        best = best.min((since.elapsed(), concurrency));
+        let what = format!("the floor of {OBJECTS} with {concurrency} at once");
+        let took = phase(&stage.cluster, what, apply_all(&stage.client, round, concurrency)).await?;
+        best = best.min((took, concurrency));
     }
     Ok((best.0, format!("{}, {} at once", seconds(best.0), best.1)))
+}
+
+/// How long all of it takes that way.
+async fn apply_all(client: &Client, round: usize, concurrency: usize) -> Result<Duration> {
+    let since = Instant::now();
+    let home = |number: usize| format!("floor{round}-{number}");
+    at_once(concurrency, (0..NAMESPACES).map(|number| apply_namespace(client, home(number)))).await?;
+    let maps = (0..FILES * IN_A_FILE).map(|number| {
+        let (client, home, name) = (client.clone(), home(number % NAMESPACES), format!("map-{number}"));
+        async move {
+            let body =
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": "first"}});
+            let api: Api<ConfigMap> = Api::namespaced(client, &home);
+            api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)).await?;
+            anyhow::Ok(())
+        }
+    });
+    at_once(concurrency, maps).await?;
+    Ok(since.elapsed())
 }
 
 async fn apply_namespace(client: &Client, name: String) -> Result<()> {

@@ -32,6 +32,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
+use crate::phase;
+
 /// Writes at once while the stage is set, which nobody times.
 const SETTING: usize = 16;
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -95,14 +97,17 @@ impl Stage {
     /// `deploy/` on a new cluster, with the newest `count` of the keys.
     pub async fn set(keys: &Keys, count: usize) -> Result<Self> {
         let cluster = Cluster::start().await?;
-        cluster.deploy().await?;
-        let client = cluster.admin().await?;
-        let namespace = cluster.namespace("bench").await?;
-        let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
-        for (number, (minted, _)) in keys.0.iter().rev().take(count).rev().enumerate() {
-            let secret = key_secret::write(minted, "kube-system", &format!("{}{number}", key_secret::DEFAULT_PREFIX));
-            secrets.create(&PostParams::default(), &secret).await?;
-        }
+        let (client, namespace) = phase(&cluster, format!("a new cluster with keys: {count}"), async {
+            cluster.deploy().await?;
+            let client = cluster.admin().await?;
+            let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
+            for (number, (minted, _)) in keys.0.iter().rev().take(count).rev().enumerate() {
+                let name = format!("{}{number}", key_secret::DEFAULT_PREFIX);
+                secrets.create(&PostParams::default(), &key_secret::write(minted, "kube-system", &name)).await?;
+            }
+            Ok((client, cluster.namespace("bench").await?))
+        })
+        .await?;
         Ok(Self { cluster, client, namespace, made: 0 })
     }
 
@@ -133,8 +138,8 @@ impl Stage {
                 anyhow::Ok(())
             }
         });
-        stream::iter(creating).buffer_unordered(SETTING).try_collect::<Vec<_>>().await?;
-        Ok(())
+        let creating = stream::iter(creating).buffer_unordered(SETTING).try_collect();
+        phase(&self.cluster, format!("SealedSecrets are put in place: {count}"), creating).await
     }
 
     /// Puts Secrets of somebody else in place, so many times 1 MiB in all.
@@ -150,8 +155,8 @@ impl Stage {
                 anyhow::Ok(())
             }
         });
-        stream::iter(creating).buffer_unordered(4).try_collect::<Vec<_>>().await?;
-        Ok(())
+        let creating = stream::iter(creating).buffer_unordered(4).try_collect();
+        phase(&self.cluster, format!("{mebibytes} MiB of foreign Secrets are put in place"), creating).await
     }
 
     /// Waits, from now on, until so many SealedSecrets are synced; the answer is when.

@@ -13,11 +13,17 @@ mod table;
 mod timing;
 mod usage;
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::Parser;
 use console::Term;
+use harness::Cluster;
 
 use crate::figures::Figure;
+
+/// For one phase: a wait in it ends sooner, and says more.
+const PATIENCE: Duration = Duration::from_mins(11);
 
 /// Measures Signet, upstream's Sealed Secrets and the bare API server at the same work on this machine. Takes about
 /// twelve minutes, most of them for upstream, on an otherwise idle machine with two cores.
@@ -47,6 +53,19 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let rows = runtime.block_on(figures::measure(&plan))?;
     table::print(&Term::stdout(), &rows)
+}
+
+/// Says what is being done, and does it within bounds: a server that died or hangs ends the run with an error.
+fn phase<T>(
+    cluster: &Cluster,
+    what: impl std::fmt::Display,
+    work: impl Future<Output = Result<T>>,
+) -> impl Future<Output = Result<T>> {
+    let (what, work) = (what.to_string(), Box::pin(work));
+    async move {
+        say(&what);
+        cluster.phase(&what, PATIENCE, work).await
+    }
 }
 
 /// Says on stderr what is being done: the table on stdout comes at the end.

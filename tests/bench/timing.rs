@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     figures::seconds,
     load::{Keys, Stage},
-    say,
+    phase,
     table::Row,
 };
 
@@ -21,14 +21,30 @@ const ROUNDS: usize = 400;
 /// The slowest part is left out: it is the machine's.
 const COUNTED: usize = ROUNDS * 9 / 10;
 
-/// Asks in an order that chance makes, so that what changes in between changes for all.
+/// How the refusals of each kind compare with the first.
 pub async fn measure(keys: &Keys) -> Result<Vec<Row>> {
-    say(format!("{ROUNDS} requests of each kind that do not open"));
     let stage = Stage::set(keys, 1).await?;
+    let kinds = kinds(keys)?;
+    let what = format!("{ROUNDS} requests of each kind that do not open");
+    let times = phase(&stage.cluster, what, ask(&stage, &kinds)).await?;
+    let counted: Vec<Sample> = times.into_iter().map(Sample::of).collect();
+    let first = counted.first().context("kinds")?;
+    let row = |((kind, _), sample): (&(&str, String), &Sample)| Row {
+        work: format!("verify refuses: {kind}"),
+        ratio: format!("t = {:.1}", sample.welch(first)),
+        to_reach: "|t| < 4.5",
+        signet: format!("{} median", seconds_fine(sample.median)),
+        ..Row::default()
+    };
+    Ok(kinds.iter().zip(&counted).map(row).collect())
+}
+
+/// How long each answer to each kind took. Asks in an order that chance makes, so that what changes in between changes
+/// for all.
+async fn ask(stage: &Stage, kinds: &[(&'static str, String)]) -> Result<Vec<Vec<Duration>>> {
     let flags = ["--rate-limit=100000", "--rate-limit-burst=100000"].map(str::to_owned).to_vec();
     let options = ControllerOptions { args: flags, ..ControllerOptions::default() };
     let controller = Controller::start_with(&stage.cluster, options).await?;
-    let kinds = kinds(keys)?;
     let http = reqwest::Client::builder().no_proxy().build()?;
     let url = controller.url("/v1/verify");
     let mut times = vec![Vec::with_capacity(ROUNDS); kinds.len()];
@@ -45,16 +61,7 @@ pub async fn measure(keys: &Keys) -> Result<Vec<Row>> {
             ensure!(code == 409, "{} was answered with {code}", kinds[kind].0);
         }
     }
-    let counted: Vec<Sample> = times.into_iter().map(Sample::of).collect();
-    let first = counted.first().context("kinds")?;
-    let row = |((kind, _), sample): (&(&str, String), &Sample)| Row {
-        work: format!("verify refuses: {kind}"),
-        ratio: format!("t = {:.1}", sample.welch(first)),
-        to_reach: "|t| < 4.5",
-        signet: format!("{} median", seconds_fine(sample.median)),
-        ..Row::default()
-    };
-    Ok(kinds.iter().zip(&counted).map(row).collect())
+    Ok(times)
 }
 
 /// Objects that do not open, and why; the first is what the others are compared with.

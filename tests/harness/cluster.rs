@@ -27,6 +27,7 @@ use tokio::sync::OnceCell;
 use crate::{
     control_plane::{self, ControlPlane, Server},
     kubeconfig::{self, Credentials, render},
+    process::Signal,
     proxy::Proxy,
     scratch::Scratch,
     wait::eventually,
@@ -113,7 +114,7 @@ impl Cluster {
             Ok(Some(()))
         };
         eventually("the API server to be ready", START, || async {
-            match self.control_plane.ensure_running().await {
+            match self.ensure_running().await {
                 Ok(()) => Ok(ready().await?.map(Ok)),
                 Err(ended) => Ok(Some(Err(ended))),
             }
@@ -178,6 +179,11 @@ impl Cluster {
         self.control_plane.stop(server).await
     }
 
+    /// Any other signal, such as `Signal::STOP` for one that takes every connection and answers none.
+    pub async fn signal(&self, server: Server, signal: Signal) -> Result<()> {
+        self.control_plane.signal(server, signal).await
+    }
+
     /// Has it back, with its data, on the same address, and waits until all of it is ready.
     pub async fn resume(&self, server: Server) -> Result<()> {
         self.control_plane.resume(server).await?;
@@ -192,6 +198,11 @@ impl Cluster {
     /// The process id of the API server.
     pub async fn api_server_id(&self) -> u32 {
         self.control_plane.api_server_id().await
+    }
+
+    /// An error with the end of its log when the API server runs no more.
+    pub async fn ensure_running(&self) -> Result<()> {
+        self.control_plane.ensure_running().await
     }
 
     /// The log of `etcd`, `kube-apiserver` or `kube-controller-manager`.

@@ -2,7 +2,7 @@
 //! refuses it or says nothing. It must not know what spans mean.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::pending,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -12,7 +12,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, Uri},
     routing::post,
 };
 use data_encoding::HEXLOWER;
@@ -63,6 +63,7 @@ struct Seen {
     spans: Vec<Span>,
     bodies: Vec<Vec<u8>>,
     headers: HeaderMap,
+    paths: BTreeSet<String>,
     refused: usize,
     hung: usize,
 }
@@ -78,7 +79,7 @@ impl Collector {
     pub async fn start() -> Result<Self> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let collector = Self { seen: Arc::default(), address: format!("http://{}", listener.local_addr()?) };
-        let routes = Router::new().route("/v1/traces", post(take)).with_state(collector.clone());
+        let routes = Router::new().fallback(post(take)).with_state(collector.clone());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         Ok(collector)
     }
@@ -107,6 +108,11 @@ impl Collector {
         self.with(|seen| seen.headers.clone())
     }
 
+    /// Where they were taken.
+    pub fn paths(&self) -> BTreeSet<String> {
+        self.with(|seen| seen.paths.clone())
+    }
+
     /// How many requests were refused, and how many get no answer.
     pub fn unserved(&self) -> (usize, usize) {
         self.with(|seen| (seen.refused, seen.hung))
@@ -117,7 +123,7 @@ impl Collector {
     }
 }
 
-async fn take(State(collector): State<Collector>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn take(State(collector): State<Collector>, uri: Uri, headers: HeaderMap, body: Bytes) -> StatusCode {
     let mood = collector.with(|seen| seen.mood);
     match mood {
         Mood::Take => {}
@@ -151,6 +157,7 @@ async fn take(State(collector): State<Collector>, headers: HeaderMap, body: Byte
         seen.spans.extend(spans);
         seen.bodies.push(body.to_vec());
         seen.headers = headers;
+        seen.paths.insert(uri.path().to_owned());
     });
     StatusCode::OK
 }

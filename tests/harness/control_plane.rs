@@ -19,7 +19,7 @@ use crate::{
     background::free_port,
     certificates::Certificates,
     kubeconfig::{Credentials, render},
-    process::Process,
+    process::{Process, Signal},
     scratch::Scratch,
     tools::Tool,
 };
@@ -108,6 +108,11 @@ impl ControlPlane {
     /// SIGKILL.
     pub async fn stop(&self, server: Server) -> Result<()> {
         self.server(server).process.lock().await.kill().map(drop)
+    }
+
+    /// Any other signal.
+    pub async fn signal(&self, server: Server, signal: Signal) -> Result<()> {
+        self.server(server).process.lock().await.signal(signal)
     }
 
     /// Starts what was stopped; not ready on return.

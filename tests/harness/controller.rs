@@ -64,6 +64,15 @@ impl Default for ControllerOptions {
     }
 }
 
+impl ControllerOptions {
+    /// Whose Lease is soon over, for a test in which another waits for that.
+    pub fn hasty() -> Self {
+        let times = [("lease-duration", "4s"), ("renew-deadline", "2500ms"), ("retry-period", "500ms")];
+        let args = times.map(|(name, value)| format!("--leader-election-{name}={value}"));
+        Self { args: args.into(), ..Self::default() }
+    }
+}
+
 fn git_cache(name: &str) -> String {
     format!("{name}-git")
 }

@@ -14,7 +14,8 @@ use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
-    http::{Response, header, request::Parts},
+    http::{Response, StatusCode, header, request::Parts},
+    response::IntoResponse as _,
     serve::Listener,
 };
 use futures::{
@@ -22,6 +23,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, FuturesUnordered},
 };
+use kube::core::Status;
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -65,15 +67,26 @@ pub enum At {
     Answer,
 }
 
+/// Nothing passes while it lives.
+pub struct Shut(Arc<Door>);
+
 /// A request that is, or will be, held. Dropped, it gets no answer: the connection ends.
 pub struct Held {
     caught: watch::Receiver<bool>,
-    verdict: watch::Sender<bool>,
+    verdict: watch::Sender<Option<Verdict>>,
+}
+
+#[derive(Clone)]
+enum Verdict {
+    Pass,
+    /// Something in front of the API server says no.
+    Refuse(Box<Status>),
 }
 
 struct Door {
     server: String,
     client: reqwest::Client,
+    shut: watch::Sender<bool>,
     rule: Mutex<Option<Rule>>,
     passed: Mutex<Vec<Asked>>,
 }
@@ -82,7 +95,7 @@ struct Rule {
     at: At,
     wanted: Box<dyn Fn(&Asked) -> bool + Send>,
     caught: watch::Sender<bool>,
-    verdict: watch::Receiver<bool>,
+    verdict: watch::Receiver<Option<Verdict>>,
 }
 
 impl Gate {
@@ -99,7 +112,8 @@ impl Gate {
         )?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let server = cluster.server().to_owned();
-        let door = Arc::new(Door { server, client, rule: Mutex::default(), passed: Mutex::default() });
+        let shut = watch::Sender::default();
+        let door = Arc::new(Door { server, client, shut, rule: Mutex::default(), passed: Mutex::default() });
         let app = Router::new().fallback(answer).with_state(Arc::clone(&door));
         let (listener, port) = listen()?;
         let serving = Background::run("gate", move || async move {
@@ -118,9 +132,15 @@ impl Gate {
     /// Holds the first request that is wanted.
     pub fn hold(&self, at: At, wanted: impl Fn(&Asked) -> bool + Send + 'static) -> Held {
         let (caught, is_caught) = watch::channel(false);
-        let (verdict, told) = watch::channel(false);
+        let (verdict, told) = watch::channel(None);
         *lock(&self.door.rule) = Some(Rule { at, wanted: Box::new(wanted), caught, verdict: told });
         Held { caught: is_caught, verdict }
+    }
+
+    /// Ends every answer that is under way, such as a watch, and has every request wait.
+    pub fn shut(&self) -> Shut {
+        self.door.shut.send_replace(true);
+        Shut(Arc::clone(&self.door))
     }
 
     /// What the API server was asked so far.
@@ -139,15 +159,34 @@ impl Held {
 
     /// Lets it go on.
     pub fn pass(self) {
-        self.verdict.send_replace(true);
+        self.verdict.send_replace(Some(Verdict::Pass));
+    }
+
+    /// Answers this in the API server's place, as an admission webhook may have it answer.
+    pub fn refuse(self, status: Status) {
+        self.verdict.send_replace(Some(Verdict::Refuse(Box::new(status))));
+    }
+}
+
+impl Drop for Shut {
+    fn drop(&mut self) {
+        self.0.shut.send_replace(false);
     }
 }
 
 impl Rule {
-    /// Whether it may go on.
-    async fn hold(&mut self) -> bool {
+    /// What it is answered, if it may not go on.
+    async fn hold(&mut self) -> Option<Response<Body>> {
         self.caught.send_replace(true);
-        self.verdict.wait_for(|passes| *passes).await.is_ok()
+        match self.verdict.wait_for(Option::is_some).await.ok().and_then(|verdict| verdict.clone()) {
+            Some(Verdict::Pass) => None,
+            Some(Verdict::Refuse(status)) => {
+                let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let json = [(header::CONTENT_TYPE, "application/json")];
+                Some((code, json, serde_json::to_vec(&status).unwrap_or_default()).into_response())
+            }
+            None => Some(cut_off()),
+        }
     }
 }
 
@@ -165,7 +204,9 @@ impl Door {
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let request = self.client.request(head.method, format!("{}{path}", self.server)).headers(headers).body(body);
         let response: Response<reqwest::Body> = request.send().await?.into();
-        Ok(response.map(Body::new))
+        let mut shut = self.shut.subscribe();
+        let ended = async move { drop(shut.wait_for(|shut| *shut).await) };
+        Ok(response.map(|body| Body::from_stream(Body::new(body).into_data_stream().take_until(ended))))
     }
 }
 
@@ -174,20 +215,22 @@ async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response<Bod
     let Ok(body) = to_bytes(body, usize::MAX).await else { return cut_off() };
     let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
     let asked = Asked { method, path, body: String::from_utf8_lossy(&body).into_owned() };
+    // The sender lives as long as the door.
+    drop(door.shut.subscribe().wait_for(|shut| !shut).await);
     let mut rule = door.rule(&asked);
     if let Some(rule) = rule.as_mut().filter(|rule| rule.at == At::Request)
-        && !rule.hold().await
+        && let Some(answer) = rule.hold().await
     {
-        return cut_off();
+        return answer;
     }
     lock(&door.passed).push(asked);
     // What has begun is carried out, though whoever asked is killed meanwhile.
     let asking = Arc::clone(&door);
     let answer = tokio::spawn(async move { asking.ask(head, body).await }).await;
     if let Some(rule) = rule.as_mut().filter(|rule| rule.at == At::Answer)
-        && !rule.hold().await
+        && let Some(answer) = rule.hold().await
     {
-        return cut_off();
+        return answer;
     }
     answer.ok().and_then(Result::ok).unwrap_or_else(cut_off)
 }
@@ -217,18 +260,61 @@ impl Listener for Entrance {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            // A broken connection is the client's to report.
             tokio::select! {
-                Ok((stream, address)) = self.listener.accept() => {
+                (stream, address) = Listener::accept(&mut self.listener) => {
                     let greeted = self.acceptor.accept(stream);
                     self.greeting.push(async move { Ok((greeted.await?, address)) }.boxed());
                 }
-                Some(Ok(greeted)) = self.greeting.next() => return greeted,
+                // A broken connection is the client's to report.
+                Some(greeted) = self.greeting.next() => if let Ok(greeted) = greeted { return greeted },
             }
         }
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
         self.listener.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::certificates::HostCertificates;
+
+    #[tokio::test]
+    async fn who_breaks_off_keeps_nobody_waiting() -> Result<()> {
+        crate::install_crypto();
+        let certificates = HostCertificates::mint(&["localhost"])?;
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(
+            vec![CertificateDer::from_pem_slice(certificates.serving.certificate.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(certificates.serving.key.as_bytes())?,
+        )?;
+        let mut known = RootCertStore::empty();
+        known.add(CertificateDer::from_pem_slice(certificates.authority.as_bytes())?)?;
+        let client = ClientConfig::builder().with_root_certificates(known).with_no_client_auth();
+        let (listener, port) = listen()?;
+        let mut entrance = Entrance {
+            listener: TcpListener::from_std(listener)?,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            greeting: FuturesUnordered::new(),
+        };
+        let clients = async {
+            let slow = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+            let mut broken = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+            broken.write_all(b"this is no TLS\r\n\r\n").await?;
+            // It may be told why, or be cut off.
+            let _ = broken.read_to_end(&mut Vec::new()).await;
+            let tls = TlsConnector::from(Arc::new(client)).connect(ServerName::try_from("localhost")?, slow).await?;
+            anyhow::Ok(tls)
+        };
+        let both = async { tokio::join!(entrance.accept(), clients) };
+        let (_, met) = tokio::time::timeout(CAUGHT, both).await.context("nobody is let in")?;
+        met.map(drop)
     }
 }

@@ -23,6 +23,7 @@ pub mod kubeconfig;
 pub mod kubectl;
 pub mod memory;
 pub mod metrics;
+pub mod phase;
 pub mod process;
 pub mod proxy;
 pub mod publish;

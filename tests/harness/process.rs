@@ -64,10 +64,7 @@ impl Process {
     /// An error with the end of its log when it runs no more: waiting for it is pointless.
     pub fn ensure_running(&self) -> Result<()> {
         if let Some(status) = self.exit_status()? {
-            let logs = self.logs()?;
-            let lines: Vec<&str> = logs.lines().collect();
-            let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
-            bail!("{} ended: {status}\n{tail}", self.name);
+            bail!("{} ended: {status}\n{}", self.name, tail(&self.logs()?));
         }
         Ok(())
     }
@@ -108,6 +105,12 @@ impl Process {
     fn child(&self) -> MutexGuard<'_, Child> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The end of a log, for an error.
+pub fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }
 
 impl Drop for Process {

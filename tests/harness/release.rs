@@ -15,7 +15,7 @@ use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::{binaries, chart};
+use crate::{binaries, command};
 
 /// Of every package.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -98,10 +98,28 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("failed to read {}", path.display()))
 }
 
-/// The chart as `helm install` takes it, into a folder.
-pub fn chart(time: u64, folder: &Path) -> Result<PathBuf> {
+/// Writes what is committed in a repository, and nothing else that lies there, into a folder.
+pub async fn sources(repository: &Path, folder: &Path) -> Result<()> {
+    let packed = folder.with_extension("tar");
+    let mut git = tokio::process::Command::new("git");
+    let git = git.args(["archive", "HEAD", "--output"]).arg(&packed).current_dir(repository);
+    command::run(git, b"").await?.success()?;
+    tar::Archive::new(File::open(&packed)?).unpack(folder)?;
+    Ok(())
+}
+
+/// The chart as `helm install` takes it, of the sources into a folder.
+pub fn chart(sources: &Path, time: u64, folder: &Path) -> Result<PathBuf> {
     let path = folder.join(format!("signet-{VERSION}.tgz"));
-    archive(&[(&chart::folder().join("chart"), "signet")], time, &path)?;
+    archive(&[(&sources.join("deploy/chart"), "signet")], time, &path)?;
+    Ok(path)
+}
+
+/// All by which kubectl and kustomize install it, of the sources into a folder.
+pub fn manifests(sources: &Path, time: u64, folder: &Path) -> Result<PathBuf> {
+    let path = folder.join(format!("signet-deploy-v{VERSION}.tar.gz"));
+    let [deploy, crds] = ["deploy", "crds/crds.yaml"].map(|name| (sources.join(name), name));
+    archive(&[(&deploy.0, deploy.1), (&crds.0, crds.1)], time, &path)?;
     Ok(path)
 }
 

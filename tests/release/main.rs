@@ -2,7 +2,7 @@
 //! same commit and programs all is the same, whoever makes it and when.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -56,7 +56,10 @@ async fn run(args: &Args) -> Result<()> {
     let scratch = Scratch::new("signet-release-")?;
     let seal = release::build("cli").await?.join("seal");
     let controller = release::build("controller").await?.join("signet-controller");
-    let (license, readme) = (root.join("LICENSE"), root.join("README.md"));
+    // What is ignored lies in the working tree, too: only a copy of the commit is packed.
+    let sources = scratch.folder("sources")?;
+    release::sources(root, &sources).await?;
+    let (license, readme) = (sources.join("LICENSE"), sources.join("README.md"));
     let texts = [(license.as_path(), "LICENSE"), (readme.as_path(), "README.md")];
 
     // The CLI goes with what packages install beside it.
@@ -72,16 +75,11 @@ async fn run(args: &Args) -> Result<()> {
     release::archive(&[&program[..], &texts].concat(), time, &to.join(name))?;
 
     // How it is installed.
-    release::chart(time, to)?;
-    let manifests = [(&*root.join("deploy"), "deploy"), (&root.join("crds/crds.yaml"), "crds/crds.yaml")];
-    release::archive(&manifests, time, &to.join(format!("signet-deploy-v{}.tar.gz", release::VERSION)))?;
+    release::chart(&sources, time, to)?;
+    release::manifests(&sources, time, to)?;
     fs::write(to.join("install.yaml"), output(Command::new(&seal).arg("install")).await?)?;
 
-    // One SBOM for each program. They are written beside every Cargo.toml: hence of a copy.
-    let sources = scratch.folder("sources")?;
-    let packed = scratch.path().join("sources.tar");
-    output(Command::new("git").args(["archive", "HEAD", "--output"]).arg(&packed).current_dir(root)).await?;
-    tar::Archive::new(File::open(&packed)?).unpack(&sources)?;
+    // One SBOM for each program. They are written beside every Cargo.toml: last, that none gets into an archive.
     let mut boms = Command::new("cargo");
     boms.args(["cyclonedx", "--format=json", "--spec-version=1.5", "--describe=binaries", "--no-build-deps"]);
     output(boms.env("SOURCE_DATE_EPOCH", format!("{time}")).current_dir(&sources)).await?;

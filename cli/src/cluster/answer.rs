@@ -9,6 +9,9 @@ use http::{HeaderMap, StatusCode, header};
 pub(super) const PATIENCE: Duration = Duration::from_mins(5);
 /// Upstream's controllers answer two requests a second.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often it is tried again where the way to it is at fault, each time after twice as long.
+pub(super) const TRIES: u32 = 5;
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// For one that says to come back at once, and means it.
 const AT_LEAST: Duration = Duration::from_millis(100);
 
@@ -31,6 +34,12 @@ impl Answer {
         self.status() == Some(StatusCode::FORBIDDEN)
     }
 
+    /// Whether the API server knows no objects of the kind. Of an object that is not there it tells by a Status.
+    pub(super) fn is_undefined(&self) -> bool {
+        matches!(self, Self::Refused { status: StatusCode::NOT_FOUND, words: Some(words), .. }
+            if words == "404 page not found")
+    }
+
     pub(super) fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),
@@ -46,6 +55,12 @@ impl Answer {
             }
             _ => None,
         }
+    }
+
+    /// Whether the way to the controller is at fault, or a replica of it that goes: the next try may meet another.
+    pub(super) fn is_passing(&self) -> bool {
+        let passing = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
+        self.status().is_some_and(|status| passing.contains(&status))
     }
 
     pub(super) fn words(self) -> Option<String> {
@@ -123,6 +138,14 @@ mod tests {
         assert_eq!(said("{\"error\": \"why\"}").unwrap(), "why");
         assert_eq!(said("bad \u{1b}[31mthing\nmore").unwrap(), "bad [31mthing");
         assert_eq!(said(" \n"), None);
+    }
+
+    #[test]
+    fn an_undefined_kind_is_no_object_that_is_missing() {
+        let refused =
+            |words: &str| Answer::Refused { status: StatusCode::NOT_FOUND, words: Some(words.to_owned()), wait: None };
+        assert!(refused("404 page not found").is_undefined());
+        assert!(!refused("gitsyncs.signet.dev \"web\" not found").is_undefined());
     }
 
     #[test]

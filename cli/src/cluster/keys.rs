@@ -105,7 +105,8 @@ impl Cluster {
         let mut all = Vec::new();
         let mut page = ListParams::default().limit(PAGE);
         loop {
-            let list = self.within(api.list(&page)).await.map_err(ClusterError::SealedSecrets)?;
+            let list = self.within(api.list(&page)).await.map_err(ClusterError::SealedSecrets);
+            let list = list.map_err(|error| error.unless_undefined("SealedSecrets"))?;
             all.extend(list.items);
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page = page.continue_token(&token),

@@ -148,7 +148,9 @@ fn kubeconfig(access: &Access) -> Result<Option<Kubeconfig>, ClusterError> {
 fn read(path: &Path) -> Result<Kubeconfig, ClusterError> {
     Kubeconfig::read_from(path).map_err(|error| match error {
         KubeconfigError::ReadConfig(source, path) => ClusterError::Open { path, source },
-        KubeconfigError::Parse(_) => ClusterError::Malformed { path: path.to_owned() },
+        KubeconfigError::Parse(error) => {
+            ClusterError::Malformed { path: path.to_owned(), line: error.location().map(|at| at.line()) }
+        }
         error => ClusterError::Configuration(Box::new(error)),
     })
 }

@@ -12,7 +12,10 @@ use crds::{
     unseal::ClearSecret,
 };
 use http::StatusCode;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Secret};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Event, Secret},
+};
 use kube::{
     Api, Discovery,
     api::{ListParams, Patch, PatchParams},
@@ -22,6 +25,7 @@ use kube::{
 use serde_json::Value;
 
 use super::{Answer, Cluster, ClusterError};
+use crate::idle::LEASE;
 
 /// As many at once: a list of large objects must not fill the memory.
 const PAGE: u32 = 200;
@@ -35,8 +39,10 @@ impl Cluster {
 
     /// The same, where it may not be there.
     pub async fn git_sync_if_any(&self, namespace: &str, name: &str) -> Result<Option<GitSync>, ClusterError> {
-        let api = Api::<GitSync>::namespaced(self.client.clone(), namespace);
-        self.within(api.get_opt(name)).await.map_err(|source| git_sync_error(namespace, name, source))
+        match self.git_sync(namespace, name).await {
+            Err(ClusterError::NoGitSync { .. }) => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     /// Those of one namespace, or all. One that cannot be read is there too.
@@ -46,7 +52,8 @@ impl Cluster {
             Some(namespace) => Api::namespaced(client, namespace),
             None => Api::all(client),
         };
-        Ok(self.within(api.list(&ListParams::default())).await.map_err(ClusterError::GitSyncs)?.items)
+        let found = self.within(api.list(&ListParams::default())).await.map_err(ClusterError::GitSyncs);
+        Ok(found.map_err(|error| error.unless_undefined("GitSyncs"))?.items)
     }
 
     /// Changes one; how it is then.
@@ -54,11 +61,17 @@ impl Cluster {
         let api = Api::<GitSync>::namespaced(self.client.clone(), namespace);
         let params = PatchParams { field_manager: Some("seal".to_owned()), ..PatchParams::default() };
         let changed = self.within(api.patch(name, &params, &Patch::Merge(patch))).await;
-        changed.map_err(|source| ClusterError::ChangeGitSync {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            source,
+        changed.map_err(|source| {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            ClusterError::ChangeGitSync { namespace, name, source }.unless_undefined("GitSyncs")
         })
+    }
+
+    /// The Lease of the controllers; `None` if there is none.
+    pub async fn lease(&self, namespace: &str) -> Result<Option<Lease>, ClusterError> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
+        let object = || format!("the Lease {namespace}/{LEASE}");
+        self.within(api.get_opt(LEASE)).await.map_err(|source| ClusterError::Object { object: object(), source })
     }
 
     /// What was told of one.
@@ -151,8 +164,8 @@ impl Cluster {
 
 fn git_sync_error(namespace: &str, name: &str, source: Answer) -> ClusterError {
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
-    if source.status() == Some(StatusCode::NOT_FOUND) {
+    if source.status() == Some(StatusCode::NOT_FOUND) && !source.is_undefined() {
         return ClusterError::NoGitSync { namespace, name };
     }
-    ClusterError::GitSync { namespace, name, source }
+    ClusterError::GitSync { namespace, name, source }.unless_undefined("GitSyncs")
 }

@@ -36,8 +36,6 @@ fn read(path: Option<&Path>, io: &mut Io<'_>) -> Result<Vec<SealedSecret>, Error
     if crds::yaml::documents(&text).is_empty() {
         return Ok(Vec::new());
     }
-    Ok(input::sealed_secrets(&text, "SealedSecrets cannot be compared")?
-        .into_iter()
-        .map(|(_, sealed)| sealed)
-        .collect())
+    let found = input::sealed_secrets(&text, "SealedSecrets cannot be compared").map_err(FileError::within(path))?;
+    Ok(found.into_iter().map(|(_, sealed)| sealed).collect())
 }

@@ -18,7 +18,7 @@ pub fn run(command: Get, io: &mut Io<'_>) -> Result<(), Error> {
     for file in files {
         let file = file.filter(|path| *path != Path::new("-"));
         let (text, _) = io.read_text(file).map_err(FileError::Read)?;
-        let found = input::sealed_secrets(&text, "SealedSecrets cannot be read")?;
+        let found = input::sealed_secrets(&text, "SealedSecrets cannot be read").map_err(FileError::within(file))?;
         all.extend(found.iter().map(|(_, sealed)| describe::describe(sealed)));
     }
     let text = match output {

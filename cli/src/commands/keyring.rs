@@ -21,6 +21,8 @@ const PASSPHRASE: &str = "SEALED_SECRETS_PASSPHRASE";
 /// Why there are no keys to open with.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
+    #[error("there is nothing to open it with: name the private keys with --recovery-private-key")]
+    None,
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error("cannot use the private key {}", path.display())]

@@ -110,8 +110,8 @@ pub async fn run(command: MergeInto, io: &mut Io<'_>) -> Result<(), Error> {
         .filter_map(|(index, value)| Some((index, value.ok()?)))
         .filter(|(index, _)| changed.contains(index))
         .collect();
-    let text = surgery::rewrite(&text, &wanted).map_err(edit)?;
-    Ok(output::write(&crate::text::encode(&text, encoding), Some(&path), io)?)
+    let merged = surgery::rewrite(&text, &wanted).map_err(edit)?;
+    Ok(output::write_back(&text, &merged, encoding, &path)?)
 }
 
 impl Target {

@@ -97,17 +97,26 @@ pub fn run_verb(verb: Verb, io: &mut Io<'_>) -> Exit {
 
 /// `seal raw` is `--raw` with fewer words.
 fn raw_of(command: verbs::Raw) -> Result<command::Raw, Error> {
-    let verbs::Raw { name, file, scope, namespace, certificate, connection } = command;
-    let (within, name) = match name.as_deref().map(|name| name.split_once('/').ok_or(name)) {
-        Some(Ok((namespace, name))) => (Some(namespace.to_owned()), name.to_owned()),
-        Some(Err(name)) => (None, name.to_owned()),
-        None => (None, String::new()),
+    let verbs::Raw { name: target, file, scope, namespace, certificate, connection } = command;
+    let target = target.unwrap_or_default();
+    let (within, name) = target.split_once('/').map_or((None, target.as_str()), |(own, name)| (Some(own), name));
+    if name.contains('/') {
+        return Err(raw::RawError::Target(target).into());
+    }
+    let given = namespace.filter(|namespace| !namespace.is_empty());
+    let namespace = match (within, given) {
+        (Some(own), Some(given)) if own != given => {
+            let own = own.to_owned();
+            return Err(raw::RawError::NamespaceMismatch { target, own, given }.into());
+        }
+        (own, given) => own.map(str::to_owned).or(given),
     };
     if name.is_empty() && scope == crds::Scope::Strict {
         return Err(raw::RawError::NoTarget.into());
     }
+    let name = name.to_owned();
     let (access, certificate) = sealed_file::origin(certificate, connection)?;
-    Ok(command::Raw { input: file, output: None, scope, name, namespace: within.or(namespace), access, certificate })
+    Ok(command::Raw { input: file, output: None, scope, name, namespace, access, certificate })
 }
 
 fn version(program: Program, io: &mut Io<'_>) -> Result<(), OutputError> {

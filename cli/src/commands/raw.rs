@@ -18,6 +18,10 @@ pub enum RawError {
     NoNamespace(Scope),
     #[error("say which Secret the value is for (seal raw NAMESPACE/NAME), or choose another --scope than strict")]
     NoTarget,
+    #[error("namespace mismatch: {target} names the namespace {own:?} but {given:?} was specified")]
+    NamespaceMismatch { target: String, own: String, given: String },
+    #[error("{0:?} is no NAMESPACE/NAME: neither of them has a '/' in it")]
+    Target(String),
     #[error("cannot read the value to seal")]
     Read(#[source] ReadError),
     #[error("cannot seal the value")]

@@ -1,12 +1,13 @@
 //! `--re-encrypt`: has the controller seal SealedSecrets anew with its newest key. Only the sealed values change: of
 //! the answer nothing else is taken, and what the controller has no need to know is not sent.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use crds::{
     Scope, SealedSecret,
     recipients::{RECIPIENTS, Recipients},
     sealed_secret::{SealedSecretSpec, SecretTemplate},
+    unseal::SKIP_OWNER,
 };
 use kube::{ResourceExt as _, core::ObjectMeta};
 use serde_json::{Value, json};
@@ -18,8 +19,9 @@ use crate::{
     exit::Error,
     io::Io,
     manifest::{self, Fault, Place},
-    output,
+    output::{self, Output},
     renewal::{self, RenewalError},
+    surgery,
 };
 
 /// Why nothing was sealed anew.
@@ -61,13 +63,21 @@ pub async fn run(command: ReEncrypt, io: &mut Io<'_>) -> Result<(), Error> {
         renew(sealed, &answer).map_err(|source| ReEncryptError::Answer { place: place.clone(), source })?;
         sealed.metadata.namespace = own;
     }
-    let Some(output) = output else {
-        let text = renewal::in_place(&text, &found).map_err(ReEncryptError::from)?;
-        return Ok(output::write(&crate::text::encode(&text, encoding), path.as_deref(), io)?);
-    };
-    let documents = found.iter().map(|(_, sealed)| output::render(sealed, output.format));
+    let elsewhere = output.filter(|output| !is_same(path.as_deref(), output.path.as_deref()));
+    if let (None, Some(path)) = (&elsewhere, &path) {
+        let renewed = renewal::in_place(&text, &found).map_err(ReEncryptError::from)?;
+        return Ok(output::write_back(&text, &renewed, encoding, path)?);
+    }
+    let Output { path, format } = elsewhere.unwrap_or_default();
+    let documents = found.iter().map(|(_, sealed)| output::render(sealed, format));
     let text = documents.collect::<Result<String, _>>()?;
-    Ok(output::write(text.as_bytes(), output.path.as_deref(), io)?)
+    Ok(output::write(text.as_bytes(), path.as_deref(), io)?)
+}
+
+/// Whether two names are of one file, so that writing to the one is to keep what else is in the other.
+fn is_same(one: Option<&Path>, other: Option<&Path>) -> bool {
+    let file = |path: Option<&Path>| path.and_then(|path| fs::canonicalize(path).ok()).filter(|path| path.is_file());
+    file(one).is_some_and(|one| file(other) == Some(one))
 }
 
 /// What the controller needs to open the items and to seal them for the same place, and no more: some controllers
@@ -111,8 +121,15 @@ pub fn renew(sealed: &mut SealedSecret, answer: &str) -> Result<(), AnswerError>
     let (before, after) = (Recipients::of(sealed.annotations()), Recipients::of(answer.annotations()));
     let spec = &mut sealed.spec;
     if spec.data.take().is_some() {
-        // The old form holds the whole Secret: its items and its template come out of it only now.
-        spec.template = spec.template.take().or(answer.spec.template);
+        // The old form holds the whole Secret: its items and its template come out of it only now. Of the file's own
+        // template it heeds one annotation, which the controller was not told.
+        let own = std::mem::replace(&mut spec.template, answer.spec.template);
+        let declined = own.as_ref().and_then(|own| own.metadata.as_ref()?.get("annotations")?.get(SKIP_OWNER).cloned());
+        if let Some(declined) = declined {
+            let metadata = spec.template.get_or_insert_default().metadata.get_or_insert_default();
+            let annotations = surgery::mapping(metadata, &["annotations"]).ok_or(AnswerError::Nothing)?;
+            annotations.insert(SKIP_OWNER.to_owned(), declined);
+        }
     } else if !spec.encrypted_data.keys().eq(answer.spec.encrypted_data.keys()) {
         let names: Vec<_> = answer.spec.encrypted_data.into_keys().collect();
         return Err(AnswerError::Items(names.join(", ")));

@@ -7,6 +7,7 @@ use std::{
     fs, io as std_io,
     num::NonZero,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,7 +18,7 @@ use std::{
 use crds::{Certificate, KeyRing, SealedSecret};
 use serde::Serialize;
 use serde_json::json;
-use tokio::{signal, sync::mpsc};
+use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -31,10 +32,12 @@ use crate::{
     },
     exit::{self, Error, Exit},
     io::{self, Io},
+    lint::Skipped,
     manifest::Place,
     output::{self, OutputError},
     renewal,
-    text::{self, Encoding},
+    signals::{self, Pressed},
+    text::Encoding,
     verbs::{Report, Reseal},
 };
 
@@ -59,6 +62,8 @@ struct Keys {
 struct Rules {
     namespace: Option<String>,
     write: bool,
+    /// Paths that were named, and are not passed over without a word.
+    named: BTreeSet<PathBuf>,
 }
 
 /// A SealedSecret with something stale in it.
@@ -87,6 +92,9 @@ struct Outcome {
     seen: usize,
     stale: Vec<Stale>,
     failed: Vec<Failed>,
+    skipped: Vec<Skipped>,
+    /// A named file in which there is nothing to do.
+    idle: Option<String>,
 }
 
 /// A file on its way.
@@ -100,7 +108,7 @@ struct Sheet<'a> {
 
 pub async fn run(command: Reseal, io: &mut Io<'_>) -> Result<Exit, Error> {
     let Reseal { paths, recovery, namespace, dry_run, check, output, certificate, connection } = command;
-    let rules = Rules { namespace, write: !dry_run && !check };
+    let rules = Rules { namespace, write: !dry_run && !check, named: paths.iter().cloned().collect() };
     let Files { files, unreadable } = tree::find(paths);
     // Two ways to one file are one file: it is written by one.
     let mut seen = BTreeSet::new();
@@ -128,7 +136,8 @@ pub async fn run(command: Reseal, io: &mut Io<'_>) -> Result<Exit, Error> {
     let bare = |error| Failed { file: String::new(), document: None, error };
     outcomes.push(Outcome { failed: unreadable.into_iter().map(bare).collect(), ..Outcome::default() });
     report(&outcomes, &Told { output, written: !dry_run && !check, whole }, io)?;
-    Ok(if !whole || outcomes.iter().any(|outcome| !outcome.failed.is_empty()) {
+    let unknown = outcomes.iter().any(|outcome| !outcome.failed.is_empty() || (check && !outcome.skipped.is_empty()));
+    Ok(if !whole || unknown {
         Exit::Unreadable
     } else if check && outcomes.iter().any(|outcome| !outcome.stale.is_empty()) {
         Exit::Failed
@@ -150,6 +159,7 @@ async fn by_controller(
     io: &Io<'_>,
 ) -> Result<(Vec<Outcome>, bool), Error> {
     let (bar, mut outcomes) = (io.progress(files.len()), Vec::new());
+    let mut end = pin!(signals::end(Pressed::Ours).map_err(ResealCommandError::Interruption)?);
     for file in files {
         let done = async {
             let (mut sheet, found) = match Sheet::read(file, rules) {
@@ -165,10 +175,7 @@ async fn by_controller(
         // Nothing is awaited between the last answer and the end of the writing: a file is done or it is not begun.
         tokio::select! {
             outcome = done => outcomes.push(outcome),
-            pressed = signal::ctrl_c() => {
-                pressed.map_err(ResealCommandError::Interruption)?;
-                break;
-            }
+            () = &mut end => break,
         }
         bar.inc(1);
     }
@@ -209,16 +216,14 @@ async fn here(
     }
     drop(done);
     let mut finished = Vec::with_capacity(total);
+    let mut end = pin!(signals::end(Pressed::Ours).map_err(ResealCommandError::Interruption)?);
     loop {
         tokio::select! {
             outcome = outcomes.recv() => match outcome {
                 Some(outcome) => finished.push(outcome),
                 None => break,
             },
-            pressed = signal::ctrl_c() => {
-                pressed.map_err(ResealCommandError::Interruption)?;
-                job.4.store(true, Ordering::Relaxed);
-            }
+            () = &mut end, if !job.4.load(Ordering::Relaxed) => job.4.store(true, Ordering::Relaxed),
         }
         bar.set_position(finished.len() as u64);
     }
@@ -251,8 +256,12 @@ impl<'a> Sheet<'a> {
                 return Err(Outcome { failed, ..Outcome::default() });
             }
         };
-        let renewal::Found { sealed, wrong } = renewal::found(&text, rules.namespace.as_deref());
-        let outcome = Outcome { seen: sealed.len(), ..Outcome::default() };
+        let renewal::Found { sealed, wrong, passed } = renewal::found(&text, rules.namespace.as_deref());
+        let file = path.display().to_string();
+        let skipped = passed.into_iter().map(|(place, values)| Skipped::new(&file, place, values)).collect::<Vec<_>>();
+        let is_idle = sealed.is_empty() && wrong.is_empty() && skipped.is_empty() && rules.named.contains(path);
+        let idle = is_idle.then_some(file);
+        let outcome = Outcome { seen: sealed.len(), skipped, idle, ..Outcome::default() };
         let mut sheet = Self { path, text, encoding, renewed: Vec::new(), outcome };
         wrong.into_iter().for_each(|(place, why)| sheet.fail(Some(&place), &why));
         Ok((sheet, sealed))
@@ -285,10 +294,7 @@ impl<'a> Sheet<'a> {
         let why = match renewal::in_place(&self.text, &self.renewed) {
             Err(error) => exit::chain(&error),
             Ok(_) if !rules.write => return self.outcome,
-            Ok(_) if !io::read_text_file(self.path).is_ok_and(|(text, _)| text == self.text) => {
-                "it was changed by somebody else meanwhile: run this again".to_owned()
-            }
-            Ok(edited) => match output::write_file(&text::encode(&edited, self.encoding), self.path) {
+            Ok(edited) => match output::write_back(&self.text, &edited, self.encoding, self.path) {
                 Ok(()) => return self.outcome,
                 Err(error) => exit::chain(&error),
             },
@@ -319,6 +325,7 @@ fn report(outcomes: &[Outcome], told: &Told, io: &mut Io<'_>) -> Result<(), Outp
     let Told { output, written, whole } = *told;
     let stale: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.stale).collect();
     let failed: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.failed).collect();
+    let skipped: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.skipped).collect();
     let seen: usize = outcomes.iter().map(|outcome| outcome.seen).sum();
     let text = match output {
         Report::Text => {
@@ -331,12 +338,22 @@ fn report(outcomes: &[Outcome], told: &Told, io: &mut Io<'_>) -> Result<(), Outp
         }
         Report::Json => {
             let report = json!({
-                "sealedSecrets": seen, "stale": stale, "written": written, "failed": failed, "interrupted": !whole,
+                "sealedSecrets": seen, "stale": stale, "written": written, "failed": failed, "skipped": skipped,
+                "interrupted": !whole,
             });
             serde_json::to_string_pretty(&report).map_err(OutputError::Json)? + "\n"
         }
     };
     output::write(text.as_bytes(), None, io)?;
+    skipped.iter().for_each(|it| io.warning(&it.to_string()));
+    if !skipped.is_empty() {
+        io.hint(
+            "What a chart makes is not seen here: seal keys list counts what the cluster still needs an old key for",
+        );
+    }
+    for file in outcomes.iter().filter_map(|outcome| outcome.idle.as_ref()) {
+        io.warning(&format!("{file}: there is no SealedSecret in it, or none that can be read"));
+    }
     for Failed { file, error, .. } in &failed {
         io.error(&if file.is_empty() { error.clone() } else { format!("{file}: {error}") });
     }

@@ -109,11 +109,11 @@ pub fn settle(
         return Err(SealError::NoName.into());
     }
     match (given(secret.metadata.namespace.as_deref()), namespace) {
+        _ if scope == Scope::ClusterWide => {}
         (Some(own), Some(given)) if own != given => {
             return Err(DocumentError::NamespaceMismatch(own.to_owned(), given.clone()));
         }
         (Some(_), _) => {}
-        (None, _) if scope == Scope::ClusterWide => {}
         (None, given) => {
             let namespace = given.as_deref().or(implicit).ok_or(DocumentError::NoNamespace)?;
             secret.metadata.namespace = Some(namespace.to_owned());
@@ -189,6 +189,7 @@ mod tests {
             namespace(PLAIN, &flag("bank"), None).unwrap_err().to_string(),
             "namespace mismatch: input secret is in namespace \"shop\" but \"bank\" was specified"
         );
+        assert_eq!(namespace(WIDE, &flag("bank"), None).unwrap(), "shop", "it opens in any");
     }
 
     #[test]

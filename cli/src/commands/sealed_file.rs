@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::{
     certificate::{Origin, Origins},
     cluster, command,
-    commands::keyring,
+    commands::{input::InputError, keyring},
     exit::Error,
     io::{Io, ReadError},
     item,
@@ -25,7 +25,7 @@ use crate::{
     output,
     sight::Sight,
     surgery::{self, SurgeryError},
-    text::{self, Encoding},
+    text::Encoding,
     verbs,
 };
 
@@ -34,6 +34,8 @@ use crate::{
 pub enum FileError {
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("{}", path.display())]
+    Input { path: PathBuf, source: InputError },
     #[error("{}: there is no SealedSecret in it", path.display())]
     Nothing { path: PathBuf },
     #[error("{}: {place}", path.display())]
@@ -60,6 +62,14 @@ pub enum FileError {
     Shape { path: PathBuf },
     #[error("cannot change {}", path.display())]
     Edit { path: PathBuf, source: SurgeryError },
+}
+
+impl FileError {
+    /// What is wrong in a file, which is one of several; nobody names standard input.
+    pub fn within(path: Option<&Path>) -> impl FnOnce(InputError) -> Self {
+        let path = path.unwrap_or(Path::new("standard input")).to_owned();
+        move |source| Self::Input { path, source }
+    }
 }
 
 /// A file, and the SealedSecret in it that is meant.
@@ -145,8 +155,8 @@ impl SealedFile {
         object.ok_or_else(|| FileError::Shape { path: self.path.clone() })
     }
 
-    /// Writes the file with the object as it is wanted; not at all when nothing changes.
-    pub fn write(&self, object: Value, io: &mut Io<'_>) -> Result<bool, Error> {
+    /// Writes the file with the object as it is wanted; not at all when nothing changes, or when somebody else changed it.
+    pub fn write(&self, object: Value) -> Result<bool, Error> {
         let mut documents: Vec<_> = self.documents().collect();
         let shape = || FileError::Shape { path: self.path.clone() };
         *manifest::at(&mut documents, &self.place).ok_or_else(shape)? = object;
@@ -157,7 +167,7 @@ impl SealedFile {
         if edited == *self.text {
             return Ok(false);
         }
-        output::write(&text::encode(&edited, self.encoding), Some(&self.path), io)?;
+        output::write_back(&self.text, &edited, self.encoding, &self.path)?;
         Ok(true)
     }
 

@@ -61,7 +61,7 @@ pub async fn set(command: Set, io: &mut Io<'_>) -> Result<(), Error> {
     let sealed = recipients::seal(&value, &scope.label(&namespace, &name), &first, &others, &mut rand::rng());
     let mut object = file.object()?;
     file.put(&mut object, &item, Some(sealed.map_err(RawError::Seal)?), io)?;
-    file.write(object, io)?;
+    file.write(object)?;
     Ok(())
 }
 
@@ -75,7 +75,7 @@ pub fn unset(command: Unset, io: &mut Io<'_>) -> Result<(), Error> {
         return Err(ItemError::Missing(item, all).into());
     }
     file.put(&mut object, &item, None, io)?;
-    file.write(object, io)?;
+    file.write(object)?;
     Ok(())
 }
 

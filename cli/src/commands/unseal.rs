@@ -18,7 +18,7 @@ use crate::{
     command::Unseal,
     commands::{
         input::{self, InputError},
-        keyring,
+        keyring::{self, KeyringError},
         tree::{self, Files},
     },
     exit::{self, Error, Exit},
@@ -61,6 +61,9 @@ fn open(sealed: &SealedSecret, ring: &KeyRing) -> Result<ClearSecret, UnsealErro
 pub fn files(command: verbs::Unseal, io: &mut Io<'_>) -> Result<Exit, Error> {
     let verbs::Unseal { paths, recovery, namespace, to, output } = command;
     let ring = keyring::ring(recovery, io)?;
+    if ring.keys().is_empty() {
+        return Err(KeyringError::None.into());
+    }
     let mut failed = Vec::new();
     let (mut seen, mut opened) = (0, 0);
     let mut taken: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
@@ -76,7 +79,7 @@ pub fn files(command: verbs::Unseal, io: &mut Io<'_>) -> Result<Exit, Error> {
                     continue;
                 }
             };
-            let Found { sealed, wrong } = renewal::found(&text, namespace.as_deref());
+            let Found { sealed, wrong, passed: _ } = renewal::found(&text, namespace.as_deref());
             seen += sealed.len() + wrong.len();
             failed.extend(wrong.into_iter().map(|(place, why)| format!("{}: {place}: {why}", file.display())));
             let mut secrets = Vec::new();

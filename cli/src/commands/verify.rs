@@ -39,16 +39,18 @@ pub async fn run(command: Verify, io: &mut Io<'_>) -> Result<Exit, Error> {
         }
     }
 
-    let Linter { mut findings, checked, .. } = linter;
+    let Linter { mut findings, checked, skipped, .. } = linter;
     findings.sort_by(|a, b| (&a.file, a.line, a.rule).cmp(&(&b.file, b.line, b.rule)));
     let text = match output {
         Report::Text => findings.iter().map(|finding| finding.to_string() + "\n").collect(),
         Report::Json => {
-            let report = json!({"checked": checked, "findings": findings, "unreadable": unreadable});
+            let report =
+                json!({"checked": checked, "findings": findings, "skipped": skipped, "unreadable": unreadable});
             serde_json::to_string_pretty(&report).map_err(OutputError::Json)? + "\n"
         }
     };
     output::write(text.as_bytes(), None, io)?;
+    skipped.iter().for_each(|it| io.warning(&it.to_string()));
     unreadable.iter().for_each(|error| io.error(error));
     let (s, found) = (if checked == 1 { "" } else { "s" }, findings.len());
     io.remark(&format!("{checked} SealedSecret{s} in {} files: {found} found wrong", files.len()));

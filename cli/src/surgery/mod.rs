@@ -128,6 +128,22 @@ pub fn line(text: &str, document: usize, items: &[usize], path: &[&str]) -> Opti
     Some(text.get(..at)?.matches('\n').count() + 1)
 }
 
+/// One document's text, to ask what is written in it.
+pub struct Written<'a>(Option<Tree<'a>>);
+
+impl<'a> Written<'a> {
+    /// Nothing is written in what is no YAML.
+    pub fn of(document: &'a str) -> Self {
+        Self(Tree::parse(document).ok())
+    }
+
+    /// What stands without quotes at a path, or at one in an item of a list. `None` for what is in quotes, as all text of
+    /// JSON is, or stands elsewhere.
+    pub fn plain(&self, items: &[usize], path: &[&str]) -> Option<&str> {
+        self.0.as_ref()?.plain(items, path)
+    }
+}
+
 /// The mapping at a path, made where there is none, for callers that prepare a wanted value. `None` when something
 /// else stands in the way.
 pub fn mapping<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut Map<String, Value>> {

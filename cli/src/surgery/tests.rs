@@ -1,4 +1,5 @@
 use proptest::{collection::btree_map, prelude::*};
+use serde::Serialize as _;
 use serde_json::json;
 
 use super::*;
@@ -256,7 +257,12 @@ fn written(value: &Value, style: Style) -> String {
         Style::Crlf => block().replace('\n', "\r\n"),
         Style::Unclosed => block().trim_end_matches('\n').to_owned(),
         Style::Json => serde_json::to_string_pretty(value).unwrap() + "\n",
-        Style::Tabs => serde_json::to_string_pretty(value).unwrap().replace("  ", "\t"),
+        Style::Tabs => {
+            let mut text = Vec::new();
+            let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, tabs)).unwrap();
+            String::from_utf8(text).unwrap()
+        }
         Style::Compact => value.to_string(),
     }
 }

@@ -71,20 +71,28 @@ impl Tree<'_> {
     /// Where the key at the end of a path stands, or the last one of the path that is there, in an object or an item
     /// of a list.
     pub fn find(&self, items: &[usize], path: &[&str]) -> Option<usize> {
-        let mut node = &self.root;
-        for item in items {
-            let Shape::Mapping { entries, .. } = &node.shape else { return None };
-            let list = entries.iter().find(|entry| entry.name == "items")?;
-            let Shape::Sequence { items, .. } = &list.value.shape else { return None };
-            node = items.get(item.checked_sub(1)?)?;
-        }
+        let mut node = self.object(items)?;
         let mut at = node.span.start;
         for key in path {
-            let Shape::Mapping { entries, .. } = &node.shape else { break };
-            let Some(entry) = entries.iter().find(|entry| entry.name == *key) else { break };
+            let Some(entry) = node.entry(key) else { break };
             (node, at) = (&entry.value, entry.key.start);
         }
         Some(at)
+    }
+
+    /// The scalar without quotes at the end of a path in an object or an item of a list. JSON has none.
+    pub fn plain(&self, items: &[usize], path: &[&str]) -> Option<&str> {
+        let node = path.iter().try_fold(self.object(items)?, |node, key| Some(&node.entry(key)?.value))?;
+        let plain = matches!(node.shape, Shape::Scalar(ScalarStyle::Plain)) && !self.json;
+        plain.then(|| self.slice(node.span.clone()))
+    }
+
+    /// The document's object, or an item of its list, or of a list in that.
+    fn object(&self, items: &[usize]) -> Option<&Node> {
+        items.iter().try_fold(&self.root, |node, item| {
+            let Shape::Sequence { items, .. } = &node.entry("items")?.value.shape else { return None };
+            items.get(item.checked_sub(1)?)
+        })
     }
 
     /// As the text has them.
@@ -184,6 +192,11 @@ impl Tree<'_> {
 }
 
 impl Node {
+    fn entry(&self, key: &str) -> Option<&Entry> {
+        let Shape::Mapping { entries, .. } = &self.shape else { return None };
+        entries.iter().find(|entry| entry.name == key)
+    }
+
     /// Whether something in it is, or refers to, what stands elsewhere too.
     pub fn shared(&self) -> bool {
         self.anchored

@@ -96,16 +96,19 @@ pub struct Waiting {
 
 const ROTATE: &str = "\
 Example:
-  seal keys rotate > cert.pem
+  seal keys rotate -w cert.pem
 
 Asks the controller for a new key, waits until its certificate is served, and prints that. The request is an annotation \
 of the newest key, so that it makes one key however often it is read, and waits while the controller is down. The old \
-keys go on opening.
+keys go on opening. A file that -w names holds either the new certificate or what it held.
 
-Exit codes: 0 the new certificate is served, 1 not asked for, 5 asked for but not served in time.";
+Exit codes: 0 the new certificate is served, 1 not asked for, or the certificate could not be written, 5 asked for but not served in time.";
 
 #[derive(Debug, Args)]
 pub struct Rotate {
+    /// Write the new certificate to a file
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub write: Option<PathBuf>,
     /// How to show the new certificate
     #[arg(short, long, value_enum, default_value_t = CertOutput::Pem)]
     pub output: CertOutput,
@@ -155,10 +158,11 @@ understand too. The file is for its owner only, and none is ever overwritten.
 
   seal keys backup keys.yaml --verify
 
-compares the head of a backup with the cluster. With --identity or --passphrase-file it is opened too.
+compares the head of a backup with the cluster, and sees that what is encrypted is whole. With --identity or --passphrase-file it is opened too, and each Secret in \
+it that holds no usable key is named; the others are none the worse for it.
 
 Exit codes: 0 written, or nothing is missing; 1 not written, or --verify: a key of the cluster is missing in the backup \
-or marked otherwise there; 2 the command line makes no sense; 3 --verify: they could not be compared.";
+or marked otherwise there, or something in the backup cannot be used; 2 the command line makes no sense; 3 --verify: they could not be compared, as the backup is damaged or another cluster's, or the cluster has no key.";
 
 #[derive(Debug, Args)]
 pub struct Backup {

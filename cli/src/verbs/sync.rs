@@ -82,21 +82,44 @@ pub struct Which {
     pub at: At,
 }
 
+/// Where it is seen whether anybody works.
+#[derive(Debug, Args)]
+pub struct Lookout {
+    /// Namespace of the controller, whose Lease there shows whether it works
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-system")]
+    pub controller_namespace: String,
+}
+
 /// Some GitSyncs.
 #[derive(Debug, Args)]
 pub struct Several {
-    /// The GitSyncs
-    #[arg(required = true, value_name = "[NAMESPACE/]NAME")]
-    pub names: Vec<String>,
+    #[command(flatten)]
+    pub which: Names,
     #[command(flatten)]
     pub at: At,
+}
+
+/// Their names, or all.
+#[derive(Debug, Args)]
+pub struct Names {
+    /// The GitSyncs
+    #[arg(required_unless_present_any = ["all", "all_namespaces"], value_name = "[NAMESPACE/]NAME")]
+    pub names: Vec<String>,
+    /// Every one of the namespace
+    #[arg(long, conflicts_with_all = ["names", "all_namespaces"])]
+    pub all: bool,
+    /// Every one of all namespaces
+    #[arg(short = 'A', long, conflicts_with_all = ["names", "namespace"])]
+    pub all_namespaces: bool,
 }
 
 const LIST: &str = "\
 Example:
   seal sync list -A
 
-Exit codes: 0 shown, 1 not.";
+When nobody works, the first line says so, where you may read the controller's Lease.
+
+Exit codes: 0 shown, well or not, 1 not shown.";
 
 #[derive(Debug, Args)]
 pub struct List {
@@ -107,6 +130,8 @@ pub struct List {
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     #[command(flatten)]
+    pub lookout: Lookout,
+    #[command(flatten)]
     pub at: At,
 }
 
@@ -114,7 +139,8 @@ const STATUS: &str = "\
 Example:
   seal sync status shop/web
 
-The first line says whether it is well; then comes what is wrong and what to do next.
+The first line says whether it is well; then comes what is wrong and what to do next. When nobody works, that comes \
+first, where you may read the controller's Lease.
 
 Exit codes: 0 shown, well or not, 1 not shown. seal sync wait --timeout 0 tells a script whether it is well.";
 
@@ -123,6 +149,8 @@ pub struct Status {
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    #[command(flatten)]
+    pub lookout: Lookout,
     #[command(flatten)]
     pub which: Which,
 }
@@ -166,6 +194,8 @@ const NOW: &str = "\
 Example:
   seal sync now shop/web
 
+With --all or -A those that are suspended are left out.
+
 Exit codes: 0 it is done and all is well, 1 not asked for, or something is wrong, 5 not done in time.";
 
 /// How long to wait for what comes of it, and how to hear of it.
@@ -180,6 +210,8 @@ pub struct Waiting {
     /// How to report
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    #[command(flatten)]
+    pub lookout: Lookout,
 }
 
 #[derive(Debug, Args)]
@@ -210,22 +242,25 @@ pub struct Wait {
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     #[command(flatten)]
+    pub lookout: Lookout,
+    #[command(flatten)]
     pub which: Several,
 }
 
 const SUSPEND: &str = "\
 Example:
   seal sync suspend shop/web
+  seal sync suspend -A
 
 Git is not looked at, nothing is applied, healed or pruned, and deleting the GitSync leaves its objects.
 
-Exit codes: 0 suspended, 1 not.";
+Exit codes: 0 suspended, 1 one of them is not.";
 
 const RESUME: &str = "\
 Example:
   seal sync resume shop/web
 
-Exit codes: 0 resumed, 1 not.";
+Exit codes: 0 resumed, 1 one of them is not.";
 
 #[derive(Debug, Args)]
 pub struct Change {

@@ -33,6 +33,11 @@ pub struct Surroundings {
 pub const SCRIPT: Surroundings = Surroundings { terminal: false, now: "2026-12-01T00:00:00Z" };
 
 pub fn run(line: &str, stdin: &str, surroundings: Surroundings) -> Run {
+    run_bare(&format!("--cert {CERTIFICATE} {line}"), stdin, surroundings)
+}
+
+/// As [`run`], but with no certificate named.
+pub fn run_bare(line: &str, stdin: &str, surroundings: Surroundings) -> Run {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut io = Io {
         stdin: Box::new(stdin.as_bytes()),
@@ -42,9 +47,10 @@ pub fn run(line: &str, stdin: &str, surroundings: Surroundings) -> Run {
         stderr_is_read: surroundings.terminal,
         colour: false,
         colour_stdout: false,
+        width: None,
         now: surroundings.now.parse::<Timestamp>().unwrap(),
     };
-    let words = ["seal", "--cert", CERTIFICATE].into_iter().chain(line.split_whitespace());
+    let words = ["seal"].into_iter().chain(line.split_whitespace());
     let exit = cli::run(words.map(Into::into), &mut io);
     drop(io);
     Run { exit, stdout: String::from_utf8(stdout).unwrap(), stderr: String::from_utf8(stderr).unwrap() }
@@ -155,6 +161,17 @@ fn a_namespace_that_nobody_named_is_said() {
     assert!(told.stderr.contains(words), "{}", told.stderr);
     assert_eq!(opened(&told.stdout)[0].0.metadata.namespace.as_deref(), Some("shop"));
     assert!(!run(line, SECRET, person).stderr.contains("sealing for"));
+}
+
+#[test]
+fn a_certificate_in_another_form_than_pem_is_said_to_be_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let der = folder.path().join("cert.der");
+    fs::write(&der, b"\x30\x82\x04\xe3\xff").unwrap();
+    let mut seal = Command::new(env!("CARGO_BIN_EXE_seal"));
+    let refused = seal.env_clear().arg("--cert").arg(&der).args(["--raw", "--scope", "cluster-wide"]).output().unwrap();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(stderr.contains("data does not contain any valid RSA or ECDSA certificates"), "{stderr}");
 }
 
 #[test]

@@ -99,6 +99,9 @@ fn what_does_not_open_stops_nothing_else_and_two_files_never_become_one() {
     assert!(stderr.contains("b/deep/two.yaml would be written over a/two.yaml"), "{stderr}");
     assert_eq!(tree.seal("unseal", "a/config.yaml --recovery-private-key keys.pem").0, Some(1), "nothing to open");
     assert_eq!(tree.seal("unseal", "a --recovery-private-key none.pem").0, Some(1), "nothing to open it with");
+    let (code, _, stderr) = tree.seal("unseal", "a b");
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("name the private keys with --recovery-private-key"), "{stderr}");
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn what_is_stale_in_a_tree_is_sealed_anew_and_nothing_else_is_touched() {
     tree.write("app/new.yml", &sealed("new", ("new", "new")));
     let document = crds::yaml::documents(&sealed("json", ("old", "old"))).remove(0).value.unwrap();
     tree.write("app/deep/old.json", &serde_json::to_string_pretty(&document).unwrap());
-    tree.write("chart/templates/db.yaml", "kind: SealedSecret\nmetadata: {name: {{ .Name }}}\n  bad\n");
+    tree.write("chart/templates/db.yaml", "kind: SealedSecret\nmetadata: {name: {{ .Release.Name }}}\n  bad\n");
     tree.write("app/.hidden.yaml", &sealed("hidden", ("old", "old")));
     tree.write("app/notes.txt", &sealed("notes", ("old", "old")));
     let names = ["app/half.yaml", "app/new.yml", "app/deep/old.json", "chart/templates/db.yaml"];
@@ -149,7 +149,7 @@ fn what_is_stale_in_a_tree_is_sealed_anew_and_nothing_else_is_touched() {
 fn one_bad_file_or_document_stops_no_other() {
     let tree = Tree::new();
     let moved = sealed("moved", ("old", "old")).replace("name: moved", "name: elsewhere");
-    tree.write("a/broken.yaml", "kind: SealedSecret\nspec: [\n");
+    tree.write("a/broken.yaml", "kind: SealedSecret\nspec: [ # {{ .user }}\n");
     tree.write("a/two.yaml", &format!("{moved}---\n{}", sealed("two", ("old", "old"))));
     tree.write("a/homeless.yaml", &sealed("homeless", ("old", "old")).replace(", namespace: shop", ""));
     tree.write("a/anchor.yaml", &sealed("anchor", ("old", "old")).replace("a: '", "a: &x '"));
@@ -214,6 +214,10 @@ fn controller(request: &Request) -> (u16, String) {
 
 #[test]
 fn an_interruption_leaves_whole_files_and_the_next_run_goes_on() {
+    ["INT", "TERM"].into_iter().for_each(interrupted);
+}
+
+fn interrupted(signal: &str) {
     let tree = Tree::new();
     tree.write("a/1.yaml", &sealed("one", ("old", "old")));
     tree.write("a/2.yaml", &format!("{}---\n{}", sealed("two", ("old", "old")), sealed("three", ("old", "old"))));
@@ -227,7 +231,7 @@ fn an_interruption_leaves_whole_files_and_the_next_run_goes_on() {
     while stub.asked().len() < 2 {
         std::thread::yield_now();
     }
-    let interrupt = format!("kill -s INT {}", child.id());
+    let interrupt = format!("kill -s {signal} {}", child.id());
     assert!(Command::new("sh").args(["-c", &interrupt]).status().unwrap().success());
     let (code, stdout, stderr) = done(child.wait_with_output().unwrap());
     assert_eq!((code, stdout.as_str()), (Some(3), "a/1.yaml:2: shop/one: a, b sealed anew\n"));
@@ -242,6 +246,63 @@ fn an_interruption_leaves_whole_files_and_the_next_run_goes_on() {
     assert_eq!(stdout.lines().count(), 2, "{stdout}");
     assert_eq!(tree.read("a/1.yaml"), first);
     assert_eq!(values(&tree.read("a/2.yaml"), &ring(&["new"])), Some(both()));
+}
+
+#[test]
+fn a_way_to_the_controller_that_fails_for_a_moment_is_tried_again() {
+    let tree = Tree::new();
+    tree.write("a/1.yaml", &sealed("one", ("old", "old")));
+    let failures = std::sync::Mutex::new(vec![(502, "bad gateway"), (503, "error trying to reach service: EOF")]);
+    let stub = Stub::start(move |request| match failures.lock().unwrap().pop() {
+        Some((status, words)) => (status, words.to_owned()),
+        None => controller(request),
+    });
+    let flags = |stub: &Stub| format!("--kubeconfig= --server {} a", stub.address);
+    let (code, _, stderr) = tree.run(&flags(&stub));
+    assert_eq!((code, stderr.as_str(), stub.asked().len()), (Some(0), "", 3));
+    assert_eq!(values(&tree.read("a/1.yaml"), &ring(&["new"])), Some(both()));
+
+    // One that does not come back holds up the first question only.
+    tree.write("a/1.yaml", &sealed("one", ("old", "old")));
+    tree.write("a/2.yaml", &sealed("two", ("old", "old")));
+    let stub = Stub::start(|_| (503, "no endpoints available".to_owned()));
+    let (code, _, stderr) = tree.run(&flags(&stub));
+    assert_eq!((code, stub.asked().len()), (Some(3), 1 + 5 + 1), "{stderr}");
+    assert_eq!(stderr.matches("no endpoints available").count(), 2, "{stderr}");
+}
+
+#[test]
+fn sealed_values_that_nobody_reads_are_named_and_fail_a_check() {
+    let tree = Tree::new();
+    let old = value("s3cret", "db", "old");
+    let template = "kind: SealedSecret\nmetadata: {name: {{ .Release.Name }}}\nspec: {encryptedData: {a: VALUE}}\n";
+    tree.write("charts/templates/ss.yaml", &template.replace("VALUE", &old));
+    tree.write("charts/values.yaml", &format!("db:\n  password: {old}\n"));
+    tree.write("charts/good.yaml", &sealed("good", ("new", "new")));
+    tree.write("charts/other.yaml", "kind: ConfigMap\nmetadata: {name: other}\n");
+    let keys = "--recovery-private-key keys.pem";
+    let (code, stdout, stderr) = tree.run(&format!("{keys} --check charts"));
+    assert_eq!((code, stdout.as_str()), (Some(3), ""));
+    for file in ["charts/templates/ss.yaml:2: ", "charts/values.yaml:1: "] {
+        assert!(stderr.contains(&format!("warning: {file}passed over")), "{stderr}");
+    }
+    assert!(stderr.contains("1 of its values") && stderr.contains("seal keys list"), "{stderr}");
+    let (code, stdout, _) = tree.run(&format!("{keys} --dry-run -o json charts"));
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(code, Some(0));
+    let skipped: Vec<_> = report["skipped"].as_array().unwrap().iter().map(|it| it["file"].clone()).collect();
+    assert_eq!(skipped, ["charts/templates/ss.yaml", "charts/values.yaml"]);
+    assert_eq!((&report["sealedSecrets"], &report["skipped"][1]["values"]), (&1.into(), &1.into()));
+
+    let (code, _, stderr) = tree.run(&format!("{keys} --check charts/good.yaml charts/other.yaml"));
+    assert_eq!(
+        (code, stderr.as_str()),
+        (Some(0), "warning: charts/other.yaml: there is no SealedSecret in it, or none that can be read\n")
+    );
+    let (code, stdout, stderr) = tree.seal("verify", "charts -o json");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, report["skipped"].as_array().unwrap().len()), (Some(0), 2), "{report}");
+    assert!(stderr.contains("charts/values.yaml:1: passed over"), "{stderr}");
 }
 
 #[test]

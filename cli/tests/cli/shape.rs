@@ -18,6 +18,7 @@ fn what_decides_touches_nothing() {
         "manifests.rs",
         "renewal.rs",
         "sight.rs",
+        "spelling.rs",
         "surgery/mod.rs",
         "surgery/scalar.rs",
         "surgery/splice.rs",

@@ -9,7 +9,7 @@ use std::{
 
 use crds::{SealedSecret, unseal};
 
-use crate::opens::ring;
+use crate::{opens::ring, stub::Stub, verbs::controller};
 
 const TESTDATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata");
 const VERBS: [&str; 12] =
@@ -179,6 +179,7 @@ fn a_value_is_never_typed_where_it_would_be_shown() {
         stderr_is_read: false,
         colour: false,
         colour_stdout: false,
+        width: None,
         now: jiff::Timestamp::UNIX_EPOCH,
     };
     assert_eq!(cli::run(args.map(Into::into), &mut io), cli::Exit::Failed);
@@ -241,6 +242,35 @@ fn an_editor_changes_only_what_it_changes() {
 }
 
 #[test]
+fn what_somebody_does_to_a_file_meanwhile_is_not_undone() {
+    const MORE: &str = "---\nkind: ConfigMap\n";
+    let folder = Folder::new();
+    folder.write("more.yaml", MORE);
+    let (before, path) = (folder.read("sealed.yaml"), folder.path("sealed.yaml"));
+    let certificate = folder.read("cert.pem");
+    let stub = Stub::start(move |request| {
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(MORE.as_bytes()).unwrap();
+        if request.path.ends_with("/v1/cert.pem") { (200, certificate.clone()) } else { controller(request) }
+    });
+    let plain = "kind: Secret\nmetadata: {name: db}\nstringData: {new: x}\n";
+    let editor = "sh -c 'cat more.yaml >> sealed.yaml; sed -i s/Opaque/other/ \"$1\"' sh";
+    for (line, code) in [
+        ("edit --cert cert.pem sealed.yaml", 1),
+        ("set --kubeconfig= --server SERVER password sealed.yaml", 1),
+        ("--kubeconfig= --server SERVER --merge-into sealed.yaml", 1),
+        ("--kubeconfig= --server SERVER --re-encrypt -f sealed.yaml", 1),
+        ("reseal --kubeconfig= --server SERVER sealed.yaml", 3),
+    ] {
+        folder.write("sealed.yaml", &before);
+        let args = line.replace("SERVER", &stub.address);
+        let done = folder.run(&args.split(' ').collect::<Vec<_>>(), plain, editor);
+        let words = "write sealed.yaml: it was changed by somebody else meanwhile, and stays as they left it: run this";
+        assert!(done.code == Some(code) && done.stderr.contains(words), "{line}: {:?} {}", done.code, done.stderr);
+        assert_eq!(folder.read("sealed.yaml"), format!("{before}{MORE}"), "{line}");
+    }
+}
+
+#[test]
 fn values_are_shown_only_to_who_may_see_them_and_only_for_the_time() {
     let folder = Folder::new();
     let before = folder.read("sealed.yaml");
@@ -258,6 +288,28 @@ fn values_are_shown_only_to_who_may_see_them_and_only_for_the_time() {
     let args = [&["edit", "--cert", "cert.pem", "sealed.yaml"], &KEYED[..]].concat();
     assert_eq!(folder.run(&args, "", change).code, Some(0));
     assert_eq!(changed(&folder.read("sealed.yaml"), &before), 1);
+}
+
+/// The editor outlives what ends seal, until its file is gone; a shell that counts this far has waited long enough.
+#[test]
+fn an_interrupted_edit_leaves_nothing_in_the_clear() {
+    let gone = "until_gone() { i=0; while [ -e \"$1\" ] && [ $i -lt 9999999 ]; do i=$((i+1)); done; }; until_gone";
+    for signal in ["HUP", "TERM"] {
+        let folder = Folder::new();
+        let before = folder.read("sealed.yaml");
+        let args = [&["edit", "--cert", "cert.pem", "sealed.yaml"], &KEYED[..]].concat();
+        let done = folder.run(&args, "", &format!("cp \"$1\" \"$1~\"; kill -{signal} $PPID; {gone}"));
+        assert_eq!((done.code, done.stderr.as_str()), (Some(1), "error: interrupted, so nothing was changed\n"));
+        assert!(folder.is_clean() && folder.read("sealed.yaml") == before, "{signal}");
+    }
+    // What is pressed at the terminal is for the editor, which goes on.
+    for signal in ["INT", "QUIT"] {
+        let folder = Folder::new();
+        let editor = format!("kill -{signal} $PPID; sed -i 's/^  password: .*/  password: new/'");
+        let done = folder.run(&["edit", "--cert", "cert.pem", "sealed.yaml"], "", &editor);
+        assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""), "{signal}");
+        assert!(folder.is_clean() && folder.values("sealed.yaml")[0].1 == "new");
+    }
 }
 
 #[test]
@@ -280,7 +332,22 @@ fn what_an_editor_spoils_is_offered_again_and_never_written() {
     assert_eq!(done.code, Some(1));
     assert!(done.stderr.ends_with("error: nothing was changed, because what was written cannot be used: stringData.user must be a string: put it in quotes\n"), "{}", done.stderr);
     assert!(!done.stderr.contains("hunter2"));
+    // Wrong in another way each time, by a program that nobody stops: it is asked twice.
+    let done = edit("sh -c 'echo hunter2 >> \"$1\"; echo >> rounds; test $(wc -l < rounds) -lt 5' sh");
+    assert_eq!((done.code, folder.read("rounds").as_str()), (Some(1), "\n\n"), "{}", done.stderr);
+    // A template that no API server would take.
+    for (wrong, words) in [
+        ("metadata: 5", "spec.template.metadata must be a mapping"),
+        ("metadata: {labels: {tier: 5}}", "spec.template.metadata.labels.tier must be a string: put it in quotes"),
+        ("data: [a]", "spec.template.data must be a mapping"),
+    ] {
+        let done = edit(&format!("sh -c 'grep -q ERROR \"$1\" || sed -i \"s/  type: .*/  {wrong}/\" \"$1\"' sh"));
+        assert_eq!(done.code, Some(1), "{wrong}");
+        assert!(done.stderr.ends_with(&format!("cannot be used: {words}\n")), "{}", done.stderr);
+    }
     assert_eq!(folder.read("sealed.yaml"), before);
+    assert_eq!(edit("sed -i s/^..user:.*/\\ \\ user:\\ 5432/").code, Some(0));
+    assert_eq!(folder.values("sealed.yaml")[1].1, "5432", "a number is the text that is written");
     assert!(folder.is_clean());
 }
 

@@ -6,7 +6,7 @@ use cli::Exit;
 use crds::{Certificate, SealedSecret, seal, template::Environment, unseal};
 
 use crate::{
-    opens::{CERTIFICATE, Run, SCRIPT, Surroundings, opened, ring, run},
+    opens::{CERTIFICATE, Run, SCRIPT, Surroundings, opened, ring, run, run_bare},
     stub::{Request, Stub},
 };
 
@@ -43,7 +43,7 @@ fn sealed_file(scope: &str) -> String {
 }
 
 /// A controller that opens and seals as upstream's does, and loses what it loses.
-fn controller(request: &Request) -> (u16, String) {
+pub fn controller(request: &Request) -> (u16, String) {
     let sealed: SealedSecret = match serde_json::from_str(&request.body) {
         Ok(sealed) => sealed,
         Err(_) => return (500, String::new()),
@@ -206,6 +206,67 @@ fn re_encrypting_in_place_changes_nothing_but_the_sealed_values() {
             !asked[0].body.contains("team") && !asked[0].body.contains("db://"),
             "the template is not its business"
         );
+    }
+}
+
+#[test]
+fn a_file_by_another_name_is_re_encrypted_in_place_too() {
+    let stub = Stub::start(controller);
+    let folder = Folder::new();
+    let path = folder.file("app.yaml", "");
+    let (dotted, link) = (folder.0.path().join("./././app.yaml"), folder.0.path().join("link.yaml"));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    fs::create_dir(folder.0.path().join("sub")).unwrap();
+    for (from, to) in [
+        (&path, &path),
+        (&path, &folder.0.path().join("sub/../app.yaml")),
+        (&path, &link),
+        (&link, &path),
+        (&dotted, &link),
+    ] {
+        let before = sealed_file("strict");
+        fs::write(&path, &before).unwrap();
+        let done = ask(&stub, &format!("--re-encrypt -f {} -w {}", from.display(), to.display()), "");
+        assert_eq!((done.exit, done.stdout.as_str(), done.stderr.as_str()), (Exit::Ok, "", ""));
+        let after = fs::read_to_string(&path).unwrap();
+        let mine = |text: &str| text.lines().filter(|line| !line.contains(" old: ")).collect::<Vec<_>>().join("\n");
+        assert_eq!(mine(&after), mine(&before), "{} {}", from.display(), to.display());
+        assert_ne!(after, before);
+    }
+    let other = folder.0.path().join("other.yaml");
+    ask(&stub, &format!("--re-encrypt -f {} -w {}", path.display(), other.display()), "");
+    assert!(!fs::read_to_string(&other).unwrap().contains("ConfigMap"), "elsewhere goes what was re-encrypted alone");
+}
+
+/// In the deprecated form, with the template that a Go client writes beside it, and the one thing that counts there.
+fn whole(blob: &str) -> String {
+    format!(
+        "apiVersion: bitnami.com/v1alpha1\nkind: SealedSecret\nmetadata:\n  name: db\n  namespace: shop\nspec:\n  data: {blob}\n  template:\n    metadata:\n      creationTimestamp: null\n      annotations:\n        sealedsecrets.bitnami.com/skip-set-owner-references: \"true\"\n"
+    )
+}
+
+#[test]
+fn the_deprecated_form_taken_apart_keeps_type_and_labels() {
+    let plain = r#"{"kind": "Secret", "metadata": {"labels": {"team": "a"}}, "type": "kubernetes.io/basic-auth", "data": {"user": "eA=="}}"#;
+    let stub = Stub::start(controller);
+    let folder = Folder::new();
+    let path = folder.file("old.yaml", "").display().to_string();
+    let by_controller = format!("--kubeconfig= --server {} --re-encrypt -f {path}", stub.address);
+    let here = format!("reseal --recovery-private-key {KEY} --cert {CERTIFICATE} {path}");
+    let piped = format!("--kubeconfig= --server {} --re-encrypt -o yaml", stub.address);
+    for line in [by_controller, here, piped] {
+        let before = whole(&value(plain, "strict"));
+        fs::write(&path, &before).unwrap();
+        let done = run_bare(&line, &before, SCRIPT);
+        assert_eq!((done.exit, done.stderr.as_str()), (Exit::Ok, ""), "{line}");
+        let text = if line.contains("-o yaml") { done.stdout } else { fs::read_to_string(&path).unwrap() };
+        let (sealed, values) = opened(&text).remove(0);
+        assert_eq!((values["user"].as_slice(), &sealed.spec.data), (&b"x"[..], &None), "{text}");
+        let template = sealed.spec.template.unwrap();
+        assert_eq!(template.type_.as_deref(), Some("kubernetes.io/basic-auth"), "{text}");
+        let metadata = template.metadata.unwrap();
+        assert_eq!(metadata["labels"]["team"], "a", "{text}");
+        assert_eq!(metadata["annotations"]["sealedsecrets.bitnami.com/skip-set-owner-references"], "true", "{text}");
     }
 }
 

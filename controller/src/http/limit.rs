@@ -3,11 +3,13 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures::StreamExt as _;
 use governor::{
     Quota, RateLimiter,
     clock::{Clock, MonotonicClock},
@@ -89,15 +91,30 @@ impl Verdict {
     }
 }
 
-/// Answers 429 to what comes too often. The body is not even read then.
+/// As much as is read of the body of a request that is refused: as Go's server does it.
+const DRAINED: usize = 256 << 10;
+
+/// Answers 429 to what comes too often.
 pub async fn limited(State(limiter): State<Arc<Limiter>>, request: Request, next: Next) -> Response {
     let verdict = limiter.check();
-    let mut response = match verdict.retry {
-        None => next.run(request).await,
-        Some(_) => Refusal::new(StatusCode::TOO_MANY_REQUESTS, "limit exceeded").into_response(),
+    let mut response = if verdict.retry.is_none() {
+        next.run(request).await
+    } else {
+        drain(request.into_body()).await;
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "limit exceeded").into_response()
     };
     verdict.tell(response.headers_mut());
     response
+}
+
+/// Else the connection ends under who still sends, and of the refusal the API server's proxy makes a 503.
+async fn drain(body: Body) {
+    let (mut body, mut read) = (body.into_data_stream(), 0);
+    while let Some(Ok(chunk)) = body.next().await
+        && read < DRAINED
+    {
+        read += chunk.len();
+    }
 }
 
 #[cfg(test)]

@@ -63,6 +63,8 @@ use crate::{
 const BODY: usize = 10 << 20;
 /// Bodies held in memory at once; further requests wait.
 const BODIES: usize = 4;
+/// Time for a Git host to send its body. Whoever gets here may begin one, and hosts give up after as long.
+const DELIVERY: Duration = Duration::from_secs(10);
 
 const CERTIFICATE: &str = "/v1/cert.pem";
 const VERIFY: &str = "/v1/verify";
@@ -103,6 +105,8 @@ pub struct Endpoints {
 struct Shared {
     endpoints: Endpoints,
     bodies: Semaphore,
+    /// The same for Git hosts: none waits behind those who seal, nor they behind it.
+    deliveries: Semaphore,
     hands: Arc<Semaphore>,
 }
 
@@ -127,13 +131,15 @@ pub fn main_routes(endpoints: &Endpoints) -> Router {
         .with_state(Arc::new(Shared {
             endpoints: endpoints.clone(),
             bodies: Semaphore::new(BODIES),
+            deliveries: Semaphore::new(BODIES),
             hands: Arc::new(Semaphore::new(1)),
         }))
 }
 
 /// `/metrics`.
 pub fn metrics_routes(endpoints: Endpoints) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(Arc::new(endpoints))
+    let turns = Arc::new(Semaphore::new(1));
+    Router::new().route("/metrics", get(metrics)).with_state((Arc::new(endpoints), turns))
 }
 
 /// Which loops are stuck. With what, only the log tells: whoever may log in may ask here.
@@ -226,9 +232,11 @@ impl Shared {
         let text = read(request, self.endpoints.timeouts.read).await?;
         let turn = self.hands.clone().acquire_owned().await.map_err(closed)?;
         let candidate = off(move || candidate(&text)).await?;
+        drop(turn);
         if let Some((gate, user)) = caller {
             gate.admit(user, action, candidate.place()).await?;
         }
+        let turn = self.hands.clone().acquire_owned().await.map_err(closed)?;
         let ring = self.endpoints.ring.borrow().clone();
         ring.newest().ok_or_else(no_key)?; // or everything would seem to be sealed for somebody else
         let (metrics, accept_deprecated) = (self.endpoints.metrics.clone(), self.endpoints.accept_deprecated);
@@ -292,21 +300,31 @@ async fn hook(
 ) -> Result<StatusCode, Refusal> {
     let nothing = || Refusal::new(StatusCode::NOT_FOUND, "GitSyncs are not followed here");
     let hooks = shared.endpoints.hooks.as_ref().ok_or_else(nothing)?;
-    let _body = shared.bodies.acquire().await.map_err(|_| Refusal::internal("the controller is stopping"))?;
+    let _body = shared.deliveries.acquire().await.map_err(|_| Refusal::internal("the controller is stopping"))?;
     let headers = request.headers().clone();
-    let body = read(request, shared.endpoints.timeouts.read).await?;
+    let body = read(request, shared.endpoints.timeouts.read.min(DELIVERY)).await?;
     hooks.receive((&namespace, &name), &headers, body.as_bytes()).await
 }
 
-async fn metrics(State(endpoints): State<Arc<Endpoints>>, headers: HeaderMap) -> Response {
+type Scraped = (Arc<Endpoints>, Arc<Semaphore>);
+
+/// Of many objects it takes a while: one at a time, and not in the way of what must not wait.
+async fn metrics(State((endpoints, turns)): State<Scraped>, headers: HeaderMap) -> Response {
     let format = Format::accepted(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()));
+    // Never closed.
+    let turn = turns.acquire_owned().await;
     let seen = Snapshot {
         sealed: endpoints.sealed.all(),
         ring: endpoints.ring.borrow().clone(),
         omit_names: endpoints.omit_names,
     };
-    match endpoints.metrics.render(&seen, format) {
-        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+    let work = move || {
+        let _turn = turn;
+        endpoints.metrics.render(&seen, format)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        Ok(Err(error)) => Refusal::internal(error).into_response(),
         Err(error) => Refusal::internal(error).into_response(),
     }
 }

@@ -20,10 +20,7 @@ use kube::{
     Api, Client, ResourceExt as _,
     api::{ListParams, ObjectMeta, PostParams},
     core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +29,7 @@ use tracing::{Instrument as _, Span, field::Empty};
 use self::name::Names;
 use crate::{
     audit::Audit,
-    backoff,
+    backoff, calls,
     context::chain,
     events::{Events, Severity},
     lead::{Role, Roles},
@@ -180,7 +177,7 @@ impl Keeper {
     pub async fn run(mut self, renew: impl Stream<Item = ()> + Send, mut roles: Roles, stop: CancellationToken) {
         // Whatever the label says: one that is set aside is known too, and taken up again as soon as it is active.
         let config = watcher::Config::default().labels(key_secret::LABEL);
-        let mut watch = pin!(watcher(self.watched.clone(), config).default_backoff());
+        let mut watch = pin!(calls::watch(self.watched.clone(), config));
         let mut renew = pin!(renew.fuse());
         loop {
             let (leads, now) = (*roles.borrow_and_update() == Role::Leading, Timestamp::now());
@@ -203,7 +200,7 @@ impl Keeper {
                 Turn::End => return,
                 Turn::Seen(event) => match *event {
                     Ok(event) => self.on_event(event).await,
-                    Err(error) => tracing::warn!(%error, "cannot watch the key Secrets; trying again"),
+                    Err(error) => tracing::warn!(error = chain(&error), "cannot watch the key Secrets; trying again"),
                 },
                 Turn::Read => self.read().await,
                 Turn::Due if wait.is_some_and(|wait| wait <= LOOK) => self.mint(&roles).await,
@@ -289,12 +286,15 @@ impl Keeper {
 
     /// Reads those that have changed. There are few, and all come in one answer.
     async fn read(&mut self) {
-        match self.api.list(&ListParams::default().labels(key_secret::LABEL)).await {
-            Ok(secrets) => {
-                for secret in secrets {
-                    self.take(&secret).await;
+        match self.found().await {
+            Ok((secrets, legacy)) => {
+                for secret in &secrets {
+                    self.take(secret).await;
                 }
-                self.take_legacy().await;
+                match legacy {
+                    Some(secret) => self.take(&secret).await,
+                    None => self.lose(&self.options.prefix.clone()),
+                }
                 (self.unread, self.listed) = (None, true);
                 self.publish();
                 if std::mem::take(&mut self.asked_early) {
@@ -312,13 +312,11 @@ impl Keeper {
         self.held.get(name).is_some_and(|held| version.is_some() && held.version.as_ref() == version)
     }
 
-    /// Upstream's oldest versions kept one unlabelled key under the bare prefix.
-    async fn take_legacy(&mut self) {
-        match self.api.get_opt(&self.options.prefix).await {
-            Ok(Some(secret)) => self.take(&secret).await,
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, name = self.options.prefix, "cannot look for a legacy key"),
-        }
+    /// The labelled ones, and the one without a label that upstream's oldest versions kept under the bare prefix. Both or
+    /// neither: without one of them there might seem to be no key, and another would be made.
+    async fn found(&self) -> kube::Result<(Vec<Secret>, Option<Secret>)> {
+        let labelled = self.api.list(&ListParams::default().labels(key_secret::LABEL)).await?;
+        Ok((labelled.items, self.api.get_opt(&self.options.prefix).await?))
     }
 
     fn lose(&mut self, name: &str) {
@@ -460,48 +458,4 @@ fn announce(Key { name, fingerprint, mark, .. }: &Key) {
 }
 
 #[cfg(test)]
-mod tests {
-    use crds::{Certificate, PrivateKey};
-
-    use super::*;
-
-    fn held(name: &str, file: &str, born: i64, mark: Mark) -> (Key, Option<RingKey>) {
-        let text = |end| std::fs::read_to_string(format!("../crds/testdata/{file}.{end}")).unwrap();
-        let (private, pem) = (PrivateKey::from_pem(&text("key")).unwrap(), text("crt"));
-        let (certificate, born) = (Certificate::from_pem(&pem).unwrap(), Timestamp::from_second(born).unwrap());
-        let key = Key {
-            name: name.to_owned(),
-            fingerprint: certificate.fingerprint().clone(),
-            mark,
-            born,
-            not_before: certificate.not_before(),
-            not_after: certificate.not_after(),
-            replace: false,
-        };
-        let certificate = Some(Arc::new(certificate));
-        let ring = RingKey { private: Arc::new(private), certificate, certificate_pem: pem.into(), born };
-        (key, mark.opens().then_some(ring))
-    }
-
-    #[test]
-    fn the_ring_opens_and_seals_as_the_keys_say() {
-        let of = |all: &[(Key, Option<RingKey>)]| {
-            let keys: Keys = all.iter().map(|(key, _)| key.clone()).collect();
-            let ring = ring(&keys, all.iter());
-            let sealing = ring.sealing().map(|key| key.private.fingerprint().clone());
-            assert_eq!(sealing, keys.sealing().map(|key| key.fingerprint.clone()));
-            (ring.keys().len(), sealing)
-        };
-        let old = held("old", "old", 1, Mark::Active);
-        let (oldest, newest) =
-            (Some(old.0.fingerprint.clone()), Some(held("new", "new", 2, Mark::Active).0.fingerprint));
-        let with = |mark| of(&[old.clone(), held("new", "new", 2, mark)]);
-        assert_eq!(with(Mark::Active), (2, newest));
-        assert_eq!(with(Mark::Exposed), (2, oldest.clone()));
-        assert_eq!(with(Mark::Compromised), (1, oldest.clone()));
-        assert_eq!(with(Mark::Retired), (1, oldest.clone()));
-        // A copy that came back with a backup opens, but what is known of the key is not forgotten.
-        let copy = held("copy", "new", 3, Mark::Active);
-        assert_eq!(of(&[old, held("new", "new", 2, Mark::Compromised), copy]), (2, oldest));
-    }
-}
+mod tests;

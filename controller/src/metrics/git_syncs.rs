@@ -147,7 +147,9 @@ impl GitSyncs {
             let record = records.get(&key);
             corrected.get_or_create(&labels).inc_by(record.map_or(0, |record| record.corrected));
             let Ok(interval) = sync.spec.interval() else { continue };
-            if !sync.spec.suspend && sync.metadata.deletion_timestamp.is_none() {
+            // Nobody asks for one whose spec is wrong.
+            let is_looked_after = !sync.spec.suspend && of != State::Stalled;
+            if is_looked_after && sync.metadata.deletion_timestamp.is_none() {
                 let born = sync.metadata.creation_timestamp.as_ref().map_or(started, |born| born.0.max(started));
                 let last = record.and_then(|record| record.asked).unwrap_or(born);
                 asked.get_or_create(&labels).set(last.as_second());
@@ -156,7 +158,8 @@ impl GitSyncs {
         }
         drop(records);
         book.family("git_sync_state", help, states);
-        let help = "When Git was last asked for a GitSync, whatever came of it; not of one that is suspended";
+        let help =
+            "When Git was last asked for a GitSync, whatever came of it; not of one that is suspended or stalled";
         book.family("git_sync_last_fetch_timestamp_seconds", help, asked);
         book.family("git_sync_interval_seconds", "How often Git is to be asked: spec.interval", intervals);
         book.family("git_sync_drift_corrections", "Objects that others had changed and that were put back", corrected);
@@ -233,6 +236,11 @@ mod tests {
         let text = told(&syncs);
         assert!(text.contains(r#"state="suspended"} 1"#) && !text.contains("state=\"failed\""), "{text}");
         assert!(!text.contains("last_fetch_timestamp_seconds{"), "nobody asks: {text}");
+        let stalled = json!([{"type": "Stalled", "status": "True", "reason": "InvalidSpec", "message": "", "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        writer.apply_watcher_event(&Event::Apply(sync(&json!({}), &stalled)));
+        let text = told(&syncs);
+        assert!(text.contains(r#"state="stalled"} 1"#) && !text.contains("last_fetch_timestamp_seconds{"), "{text}");
         writer.apply_watcher_event(&Event::Apply(sync(&json!({"prune": "perhaps"}), &failed())));
         assert!(told(&syncs).contains(r#"state="unreadable"} 1"#));
 

@@ -26,9 +26,9 @@ impl<Key: Eq + std::hash::Hash> Asks<Key> {
         self.0.insert(key, asks.clone()) != Some(asks)
     }
 
-    /// It is gone.
-    pub fn forget(&mut self, key: &Key) {
-        self.0.remove(key);
+    /// All others are gone.
+    pub fn keep(&mut self, stays: impl Fn(&Key) -> bool) {
+        self.0.retain(|key, _| stays(key));
     }
 }
 

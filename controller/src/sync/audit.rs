@@ -3,7 +3,7 @@
 
 use crds::{
     GitSync,
-    git_sync::{APPROVE, HistoryEntry, RECONCILE_REQUESTED, ROLLBACK},
+    git_sync::{APPROVE, HistoryEntry, ROLLBACK},
     sync::history::{Counts, Trigger, UnderWay},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -28,16 +28,22 @@ pub enum How {
     Ran,
     /// It is not in Git any more.
     Deleted,
+    /// It was deleted, to be made anew: what comes next may fail.
+    #[strum(serialize = "deleted")]
+    Cleared,
+    /// It was to be changed, and whether it was nobody heard.
+    Unheard,
 }
 
 impl How {
-    /// As the metric of steps has it.
-    pub fn step(self) -> &'static str {
+    /// As the metric of steps has it; none for what is no step that came to its end.
+    pub fn step(self) -> Option<&'static str> {
         match self {
-            Self::Created | Self::Changed | Self::Recreated => Why::Apply.into(),
-            Self::Healed => Why::Heal.into(),
-            Self::Ran => Why::Run.into(),
-            Self::Deleted => "prune",
+            Self::Created | Self::Changed | Self::Recreated => Some(Why::Apply.into()),
+            Self::Healed => Some(Why::Heal.into()),
+            Self::Ran => Some(Why::Run.into()),
+            Self::Deleted => Some("prune"),
+            Self::Cleared | Self::Unheard => None,
         }
     }
 }
@@ -55,7 +61,6 @@ pub struct Pass {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Word {
     generation: Option<i64>,
-    request: Option<String>,
     leave: [Option<String>; 2],
 }
 
@@ -90,15 +95,27 @@ pub struct Record {
 impl Word {
     fn of(sync: &GitSync) -> Self {
         let said = |annotation| sync.annotations().get(annotation).cloned();
-        let (request, leave) = (said(RECONCILE_REQUESTED), [said(APPROVE), said(ROLLBACK)]);
-        Self { generation: sync.metadata.generation, request, leave }
+        Self { generation: sync.metadata.generation, leave: [said(APPROVE), said(ROLLBACK)] }
     }
+}
+
+impl Pass {
+    /// The pass that takes in what was fetched is the one that had it fetched, unless somebody has asked for something
+    /// else since.
+    #[must_use]
+    pub fn after(self, fetch: Self) -> Self {
+        if asks_nothing(self.trigger) || self.trigger == fetch.trigger { fetch } else { self }
+    }
+}
+
+fn asks_nothing(trigger: Trigger) -> bool {
+    matches!(trigger, Trigger::Start | Trigger::Interval | Trigger::Drift)
 }
 
 impl Way {
     /// The same way goes on, until somebody asks anew.
     fn next(before: Option<Self>, revision: &str, pass: Pass) -> Self {
-        let asks_nothing = matches!(pass.trigger, Trigger::Start | Trigger::Interval | Trigger::Drift);
+        let asks_nothing = asks_nothing(pass.trigger);
         let is_deletion = |way: &Self| [way.pass.trigger, pass.trigger] == [Trigger::Deletion; 2];
         let goes_on = |way: &Self| way.revision == revision && (asks_nothing || is_deletion(way));
         before.filter(goes_on).unwrap_or_else(|| Self { revision: revision.to_owned(), pass })
@@ -120,20 +137,21 @@ impl Record {
         Some(UnderWay { revision, trigger, since, counts: *counts })
     }
 
-    /// What a pass is for that begins now. `observed` is the generation that was last handled, by whomever.
-    pub fn trigger(&self, sync: &GitSync, observed: Option<i64>, is_due: bool) -> Trigger {
+    /// What a pass is for that begins now. `observed` is the generation that was last handled, by whomever; `is_due` says
+    /// whether it is about what is fetched, and `request` who asked for that.
+    pub fn trigger(&self, sync: &GitSync, observed: Option<i64>, is_due: bool, request: Option<&str>) -> Trigger {
         let now = Word::of(sync);
         match &self.word {
             None if now.generation == observed => Trigger::Start,
             None => Trigger::SpecChange,
             Some(word) if word.generation != now.generation => Trigger::SpecChange,
-            Some(word) if word.request != now.request => match now.request {
+            Some(word) => match request {
                 Some(request) if request.starts_with(hook::REQUEST) => Trigger::Webhook,
-                _ => Trigger::Annotation,
+                Some(_) => Trigger::Annotation,
+                None if word.leave != now.leave => Trigger::Annotation,
+                None if is_due => Trigger::Interval,
+                None => Trigger::Drift,
             },
-            Some(word) if word.leave != now.leave => Trigger::Annotation,
-            Some(_) if is_due => Trigger::Interval,
-            Some(_) => Trigger::Drift,
         }
     }
 
@@ -166,7 +184,7 @@ impl Record {
                 How::Changed | How::Recreated => counts.changed += 1,
                 How::Deleted => counts.deleted += 1,
                 // Drift has an Event of its own, and a hook is no object of the revision.
-                How::Healed | How::Ran => continue,
+                How::Healed | How::Ran | How::Cleared | How::Unheard => continue,
             }
             tally.untold = true;
         }
@@ -261,16 +279,29 @@ mod tests {
     #[test]
     fn each_pass_has_a_reason() {
         let mut record = Record::default();
-        assert_eq!(record.trigger(&sync(1, &[]), None, true), Trigger::SpecChange, "it is new");
-        assert_eq!(record.trigger(&sync(1, &[]), Some(1), true), Trigger::Start, "it was there before we were");
+        assert_eq!(record.trigger(&sync(1, &[]), None, true, None), Trigger::SpecChange, "it is new");
+        assert_eq!(record.trigger(&sync(1, &[]), Some(1), true, None), Trigger::Start, "it was there before we were");
         record.attempted(&sync(1, &[]), A, pass(Trigger::Start));
-        assert_eq!(record.trigger(&sync(1, &[]), Some(1), true), Trigger::Interval);
-        assert_eq!(record.trigger(&sync(1, &[]), Some(1), false), Trigger::Drift);
-        assert_eq!(record.trigger(&sync(2, &[]), Some(1), false), Trigger::SpecChange);
-        let asked = |key, value| record.trigger(&sync(1, &[(key, value)]), Some(1), true);
-        assert_eq!(asked(RECONCILE_REQUESTED, "now"), Trigger::Annotation);
-        assert_eq!(asked(RECONCILE_REQUESTED, "webhook 2026-01-01T00:00:00Z"), Trigger::Webhook);
+        assert_eq!(record.trigger(&sync(1, &[]), Some(1), true, None), Trigger::Interval);
+        assert_eq!(record.trigger(&sync(1, &[]), Some(1), false, None), Trigger::Drift);
+        assert_eq!(record.trigger(&sync(2, &[]), Some(1), false, None), Trigger::SpecChange);
+        let requested = |request| record.trigger(&sync(1, &[]), Some(1), true, Some(request));
+        assert_eq!(requested("now"), Trigger::Annotation);
+        assert_eq!(requested("webhook 2026-01-01T00:00:00Z"), Trigger::Webhook);
+        let asked = |key, value| record.trigger(&sync(1, &[(key, value)]), Some(1), true, None);
         assert_eq!([asked(APPROVE, "p"), asked(ROLLBACK, "a")], [Trigger::Annotation; 2]);
+    }
+
+    #[test]
+    fn what_a_fetch_brings_is_by_whom_it_was_asked_for() {
+        let asked = Pass { trigger: Trigger::Webhook, began: Timestamp::UNIX_EPOCH };
+        let after = |trigger| {
+            let pass = Pass { trigger, began: Timestamp::MAX }.after(asked);
+            (pass.trigger, pass.began == asked.began)
+        };
+        // Since then others may have had it looked at, and what moves in the cluster asks for nothing.
+        assert_eq!([Trigger::Interval, Trigger::Drift, Trigger::Webhook].map(after), [(Trigger::Webhook, true); 3]);
+        assert_eq!(after(Trigger::SpecChange), (Trigger::SpecChange, false));
     }
 
     #[test]
@@ -334,7 +365,7 @@ mod tests {
         let before = record.under_way().unwrap();
 
         let mut record = Record::resumed(&before);
-        let start = Pass { trigger: record.trigger(&sync(1, &[]), Some(1), true), began: Timestamp::MAX };
+        let start = Pass { trigger: record.trigger(&sync(1, &[]), Some(1), true, None), began: Timestamp::MAX };
         record.attempted(&sync(1, &[]), A, start);
         record.applying(A, start);
         assert_eq!(record.under_way(), Some(before.clone()));
@@ -351,7 +382,7 @@ mod tests {
         let under_way = record.under_way().unwrap();
         assert_eq!((under_way.trigger, under_way.counts), (Trigger::Start, Counts::default()));
         let record = Record::resumed(&before);
-        assert_eq!(record.trigger(&sync(2, &[]), Some(1), true), Trigger::SpecChange);
+        assert_eq!(record.trigger(&sync(2, &[]), Some(1), true, None), Trigger::SpecChange);
     }
 
     /// What stays the same is not written again and again.

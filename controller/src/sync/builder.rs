@@ -15,19 +15,24 @@ use crds::{
     sync::substitute::Variables,
 };
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
 
 use super::{
+    memory,
     output::{self, REPOSITORY},
+    permits::{Permit, Permits},
     render::{Documents, Place, Problem, SourceFile},
     sandbox::{Job, Limits, SandboxError, run},
     source::File,
 };
+use crate::pulse;
 
 /// Kustomize takes 50 ms for 25 objects and 2 s for the largest that is known; Helm about the same.
-const LIMITS: Limits = Limits { time: Duration::from_mins(1), memory: 2 << 30, output: 64 << 20 };
-/// Programs that run at once: each may take as much memory as the rest of the controller.
-const CONCURRENCY: usize = 4;
+const TIME: Duration = Duration::from_mins(1);
+/// As much as is read of what they write: the largest charts write 8 MiB, definitions above all.
+const OUTPUT: u64 = 16 << 20;
+/// Programs that run at once: they compute and do not wait, and the more run the less memory is left to each. A namespace
+/// may have both, and waits while another has less: for [`TIME`] at most, however many loop for ever.
+const CONCURRENCY: usize = 2;
 /// Folder for work trees, beside the mirrors.
 const WORK: &str = "work";
 
@@ -82,6 +87,17 @@ pub enum BuildError {
     /// The work tree could not be written.
     #[error("cannot write a work tree; check the volume given as --git-cache")]
     WorkTree(#[source] io::Error),
+    /// It would have taken more than is left to it.
+    #[error(
+        "cannot render with {name}: it needs more than {} MiB of memory; split what is rendered, or give the container \
+         more, and --render-memory if it is set; {CONCURRENCY} may run at once", limit >> 20
+    )]
+    Memory {
+        /// Its name.
+        name: &'static str,
+        /// What it may take, in bytes.
+        limit: u64,
+    },
     /// The program was not up to it.
     #[error("cannot render with {0}")]
     Sandbox(&'static str, #[source] SandboxError),
@@ -92,31 +108,49 @@ pub struct Builder {
     work: PathBuf,
     kustomize: Result<PathBuf, String>,
     helm: Result<PathBuf, String>,
-    turns: Semaphore,
+    /// Bytes that one program may take.
+    memory: u64,
+    turns: Permits,
 }
 
 impl Builder {
-    /// `cache` is where the mirrors are, `search` the PATH on which programs without a folder are looked for.
-    pub fn new(cache: &Path, kustomize: &Path, helm: &Path, search: Option<&OsStr>) -> Self {
+    /// `cache` is where the mirrors are, `search` the PATH on which programs without a folder are looked for. A program
+    /// may take `memory` bytes, or its share of the `container`'s.
+    pub fn new(
+        cache: &Path,
+        (kustomize, helm): (&Path, &Path),
+        search: Option<&OsStr>,
+        memory: Option<u64>,
+        container: Option<u64>,
+    ) -> Self {
         let work = cache.join(WORK);
         // What a killed predecessor left behind; if it cannot be removed, writing fails too and says why.
         let _ = fs::remove_dir_all(&work);
-        Self { work, kustomize: find(kustomize, search), helm: find(helm, search), turns: Semaphore::new(CONCURRENCY) }
+        let memory = memory.unwrap_or_else(|| memory::share(container, CONCURRENCY));
+        tracing::info!(memory = format!("{} MiB", memory >> 20), at_once = CONCURRENCY, "rendering within limits");
+        let turns = Permits::new(CONCURRENCY, CONCURRENCY);
+        Self { work, kustomize: find(kustomize, search), helm: find(helm, search), memory, turns }
     }
 
-    /// Renders. The work tree goes when this ends, however it ends.
-    pub async fn build(&self, build: Build<'_>) -> Result<Documents, BuildError> {
+    /// Waits until it is the turn of a namespace. Whoever has it loads what is rendered: those who wait hold none of it.
+    pub async fn turn(&self, namespace: &str) -> Permit {
+        pulse::idle(self.turns.one(namespace)).await
+    }
+
+    /// Renders. Turn and work tree go when this ends, however it ends.
+    pub async fn build(&self, build: Build<'_>, _turn: Permit) -> Result<Documents, BuildError> {
         let (name, flag, program) = match build.renderer {
             Renderer::Helm => ("helm", "helm", &self.helm),
             Renderer::Kustomize | Renderer::Plain => ("kustomize", "kustomize", &self.kustomize),
         };
         let program = program.clone().map_err(|name| BuildError::NoProgram { name, flag })?;
-        // Never closed.
-        let _turn = self.turns.acquire().await;
         let tree = self.tree(&build).map_err(BuildError::WorkTree)?;
         let args = arguments(&build, tree.path()).map_err(BuildError::WorkTree)?;
         let home = tree.path().to_string_lossy().into_owned();
-        let ran = run(Job { program, args, folder: tree.path().to_owned(), limits: LIMITS }).await;
+        let limits = Limits { time: TIME, memory: memory::mapped(self.memory), output: OUTPUT };
+        // Both are written in Go.
+        let variables = vec![("GOMEMLIMIT", memory::collected(self.memory))];
+        let ran = run(Job { program, args, folder: tree.path().to_owned(), variables, limits }).await;
         let texts = || -> Vec<SourceFile> { build.files.iter().map(SourceFile::from).collect() };
         let failed = |problem| Documents { objects: Vec::new(), problems: vec![problem] };
         let (path, is_helm) = (build.path, build.renderer == Renderer::Helm);
@@ -131,6 +165,9 @@ impl Builder {
                 } else {
                     output::kustomized(&written, &texts(), path, build.variables)
                 })
+            }
+            Err(SandboxError::Failed(said)) if memory::ran_out(&said) => {
+                Err(BuildError::Memory { name, limit: self.memory })
             }
             Err(SandboxError::Failed(said)) if is_helm => Ok(failed(output::helm_problem(&said, &home, path))),
             Err(SandboxError::Failed(said)) => Ok(failed(output::kustomize_problem(&said, &home, &texts(), path))),
@@ -205,8 +242,8 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_not_there_is_named_with_the_remedy() {
         let cache = tempfile::tempdir().unwrap();
-        let builder =
-            Builder::new(cache.path(), Path::new("kustomize"), Path::new("/no/helm"), Some(OsStr::new("/no")));
+        let programs = (Path::new("kustomize"), Path::new("/no/helm"));
+        let builder = Builder::new(cache.path(), programs, Some(OsStr::new("/no")), None, None);
         let release =
             Release { name: "a", namespace: "b", helm: &Helm::default(), capabilities: &Capabilities::default() };
         let build = Build {
@@ -217,7 +254,8 @@ mod tests {
             release,
             variables: None,
         };
-        let error = builder.build(build).await.map(|_| ()).unwrap_err().to_string();
+        let turn = builder.turn("b").await;
+        let error = builder.build(build, turn).await.map(|_| ()).unwrap_err().to_string();
         assert_eq!(error, "cannot render: there is no kustomize on PATH; install it, or name it with --kustomize");
         assert_eq!(find(Path::new("sh"), Some(OsStr::new("/no:/bin"))), Ok("/bin/sh".into()));
     }

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Key, object::ObjectId, plan::LiveObject, render::Desired};
+use crds::GitSync;
+use kube::ResourceExt as _;
+
+use super::{Key, key, object::ObjectId, plan::LiveObject, render::Desired, rollback};
 
 /// What one asks for.
 #[derive(Clone, Debug)]
@@ -40,14 +43,24 @@ impl Claims {
         self.0.insert(key, claim);
     }
 
-    /// It is gone.
-    pub fn forget(&mut self, key: &Key) {
-        self.0.remove(key);
+    /// All others are gone.
+    pub fn keep(&mut self, stays: impl Fn(&Key) -> bool) {
+        self.0.retain(|key, _| stays(key));
     }
 
-    /// Whether this revision is what it asks for.
-    pub fn is_at(&self, key: &Key, revision: &str) -> bool {
-        self.0.get(key).is_some_and(|claim| claim.revision == revision)
+    /// Whether another GitSync follows the same to the same cluster, and has not come as far as this revision: it may ask
+    /// for what goes.
+    pub fn is_early(&self, other: &GitSync, sync: &GitSync, revision: &str) -> bool {
+        let (theirs, ours) = (&other.spec, &sync.spec);
+        let is_near = other.namespace() == sync.namespace() && theirs.kube_config == ours.kube_config;
+        let is_idle = theirs.suspend || other.metadata.deletion_timestamp.is_some();
+        let claim = self.0.get(&key(other));
+        let has_tried = other.status.as_ref().is_some_and(|status| {
+            rollback::holding(status).is_some() || status.last_attempted_revision.as_deref() == Some(revision)
+        });
+        // What another process has tried is no claim in this one.
+        let has_come = claim.is_some_and(|claim| claim.revision == revision || has_tried);
+        is_near && theirs.source.follows_same(&ours.source) && !is_idle && !has_come
     }
 
     /// Of objects that others have, those that they ask for no more. Of one that has not rendered yet nothing is known.
@@ -78,6 +91,8 @@ impl Claims {
 
 #[cfg(test)]
 mod tests {
+    use crds::git_sync::{GitSyncSpec, GitSyncStatus, KubeConfigReference};
+
     use super::{
         super::{ignore::Ignored, marks::Marks, object::Manifest, render::Place},
         *,
@@ -85,6 +100,40 @@ mod tests {
 
     fn key(name: &str) -> Key {
         ("ns".to_owned(), name.to_owned())
+    }
+
+    #[test]
+    fn who_has_not_come_as_far_is_waited_for() {
+        let sync = |name: &str, change: fn(&mut GitSync)| {
+            let mut sync = GitSync::new(name, GitSyncSpec::default());
+            sync.metadata.namespace = Some("ns".to_owned());
+            change(&mut sync);
+            sync
+        };
+        let me = sync("me", |_| {});
+        let mut claims = Claims::default();
+        let revision = "main@sha1:1";
+        let tried = |other: &mut GitSync| {
+            let status =
+                GitSyncStatus { last_attempted_revision: Some("main@sha1:1".into()), ..GitSyncStatus::default() };
+            other.status = Some(status);
+        };
+        assert!(claims.is_early(&sync("other", |_| {}), &me, revision));
+        assert!(claims.is_early(&sync("other", tried), &me, revision), "another process has rendered it");
+        for (why, change) in [
+            ("another tenant", (|it| it.metadata.namespace = Some("x".into())) as fn(&mut GitSync)),
+            ("another repository", |it| it.spec.source.url = "https://x".into()),
+            ("another branch", |it| it.spec.source.reference.branch = Some("x".into())),
+            ("another cluster", |it| it.spec.kube_config = Some(KubeConfigReference::default())),
+            ("suspended", |it| it.spec.suspend = true),
+        ] {
+            assert!(!claims.is_early(&sync("other", change), &me, revision), "{why}");
+        }
+        claims.claim(key("other"), Claim { revision: "main@sha1:0".into(), ..claim(None, &[]) });
+        assert!(claims.is_early(&sync("other", |_| {}), &me, revision));
+        assert!(!claims.is_early(&sync("other", tried), &me, revision), "it cannot render it");
+        claims.claim(key("other"), claim(None, &[]));
+        assert!(!claims.is_early(&sync("other", |_| {}), &me, revision));
     }
 
     fn id(name: &str) -> ObjectId {
@@ -125,8 +174,7 @@ mod tests {
         assert_eq!(claims.wanted(&one, &going.iter().collect()), [id("a")].into());
         claims.claim(("elsewhere".into(), "two".into()), claim(None, &["d"]));
         assert_eq!(claims.wanted(&one, &going.iter().collect()), [id("a")].into(), "another tenant has no say");
-        claims.forget(&two);
+        claims.keep(|key| *key != two);
         assert!(claims.wanted(&one, &going.iter().collect()).is_empty());
-        assert!(claims.is_at(&one, "main@sha1:1") && !claims.is_at(&one, "main@sha1:2"));
     }
 }

@@ -251,24 +251,32 @@ impl Cluster {
         let mut seen = self.live.find(wanted.iter().copied().chain(inventory.objects.keys()));
         let unseen = inventory.objects.iter().filter(|(id, _)| !wanted.contains(id) && !seen.contains_key(id));
         let looks = unseen
-            .filter_map(|(id, version)| Some((id, served.get(&id.group, version, &id.kind)?)))
+            .filter_map(|(id, version)| Some((id, served.find(&id.group, version, &id.kind)?)))
             .map(|(id, kind)| self.live.stray(kind, id, me).boxed());
         let strays: Vec<_> = concurrently(looks).try_collect().await?;
         seen.extend(strays.into_iter().flatten());
         Ok(seen)
     }
 
-    /// Watches these kinds, as far as they are served.
-    pub(super) async fn watch(&self, served: &Kinds, kinds: &HashSet<KindName>) -> Result<(), Error> {
-        let there = kinds.iter().filter_map(|(group, version, kind)| served.get(group, version, kind));
-        Ok(self.live.ensure(there).await?)
+    /// Watches these kinds, as far as they are served; answers what is.
+    pub(super) async fn watch(&self, kinds: &HashSet<KindName>) -> Result<Arc<Kinds>, Error> {
+        let served = self.served(kinds).await?;
+        let there = kinds.iter().filter_map(|(group, version, kind)| served.find(group, version, kind));
+        self.live.ensure(there).await?;
+        Ok(served)
     }
 
-    /// What its API server serves, as it last said; asked anew when it did not say some of what is needed.
+    fn is_over(&self, (group, _, kind): &KindName) -> bool {
+        self.live.is_over(group, kind)
+    }
+
+    /// What its API server serves, as it last said; asked anew when it did not say some of what is needed, or what it said
+    /// does not hold any more.
     pub(super) async fn served(&self, needed: &HashSet<KindName>) -> Result<Arc<Kinds>, Error> {
         let known = self.served.lock().await.clone();
         let all = |served: &Arc<Kinds>| {
-            needed.iter().all(|(group, version, kind)| served.get(group, version, kind).is_some())
+            let is_served = |(group, version, kind): &KindName| served.get(group, version, kind).is_some();
+            needed.iter().all(|kind| is_served(kind) && !self.is_over(kind))
         };
         match known.filter(all) {
             Some(served) => Ok(served),

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use crds::sync::hook::RUN;
+use crds::{
+    git_sync::{NAME_LABEL, NAMESPACE_LABEL},
+    sync::hook::RUN,
+};
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -33,7 +36,7 @@ use super::{
     render::{Desired, Problem},
 };
 use crate::{
-    calls::{CallError, bounded, concurrently},
+    calls::{CallError, bounded, concurrently, heard},
     context::chain,
     traces::{self, count, span},
 };
@@ -42,6 +45,9 @@ use crate::{
 const ESTABLISH: Duration = Duration::from_secs(30);
 /// Longest wait for an object to go that is made anew.
 const RECREATE: Duration = Duration::from_secs(30);
+
+/// Hears of what is done to objects, at once: what is broken off answers nothing.
+pub type Tell<'a> = &'a (dyn Fn(&ObjectId, How) + Sync);
 
 /// What came of the steps.
 #[derive(Debug, Default)]
@@ -85,15 +91,17 @@ pub async fn execute(
     known: &HashMap<ObjectId, LiveObject>,
     kinds: &Kinds,
     stages: Vec<Vec<Step<'_>>>,
+    tell: Tell<'_>,
 ) -> Done {
     let mut done = Done::default();
     for stage in stages {
         let definitions: Vec<&Desired> = stage.iter().filter_map(definition).collect();
         let (span, acts) = (traced(&stage), done.acts.len());
-        let mut outcomes = concurrently(stage.into_iter().map(|step| run(client, live, known, kinds, step).boxed()));
+        let mut outcomes =
+            concurrently(stage.into_iter().map(|step| run(client, live, known, kinds, step, tell).boxed()));
         async {
             while let Some(outcome) = outcomes.next().await {
-                done.take(outcome);
+                done.take(outcome, tell);
             }
         }
         .instrument(span.clone())
@@ -109,7 +117,7 @@ pub async fn execute(
         for definition in definitions {
             done.defined = true;
             if let Err(why) = established(client, &definition.id.name).await {
-                done.take(failed(definition, &why));
+                done.take(failed(definition, &why), tell);
                 return done;
             }
         }
@@ -127,10 +135,13 @@ fn traced(stage: &[Step<'_>]) -> Span {
 }
 
 impl Done {
-    fn take(&mut self, outcome: Outcome) {
+    fn take(&mut self, outcome: Outcome, tell: Tell<'_>) {
         match outcome {
             Outcome::Applied { id, applied, how, drift } => {
-                self.acts.extend(how.map(|how| (id.clone(), how)));
+                if let Some(how) = how {
+                    tell(&id, how);
+                    self.acts.push((id.clone(), how));
+                }
                 self.drifts.extend(drift);
                 self.applied.insert(id, applied);
             }
@@ -138,6 +149,7 @@ impl Done {
                 self.applied.insert(id, applied);
             }
             Outcome::Pruned(id) => {
+                tell(&id, How::Deleted);
                 self.gone.insert(id.clone());
                 self.acts.push((id, How::Deleted));
             }
@@ -156,6 +168,7 @@ async fn run(
     known: &HashMap<ObjectId, LiveObject>,
     kinds: &Kinds,
     step: Step<'_>,
+    tell: Tell<'_>,
 ) -> Outcome {
     match step {
         Step::Apply { desired, why } => {
@@ -176,15 +189,15 @@ async fn run(
                 Why::Heal => How::Healed,
                 Why::Apply | Why::Run => How::Changed,
             };
-            let written = match apply(client, kind, desired).await {
-                Err(error) if desired.marks.once && error.is_conflict() => {
+            let written = match apply(client, kind, desired, tell).await {
+                Err(error) if desired.marks.once && error.is_taken() => {
                     let (digest, uid) = (desired.digest.clone(), String::new());
                     return Outcome::Left(desired.id.clone(), Applied { digest, uid, fields: 0 });
                 }
                 Err(error) if desired.marks.forced && is_immutable(&error) => match before {
                     Some(live) => {
                         how = How::Recreated;
-                        recreate(client, kind, desired, &live.uid).await
+                        recreate(client, kind, desired, &live.uid, tell).await
                     }
                     None => Err(said(&error)),
                 },
@@ -210,7 +223,7 @@ async fn run(
             let Some(kind) = kinds.get(&desired.id.group, &desired.version, &desired.id.kind) else {
                 return failed(desired, "its kind is not served any more");
             };
-            match make(client, kind, desired, &mark).await {
+            match make(client, kind, desired, &mark, tell).await {
                 Ok(made) => {
                     let now = live.wrote(kind, &made);
                     let applied = Applied { digest: desired.digest.clone(), uid: now.uid, fields: now.fields };
@@ -219,9 +232,13 @@ async fn run(
                 Err(why) => failed(desired, &why),
             }
         }
-        Step::Prune { id, version, uid } => match kinds.get(&id.group, &version, &id.kind) {
-            Some(kind) => match delete(client, kind, &id, uid).await {
+        Step::Prune { id, version, uid } => match kinds.find(&id.group, &version, &id.kind) {
+            Some(kind) => match delete(client, kind, &id, uid, tell).await {
                 Ok(()) => Outcome::Pruned(id),
+                Err(error) if error.is_unserved() => {
+                    let version = &kind.resource.api_version;
+                    Outcome::Unpruned(format!("cannot delete {id}: {version} is not served any more; trying again"))
+                }
                 // Gone already, or another object of the same name: not ours to delete.
                 Err(error) if error.is_not_found() || error.is_conflict() => Outcome::Gone(id),
                 Err(error) => Outcome::Unpruned(format!("cannot delete {id}: {}", said(&error))),
@@ -246,6 +263,15 @@ fn failed(desired: &Desired, why: &str) -> Outcome {
 
 /// Also says whether it was not there before.
 async fn apply(
+    client: &Client,
+    kind: &Kind,
+    desired: &Desired,
+    tell: Tell<'_>,
+) -> Result<(PartialObjectMeta<DynamicObject>, bool), CallError> {
+    heard(write(client, kind, desired), || tell(&desired.id, How::Unheard)).await
+}
+
+async fn write(
     client: &Client,
     kind: &Kind,
     desired: &Desired,
@@ -336,6 +362,7 @@ async fn recreate(
     kind: &Kind,
     desired: &Desired,
     uid: &str,
+    tell: Tell<'_>,
 ) -> Result<(PartialObjectMeta<DynamicObject>, bool), String> {
     let call = api(client, kind, &desired.id);
     let mut trial = desired.body.value();
@@ -343,13 +370,14 @@ async fn recreate(
     trial["metadata"]["name"] = format!("{}-trial", name.trim_end_matches(['-', '.'])).into();
     let tried = async { bounded(call.create(&creation(true), &object(trial)?)).await };
     tried.await.map_err(|error| format!("cannot be changed, and the new one would be refused: {}", said(&error)))?;
-    clear(client, kind, desired, uid).await?;
-    apply(client, kind, desired).await.map_err(|error| said(&error))
+    clear(client, kind, desired, uid, tell).await?;
+    apply(client, kind, desired, tell).await.map_err(|error| said(&error))
 }
 
 /// Deletes it, and waits until it is gone.
-async fn clear(client: &Client, kind: &Kind, desired: &Desired, uid: &str) -> Result<(), String> {
-    match delete(client, kind, &desired.id, uid.to_owned()).await {
+async fn clear(client: &Client, kind: &Kind, desired: &Desired, uid: &str, tell: Tell<'_>) -> Result<(), String> {
+    match delete(client, kind, &desired.id, uid.to_owned(), tell).await {
+        Ok(()) => tell(&desired.id, How::Cleared),
         Err(error) if !error.is_not_found() => {
             return Err(format!("cannot delete it to make it anew: {}", said(&error)));
         }
@@ -368,15 +396,25 @@ async fn make(
     kind: &Kind,
     desired: &Desired,
     mark: &str,
+    tell: Tell<'_>,
 ) -> Result<PartialObjectMeta<DynamicObject>, String> {
     let call = api(client, kind, &desired.id);
     let there = bounded(call.get_metadata_opt(&desired.id.name)).await.map_err(|error| said(&error))?;
-    if let Some(uid) = there.and_then(|there| there.metadata.uid) {
-        clear(client, kind, desired, &uid).await?;
-    }
     let mut body = desired.body.value();
+    if let Some((uid, labels)) = there.and_then(|there| Some((there.metadata.uid?, there.metadata.labels))) {
+        let labels = labels.unwrap_or_default();
+        let is_ours =
+            |label| labels.get(label).is_some_and(|owner| body["metadata"]["labels"][label] == owner.as_str());
+        if ![NAME_LABEL, NAMESPACE_LABEL].into_iter().all(is_ours) {
+            return Err(
+                "is there already and is not this GitSync's; delete it, or give the hook another name".to_owned()
+            );
+        }
+        clear(client, kind, desired, &uid, tell).await?;
+    }
     body["metadata"]["annotations"][RUN] = mark.into();
     let made = async { bounded(call.create(&creation(false), &object(body)?)).await };
+    let made = heard(made, || tell(&desired.id, How::Unheard));
     made.await.map(|made| made.metadata.into_response_partial()).map_err(|error| said(&error))
 }
 
@@ -386,10 +424,10 @@ pub async fn read(client: &Client, kind: &Kind, id: &ObjectId) -> Result<Value, 
     serde_json::to_value(found).map_err(|error| CallError::Api(kube::Error::SerdeError(error)))
 }
 
-async fn delete(client: &Client, kind: &Kind, id: &ObjectId, uid: String) -> Result<(), CallError> {
+async fn delete(client: &Client, kind: &Kind, id: &ObjectId, uid: String, tell: Tell<'_>) -> Result<(), CallError> {
     let params = DeleteParams::background().preconditions(Preconditions { uid: Some(uid), resource_version: None });
     let call = api(client, kind, id);
-    bounded(call.delete(&id.name, &params)).await.map(drop)
+    heard(bounded(call.delete(&id.name, &params)), || tell(id, How::Unheard)).await.map(drop)
 }
 
 fn api(client: &Client, kind: &Kind, id: &ObjectId) -> Api<DynamicObject> {

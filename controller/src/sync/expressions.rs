@@ -36,6 +36,13 @@ pub struct Invalid {
     why: String,
 }
 
+impl Invalid {
+    /// Where reading them did not come to an end.
+    pub fn unread() -> Self {
+        Self { field: "spec".to_owned(), at: None, why: "its expressions cannot be read".to_owned() }
+    }
+}
+
 /// All expressions of a spec.
 #[derive(Debug, Default)]
 pub struct Expressions {
@@ -176,6 +183,7 @@ impl Expression {
         self.loops.bear(variables.iter().map(|(_, value)| *value))?;
         let evaluated = apart(|| {
             let mut context = Context::with_env(Arc::new(Env::stdlib()));
+            self.loops.patterns()?.bind(&mut context).map_err(|error| error.to_string())?;
             for (name, value) in variables {
                 context.add_variable_from_value(name, shown(value));
             }
@@ -301,6 +309,7 @@ mod tests {
             "has(status.name) && !has(status.other)",
             "status.?other.orValue(true)",
             "status.name.matches('^[a-z]$')",
+            "matches(status.name, 'x') && !status.name.matches('y')",
         ] {
             assert_eq!(is(text), "healthy", "{text}");
         }

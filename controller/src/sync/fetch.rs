@@ -1,13 +1,14 @@
 //! When to ask Git, and for what. While Git is away the last commit stays, and the asking goes on with growing waits.
 
 pub mod hook;
+pub mod under_way;
 pub mod verify;
 
 use std::time::{Duration, Instant};
 
 use crds::{
     GitSync,
-    git_sync::{GitSource, RECONCILE_REQUESTED, SecretReference, Verify},
+    git_sync::{GitSource, RECONCILE_REQUESTED, SecretReference, Verify, VerifyMode},
     unseal::ClearSecret,
 };
 use jiff::Timestamp;
@@ -16,8 +17,10 @@ use kube::{Api, Client, ResourceExt as _};
 
 use self::verify::{Keys, KeysError, Unverified};
 use super::{
+    key,
     source::{
-        Credentials, CredentialsError, Fetched, Mirrors, Proxy, SecretData, Signed, Source, SourceError, Tip, Walk,
+        Commit, Credentials, CredentialsError, Fetched, Mirrors, Proxy, SecretData, Signed, Source, SourceError, Tip,
+        Walk,
     },
     status::{Cause, Fact},
 };
@@ -52,6 +55,14 @@ pub enum FetchError {
         /// Why.
         #[source]
         source: KeysError,
+    },
+    /// A Secret that Kubernetes made for an account.
+    #[error("the Secret {name} named in {field} is the token of a ServiceAccount, which is sent to nobody")]
+    AccountToken {
+        /// Its name.
+        name: String,
+        /// Where it is named.
+        field: &'static str,
     },
     /// No such Secret, or no right to it.
     #[error("cannot read the Secret {name} named in {field}")]
@@ -89,11 +100,16 @@ pub enum FetchError {
 /// What a fetch did not bring, and what is left of an earlier one.
 pub type Missed = Box<(FetchError, Option<Tip>)>;
 
+/// What a fetch came to.
+pub type Outcome = Result<Brought, Missed>;
+
 /// What a fetch brought.
 pub struct Brought {
     fetched: Fetched,
     /// By whom it is signed, where that was asked.
     signed: Option<String>,
+    /// Why it did not bring what was lacking, too.
+    unbrought: Option<Cause>,
 }
 
 impl FetchError {
@@ -101,7 +117,7 @@ impl FetchError {
     pub fn cause(&self) -> Cause {
         let reason = match self {
             Self::Source(error) => error.into(),
-            Self::Credentials { .. } | Self::ReadSecret { .. } => "AuthenticationFailed",
+            Self::Credentials { .. } | Self::AccountToken { .. } | Self::ReadSecret { .. } => "AuthenticationFailed",
             Self::Unverified { .. } | Self::Range { .. } | Self::Keys { .. } => UNVERIFIED,
         };
         Cause { reason, message: chain(self) }
@@ -119,6 +135,8 @@ const CLOCKS: Duration = Duration::from_secs(3);
 pub struct Fetching {
     /// What the last fetch was for.
     asked: Option<Asked>,
+    /// The revision that another GitSync has seen.
+    pub call: Option<String>,
     next: Option<Instant>,
     failures: u32,
     /// Why the last fetch failed.
@@ -127,17 +145,38 @@ pub struct Fetching {
     pub tip: Option<Tip>,
     /// Conditions beside Ready that are about the source.
     pub facts: Vec<Fact>,
+    /// What a rendering lacked.
+    lacking: Option<Commit>,
+    /// Why it was not brought.
+    unbrought: Option<Cause>,
 }
 
 impl Fetching {
     /// Whether the interval is over, the source changed, or somebody wants it now.
     pub fn is_due(&self, sync: &GitSync, now: Instant) -> bool {
-        self.next.is_none_or(|at| at <= now) || self.asked.as_ref() != Some(&asked(sync))
+        self.next.is_none_or(|at| at <= now) || self.asked.as_ref() != Some(&self.asked_by(sync))
+    }
+
+    fn asked_by(&self, sync: &GitSync) -> Asked {
+        let (source, interval) = (sync.spec.source.clone(), sync.spec.interval.clone());
+        Asked {
+            source,
+            interval,
+            request: sync.annotations().get(RECONCILE_REQUESTED).cloned(),
+            call: self.call.clone(),
+            lacking: self.lacking.clone(),
+        }
     }
 
     /// How long until the next fetch.
-    pub fn wait(&self, now: Instant) -> Duration {
-        self.next.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+    pub fn wait(&self, sync: &GitSync, now: Instant) -> Duration {
+        let next = self.next.filter(|_| !self.is_due(sync, now));
+        next.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+    }
+
+    /// Whether what is known is about the source that is followed by now.
+    pub fn knows(&self, source: &GitSource) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.source == *source)
     }
 
     /// The request that was served last.
@@ -145,60 +184,48 @@ impl Fetching {
         self.asked.as_ref()?.request.as_deref()
     }
 
+    /// The request that is yet to be served.
+    pub fn request<'a>(&self, sync: &'a GitSync) -> Option<&'a str> {
+        let request = sync.annotations().get(RECONCILE_REQUESTED).map(String::as_str);
+        request.filter(|_| request != self.handled())
+    }
+
+    /// Takes note of what a rendering came to. A commit that it lacks is fetched, once and then with each interval.
+    /// Answers what is to be told.
+    pub fn lacks(&mut self, commit: &Commit, unmade: Option<Cause>) -> Option<Cause> {
+        let is_lacking = unmade.as_ref().is_some_and(|cause| SourceError::LACKING.contains(&cause.reason));
+        self.lacking = is_lacking.then(|| commit.clone());
+        if let Some(asked) = self.asked.as_mut().filter(|_| !is_lacking) {
+            asked.lacking = None;
+        }
+        if is_lacking && !self.wants() { self.unbrought.clone().or(unmade) } else { unmade }
+    }
+
+    /// Whether something is lacking that was not asked for yet.
+    pub fn wants(&self) -> bool {
+        self.lacking.is_some() && self.asked.as_ref().is_none_or(|asked| asked.lacking != self.lacking)
+    }
+
+    /// What is to be fetched now.
+    pub fn order(&self, sync: &GitSync, interval: Duration, now: Instant, clock: Timestamp) -> Order {
+        let since = self.since(sync, interval, now, clock);
+        Order { asked: self.asked_by(sync), since, is_first: self.asked.is_none() }
+    }
+
     /// Answers that others got are as good, if they are no older than the interval; for a request they must be newer.
     fn since(&self, sync: &GitSync, interval: Duration, now: Instant, clock: Timestamp) -> Instant {
         // Of one that is new to us it is not known since when it is as it is, but it is no older than its object.
         let age = sync.creation_timestamp().map_or(Duration::ZERO, |born| clock.duration_since(born.0).unsigned_abs());
         let reach = match &self.asked {
-            Some(before) if *before == asked(sync) => interval,
+            Some(before) if *before == self.asked_by(sync) && self.lacking.is_none() => interval,
             Some(_) => Duration::ZERO,
             None => interval.min(age.saturating_sub(CLOCKS)),
         };
         now.checked_sub(reach).unwrap_or(now)
     }
 
-    /// Fetches. On failure also tells what is left: after a restart drift is healed though Git is away, and what is not
-    /// signed does not take the place of what was.
-    pub async fn fetch(
-        &self,
-        client: &Client,
-        mirrors: &Mirrors,
-        sync: &GitSync,
-        interval: Duration,
-    ) -> Result<Brought, Missed> {
-        let source = source(client, sync).await.map_err(alone)?;
-        let keys = match &sync.spec.source.verify {
-            Some(verify) => Some((verify, keys(client, sync, verify).await.map_err(alone)?)),
-            None => None,
-        };
-        let since = self.since(sync, interval, Instant::now(), Timestamp::now());
-        let error = match mirrors.fetch(&source, since).await {
-            Ok(fetched) => match verified(mirrors, sync, &source, keys.as_ref(), &fetched.tip).await {
-                Ok(signed) => return Ok(Brought { fetched, signed }),
-                Err(error) => error,
-            },
-            Err(error) => error.into(),
-        };
-        // After a restart what was applied stays; where nothing was, or something else was asked for by now, what the
-        // mirror has.
-        let status = sync.status.as_ref().filter(|_| self.asked.is_none());
-        let is_current = status.is_some_and(|status| status.observed_generation == sync.metadata.generation);
-        if let Some(tip) = applied(sync).filter(|_| is_current)
-            && mirrors.cached(&source.at(&tip.commit)).await.is_some()
-        {
-            return Err(Box::new((error, Some(tip))));
-        }
-        let cached = mirrors.cached(&source).await;
-        let kept = match cached {
-            Some(tip) if verified(mirrors, sync, &source, keys.as_ref(), &tip).await.is_ok() => Some(tip),
-            _ => None,
-        };
-        Err(Box::new((error, kept)))
-    }
-
     /// Takes in what a fetch came to.
-    pub fn done(&mut self, sync: &GitSync, outcome: Result<Brought, Missed>, interval: Duration, now: Instant) {
-        let asked = asked(sync);
+    pub fn done(&mut self, asked: Asked, outcome: Outcome, interval: Duration, now: Instant) {
         if self.asked.as_ref().is_some_and(|before| before.source != asked.source) {
             self.tip = None;
             self.facts.clear();
@@ -206,7 +233,8 @@ impl Fetching {
         self.asked = Some(asked);
         let mut began = now;
         match outcome {
-            Ok(Brought { fetched: Fetched { tip, began: then, fallback }, signed }) => {
+            Ok(Brought { fetched: Fetched { tip, began: then, fallback }, signed, unbrought }) => {
+                self.unbrought = unbrought;
                 self.tip = Some(tip);
                 self.failures = 0;
                 self.error = None;
@@ -222,7 +250,7 @@ impl Fetching {
                 if cause.reason == UNVERIFIED {
                     self.facts = vec![fact("SourceVerified", "False", UNVERIFIED, cause.message.clone())];
                 }
-                self.error = Some(cause);
+                (self.error, self.unbrought) = (Some(cause.clone()), Some(cause));
             }
         }
         let wait = if self.failures > 0 { backoff::after(self.failures).min(interval) } else { interval };
@@ -238,17 +266,65 @@ fn fact(kind: &'static str, status: &'static str, reason: &'static str, message:
     Fact { kind, status, reason, message }
 }
 
+/// One fetch.
+pub struct Order {
+    /// What it is for.
+    pub asked: Asked,
+    /// How old its answer may be.
+    since: Instant,
+    /// Nothing is known of an earlier one.
+    is_first: bool,
+}
+
+impl Order {
+    /// Fetches. On failure also tells what is left: after a restart drift is healed though Git is away, and what is not
+    /// signed does not take the place of what was.
+    pub async fn fetch(&self, client: &Client, mirrors: &Mirrors, sync: &GitSync) -> Outcome {
+        let source = source(client, sync).await.map_err(alone)?;
+        let keys = match &sync.spec.source.verify {
+            Some(verify) => Some((verify, keys(client, sync, verify).await.map_err(alone)?)),
+            None => None,
+        };
+        let error = match mirrors.fetch(&source, self.since).await {
+            Ok(fetched) => match verified(mirrors, sync, &source, keys.as_ref(), &fetched.tip).await {
+                Ok(signed) => {
+                    let unbrought = match &self.asked.lacking {
+                        Some(commit) => mirrors.bring(&source, commit).await.err(),
+                        None => None,
+                    };
+                    let unbrought = unbrought.map(|error| FetchError::from(error).cause());
+                    return Ok(Brought { fetched, signed, unbrought });
+                }
+                Err(error) => error,
+            },
+            Err(error) => error.into(),
+        };
+        // After a restart what was applied stays; where nothing was, or something else was asked for by now, what the
+        // mirror has.
+        let status = sync.status.as_ref().filter(|_| self.is_first);
+        let is_current = status.is_some_and(|status| status.observed_generation == sync.metadata.generation);
+        if let Some(tip) = applied(sync).filter(|_| is_current)
+            && mirrors.cached(&source.at(&tip.commit)).await.is_some()
+        {
+            return Err(Box::new((error, Some(tip))));
+        }
+        let cached = mirrors.cached(&source).await;
+        let kept = match cached {
+            Some(tip) if verified(mirrors, sync, &source, keys.as_ref(), &tip).await.is_ok() => Some(tip),
+            _ => None,
+        };
+        Err(Box::new((error, kept)))
+    }
+}
+
 /// What a fetch is for: once one of these is another, the next does not wait.
 #[derive(PartialEq)]
-struct Asked {
+pub struct Asked {
     source: GitSource,
     interval: String,
     request: Option<String>,
-}
-
-fn asked(sync: &GitSync) -> Asked {
-    let (source, interval) = (sync.spec.source.clone(), sync.spec.interval.clone());
-    Asked { source, interval, request: sync.annotations().get(RECONCILE_REQUESTED).cloned() }
+    call: Option<String>,
+    lacking: Option<Commit>,
 }
 
 fn applied(sync: &GitSync) -> Option<Tip> {
@@ -286,6 +362,19 @@ async fn verified(
     Ok(Some(who))
 }
 
+/// Whether a commit that is gone back to is signed by those who may sign by now. It may have been applied before anybody
+/// asked for that. A tag's own signature is not looked for: what it led to is not in the history.
+pub async fn vouched(client: &Client, mirrors: &Mirrors, sync: &GitSync, tip: &Tip) -> Result<(), FetchError> {
+    let verify = match &sync.spec.source.verify {
+        Some(verify) if verify.mode != VerifyMode::Tag => verify,
+        _ => return Ok(()),
+    };
+    let (source, keys) = (source(client, sync).await?, keys(client, sync, verify).await?);
+    let signed = mirrors.signed(&source, tip).await?;
+    let unverified = |why| FetchError::Unverified { revision: tip.revision(), why };
+    keys.tip(VerifyMode::Head, (&tip.commit, tip.tag_name()), &signed).map(drop).map_err(unverified)
+}
+
 /// Where a GitSync's manifests come from, with its credentials.
 pub async fn source(client: &Client, sync: &GitSync) -> Result<Source, FetchError> {
     let spec = &sync.spec.source;
@@ -301,7 +390,7 @@ pub async fn source(client: &Client, sync: &GitSync) -> Result<Source, FetchErro
         None => None,
         Some(secret) => Some(secret_of(client, sync, secret, "source.proxySecretRef", Proxy::from_secret_data).await?),
     };
-    Ok(Source::new(spec, credentials, proxy)?)
+    Ok(Source::new(spec, credentials, proxy)?.of(key(sync)))
 }
 
 async fn secret_of<T>(
@@ -335,78 +424,17 @@ async fn data_of(
     let api: Api<Secret> = Api::namespaced(client.clone(), &sync.namespace().unwrap_or_default());
     let read = bounded(api.get(&secret.name)).await;
     let read = read.map_err(|source| FetchError::ReadSecret { name: secret.name.clone(), field, source })?;
-    Ok(ClearSecret::new(read))
+    let read = ClearSecret::new(read);
+    if is_account_token(read.expose()) {
+        return Err(FetchError::AccountToken { name: secret.name.clone(), field });
+    }
+    Ok(read)
+}
+
+/// Whether Kubernetes made it for an account. Who writes a GitSync may not be who may read that, and says where it goes.
+pub fn is_account_token(secret: &Secret) -> bool {
+    secret.type_.as_deref() == Some("kubernetes.io/service-account-token")
 }
 
 #[cfg(test)]
-mod tests {
-    use crds::git_sync::GitSyncSpec;
-
-    use super::*;
-
-    const MINUTE: Duration = Duration::from_mins(1);
-
-    fn sync() -> GitSync {
-        GitSync::new("app", GitSyncSpec::default())
-    }
-
-    fn failed() -> Result<Brought, Missed> {
-        let source = CallError::Timeout(Duration::from_secs(30));
-        Err(alone(FetchError::ReadSecret { name: "git".to_owned(), field: "source.secretRef", source }))
-    }
-
-    fn brought(began: Instant) -> Brought {
-        let tip = Tip::from_revision("main@sha1:0123456789012345678901234567890123456789").unwrap();
-        Brought { fetched: Fetched { tip, began, fallback: None }, signed: None }
-    }
-
-    #[test]
-    fn a_failure_is_tried_again_sooner_than_the_interval_but_never_later() {
-        let now = Instant::now();
-        let mut fetching = Fetching::default();
-        assert!(fetching.is_due(&sync(), now));
-        fetching.done(&sync(), failed(), MINUTE, now);
-        assert_eq!(fetching.wait(now), backoff::after(1));
-        assert!(!fetching.is_due(&sync(), now) && fetching.is_due(&sync(), now + MINUTE));
-        for _ in 0..20 {
-            fetching.done(&sync(), failed(), MINUTE, now);
-        }
-        assert_eq!(fetching.wait(now), MINUTE);
-        assert_eq!(fetching.error.unwrap().reason, "AuthenticationFailed");
-    }
-
-    #[test]
-    fn a_request_or_another_source_or_interval_does_not_wait() {
-        let now = Instant::now();
-        let mut fetching = Fetching::default();
-        fetching.done(&sync(), failed(), MINUTE, now);
-        let mut asked = sync();
-        asked.annotations_mut().insert(RECONCILE_REQUESTED.to_owned(), "now".to_owned());
-        assert!(fetching.is_due(&asked, now));
-        let mut moved = sync();
-        moved.spec.source.url = "https://example.com/other.git".to_owned();
-        assert!(fetching.is_due(&moved, now));
-        let mut hurried = sync();
-        hurried.spec.interval = "1s".to_owned();
-        assert!(fetching.is_due(&hurried, now));
-    }
-
-    #[test]
-    fn answers_are_shared_but_nobody_is_told_older_news_than_the_interval_or_the_request() {
-        let (then, clock) = (Instant::now(), Timestamp::UNIX_EPOCH);
-        let now = then + MINUTE;
-        let mut fetching = Fetching::default();
-        let mut born = sync();
-        born.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(clock));
-        assert_eq!(fetching.since(&born, MINUTE, now, clock), now, "what is new may be about what is newer");
-        let later = clock + jiff::SignedDuration::from_hours(1);
-        assert_eq!(fetching.since(&born, MINUTE, now, later), then, "as after a restart");
-
-        // An answer of another's, 20 s old: the next question is due when its interval is over.
-        fetching.done(&born, Ok(brought(then + MINUTE * 2 / 3)), MINUTE, now);
-        assert_eq!(fetching.wait(now), MINUTE * 2 / 3);
-        assert_eq!(fetching.since(&born, MINUTE, now, later), then);
-        born.annotations_mut().insert(RECONCILE_REQUESTED.to_owned(), "now".to_owned());
-        assert_eq!(fetching.since(&born, MINUTE, now, later), now);
-    }
-}
+mod tests;

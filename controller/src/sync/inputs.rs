@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{
     git_sync::{GitSyncSpec, Renderer},
-    sync::choice::{self, KUSTOMIZATIONS},
+    sync::choice::{self, KUSTOMIZATIONS, resolve},
     yaml,
 };
 use serde_json::Value;
@@ -192,24 +192,6 @@ fn missing(folder: &str, named: &str) -> String {
     } else {
         format!("{named} is not in the repository at this commit (links and submodules are not followed)")
     }
-}
-
-/// A path seen from a folder; `None` if it leads out of the repository.
-pub fn resolve(folder: &str, path: &str) -> Option<String> {
-    if path.starts_with('/') {
-        return None;
-    }
-    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop()?;
-            }
-            part => parts.push(part),
-        }
-    }
-    Some(parts.join("/"))
 }
 
 /// A path below a folder.

@@ -2,7 +2,9 @@
 //! read its own disk, or talk to whoever answers. Pure. Nothing of what it holds is told, but for names and the server.
 
 use http::Uri;
-use kube::config::{AuthInfo, Cluster, Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, Cluster, Kubeconfig};
+
+use crate::context::line;
 
 /// What it leads to.
 pub struct Access {
@@ -127,14 +129,6 @@ fn check_cluster(cluster: &Cluster, insecure: bool) -> Result<String, Refused> {
 
 fn file(path: Option<&String>, field: &'static str, instead: &'static str) -> Result<(), Refused> {
     if path.is_some_and(|path| !path.is_empty()) { Err(Refused::File { field, instead }) } else { Ok(()) }
-}
-
-/// The parser's own words may quote what it read.
-fn line(error: &KubeconfigError) -> Option<u64> {
-    match error {
-        KubeconfigError::Parse(error) => Some(error.location()?.line()),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -13,10 +13,9 @@ use kube::{
     Api, Client,
     core::PartialObjectMeta,
     runtime::{
-        WatchStreamExt as _,
         controller::Action,
         reflector::{ObjectRef, Store},
-        watcher::{self, Event, watcher},
+        watcher::{self, Event},
     },
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -24,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Guarded, Syncer, guarded_key};
 use crate::{
-    calls::logged,
+    calls::{logged, watch},
     drive::{Ends, Limits, drive},
     queue::Queue,
 };
@@ -93,7 +92,7 @@ async fn work(
     let pass = move |guarded: Arc<Guarded>, syncer: Arc<Syncer>| {
         // One that has gone over to another lane is passed over there.
         let is_here = lane_of(&guarded) == lane;
-        async move { if is_here { syncer.reconcile(&guarded).await } else { Ok(Action::await_change()) } }
+        async move { if is_here { Box::pin(syncer.reconcile(&guarded)).await } else { Ok(Action::await_change()) } }
     };
     let ends = Ends { stop: end, lost: syncer.context.lost.clone() };
     drive(pass, syncer, store, triggers, Limits { concurrency, retries: None }, queue, ends).await;
@@ -108,15 +107,12 @@ fn changes(
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client, &namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let lane: Lane = Some((namespace, name));
-    watcher(api, config)
-        .default_backoff()
-        .filter_map(|event| std::future::ready(logged("a kubeconfig", event)))
-        .flat_map(move |event| {
-            let concerned = match event {
-                Event::Apply(_) | Event::Delete(_) | Event::InitDone => store.state(),
-                Event::Init | Event::InitApply(_) => Vec::new(),
-            };
-            let concerned = concerned.into_iter().filter(|guarded| lane_of(guarded) == lane);
-            stream::iter(concerned.map(|guarded| ObjectRef::from_obj(&*guarded)).collect::<Vec<_>>())
-        })
+    watch(api, config).filter_map(|event| std::future::ready(logged("a kubeconfig", event))).flat_map(move |event| {
+        let concerned = match event {
+            Event::Apply(_) | Event::Delete(_) | Event::InitDone => store.state(),
+            Event::Init | Event::InitApply(_) => Vec::new(),
+        };
+        let concerned = concerned.into_iter().filter(|guarded| lane_of(guarded) == lane);
+        stream::iter(concerned.map(|guarded| ObjectRef::from_obj(&*guarded)).collect::<Vec<_>>())
+    })
 }

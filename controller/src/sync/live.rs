@@ -17,10 +17,7 @@ use kube::{
     Api, Client, ResourceExt as _,
     api::ListParams,
     core::{DynamicObject, PartialObjectMeta},
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event},
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -28,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Key, SYNC_MANAGER, drift, kinds::Kind, marks::marks, object::ObjectId, plan::LiveObject};
 use crate::{
-    calls::bounded,
+    calls::{self, bounded},
     context::chain,
     health::LOOP,
     observed::{Observed, Sighting, version},
@@ -55,6 +52,13 @@ struct Watch {
     objects: Objects,
     /// Whether a list came in; until then, why not.
     state: watch::Receiver<Result<bool, String>>,
+}
+
+impl Watch {
+    /// Whether the version that it asked under is not served any more: it knows nothing from then on.
+    fn is_over(&self) -> bool {
+        self.state.has_changed().is_err() && self.state.borrow().is_err()
+    }
 }
 
 /// A kind that cannot be watched, so that nothing about its objects can be decided.
@@ -84,11 +88,16 @@ impl Live {
         Ok(())
     }
 
+    /// Whether the API server no longer knew this kind as it was watched.
+    pub fn is_over(&self, group: &str, kind: &str) -> bool {
+        self.watches.lock().get(&(group.to_owned(), kind.to_owned())).is_some_and(Watch::is_over)
+    }
+
     /// What is known of these objects now.
     pub fn find<'a>(&self, ids: impl Iterator<Item = &'a ObjectId>) -> HashMap<ObjectId, LiveObject> {
         let watches = self.watches.lock();
         let look = |id: &ObjectId| {
-            let watch = watches.get(&(id.group.clone(), id.kind.clone()))?;
+            let watch = watches.get(&(id.group.clone(), id.kind.clone())).filter(|watch| !watch.is_over())?;
             let live = watch.objects.lock().get(id).cloned()?;
             Some((id.clone(), live))
         };
@@ -121,11 +130,7 @@ impl Live {
     /// Has everyone look again who has something here.
     pub fn nudge(&self) {
         let watches: Vec<Objects> = self.watches.lock().values().map(|watch| watch.objects.clone()).collect();
-        let owners = |objects: &Objects| objects.lock().iter().map(|(_, live)| live.owner.clone()).collect::<Vec<_>>();
-        for key in watches.iter().flat_map(owners).collect::<HashSet<_>>() {
-            // Nobody listens any more: the controller is ending.
-            let _ = self.moved.send(key);
-        }
+        watches.iter().for_each(|objects| tell(&objects.lock(), &self.moved));
     }
 
     /// Takes in what a write returned, before the watch brings it.
@@ -139,7 +144,12 @@ impl Live {
     fn watch(&self, kind: &Kind) -> Watch {
         let key = (kind.resource.group.clone(), kind.resource.kind.clone());
         let mut watches = self.watches.lock();
-        watches.entry(key).or_insert_with(|| self.start(kind.clone())).clone()
+        if let Some(watch) = watches.get(&key).filter(|watch| !watch.is_over()) {
+            return watch.clone();
+        }
+        let watch = self.start(kind.clone());
+        watches.insert(key, watch.clone());
+        watch
     }
 
     fn start(&self, kind: Kind) -> Watch {
@@ -151,7 +161,7 @@ impl Live {
         let pulse = self.pulses.begin("watch", kind.resource.kind.as_str(), LOOP);
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let config = watcher::Config::default().labels(NAME_LABEL);
-            let mut events = watcher(api, config).default_backoff().boxed();
+            let mut events = calls::watch(api, config).boxed();
             while let Some(event) = pulse.idle(events.next()).await {
                 match event {
                     Ok(event) => {
@@ -161,9 +171,15 @@ impl Live {
                         let why = chain(&error);
                         tracing::warn!(
                             kind = kind.resource.kind,
+                            version = kind.resource.api_version,
                             error = why,
                             "cannot watch what was applied; trying again"
                         );
+                        if is_unserved(&error) {
+                            drop(state.send_replace(Err(why)));
+                            drop(state);
+                            return end(&objects, &moved);
+                        }
                         state.send_if_modified(|state| {
                             *state != Ok(true) && {
                                 *state = Err(why);
@@ -175,6 +191,27 @@ impl Live {
             }
         }));
         watch
+    }
+}
+
+/// No object can be missing from a list.
+fn is_unserved(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchStartFailed};
+    let (InitialListFailed(error) | WatchStartFailed(error)) = error else { return false };
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Has everyone look again who had one of them. It knows none from then on.
+fn end(objects: &Objects, moved: &mpsc::UnboundedSender<Key>) {
+    let gone = std::mem::take(&mut *objects.lock());
+    tell(&gone, moved);
+}
+
+/// Has everyone look again who has one of them.
+fn tell(objects: &Observed<ObjectId, LiveObject>, moved: &mpsc::UnboundedSender<Key>) {
+    for key in objects.iter().map(|(_, live)| live.owner.clone()).collect::<HashSet<_>>() {
+        // Nobody listens any more: the controller is ending.
+        let _ = moved.send(key);
     }
 }
 
@@ -237,4 +274,31 @@ fn sighting(kind: &Kind, object: &PartialObjectMeta<DynamicObject>) -> Sighting<
         marks,
     };
     (id, version(object.metadata.resource_version.as_deref()), live)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::marks::Marks, *};
+
+    #[test]
+    fn of_a_kind_that_is_served_no_longer_nothing_is_kept() {
+        let (objects, (moved, mut told)) = (Objects::default(), mpsc::unbounded_channel());
+        let owner = ("ns".to_owned(), "app".to_owned());
+        for name in ["a", "b"] {
+            let (namespace, name, group, kind) = (String::new(), name.to_owned(), String::new(), "Widget".to_owned());
+            let live = LiveObject {
+                uid: name.clone(),
+                resource_version: String::new(),
+                owner: owner.clone(),
+                fields: 0,
+                generation: None,
+                run: None,
+                marks: Marks::default(),
+            };
+            objects.lock().wrote((ObjectId { namespace, name, group, kind }, 1, live));
+        }
+        end(&objects, &moved);
+        assert_eq!(objects.lock().iter().count(), 0);
+        assert_eq!((told.try_recv().ok(), told.try_recv().ok()), (Some(owner), None), "each is told once");
+    }
 }

@@ -1,11 +1,14 @@
 //! What is seen of the cluster: which kinds it serves, what stands in it because of us, and how that fares. Nothing is
 //! asked twice that has not moved.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crds::{GitSync, sync::inventory::Inventory};
 use futures::{FutureExt as _, StreamExt as _};
-use kube::runtime::reflector::ObjectRef;
+use kube::{Resource as _, runtime::reflector::ObjectRef};
 use serde_json::Value;
 
 use super::{
@@ -59,11 +62,11 @@ impl Syncer {
                 known.is_none().then_some((object, kind, live))
             })
             .collect();
-        let (client, expressions) = (&cluster.hands.of(sync), &*expressions);
+        let (client, expressions) = (&cluster.hands.of(sync), &expressions);
         let looks = looks.into_iter().map(|(object, kind, live)| {
             async move {
                 let seen = match execute::read(client, kind, &object.id).await {
-                    Ok(read) => (live.resource_version.clone(), fares(object, &read, expressions)),
+                    Ok(read) => (live.resource_version.clone(), fares(object, read, expressions).await),
                     // The next pass tries again.
                     Err(error) => (String::new(), Health::Progressing(format!("cannot be read: {}", chain(&error)))),
                 };
@@ -105,7 +108,9 @@ impl Syncer {
             let applied = live.get(&object.id).and_then(|live| live.generation);
             let opened = match health.get(&object.id) {
                 _ if cluster.is_home() => {
-                    status::opened(self.context.sealed.get(&at).as_deref().map(|guarded| &guarded.0), applied)
+                    let kept = self.context.sealed.get(&at);
+                    let newest = kept.as_ref().and_then(|kept| kept.meta().generation);
+                    status::opened(kept.and_then(|kept| kept.status()).as_ref(), newest, applied)
                 }
                 Some((_, Health::Healthy)) => Opened::Yes,
                 Some((_, Health::Degraded(why))) => Opened::No(why.clone()),
@@ -117,10 +122,15 @@ impl Syncer {
     }
 }
 
-fn fares(object: &Desired, read: &Value, expressions: &Expressions) -> Health {
+async fn fares(object: &Desired, read: Value, expressions: &Arc<Expressions>) -> Health {
     let group = &object.id.group;
-    let known = || if object.marks.hook.is_some() { health::ended(group, read) } else { health::health(group, read) };
-    expressions.health(&object.id, read).unwrap_or_else(known)
+    if expressions.judges(&object.id) {
+        // Whoever wrote it may have it take long.
+        let (id, expressions) = (object.id.clone(), expressions.clone());
+        let judged = tokio::task::spawn_blocking(move || expressions.health(&id, &read)).await;
+        return judged.ok().flatten().unwrap_or_else(|| Health::Progressing("cannot be judged".to_owned()));
+    }
+    if object.marks.hook.is_some() { health::ended(group, &read) } else { health::health(group, &read) }
 }
 
 pub(super) fn kinds_of(desired: &[Desired], inventory: &Inventory) -> HashSet<KindName> {

@@ -1,5 +1,5 @@
-//! Keeps the cluster as Git says. A pass fetches when it is time to, renders what is new, plans by metadata alone, and
-//! carries the plan out; while nothing moved it makes no call at all. It writes with the rights of a
+//! Keeps the cluster as Git says. A pass has Git asked when it is time to, renders what is new, plans by metadata alone,
+//! and carries the plan out; while nothing moved it makes no call at all. It writes with the rights of a
 //! ServiceAccount that is made for it, and never with the controller's.
 //!
 //! Here is the wiring: what triggers a pass, and what is kept between passes. The pass itself is in [`pass`], and what it
@@ -25,10 +25,12 @@ mod lanes;
 pub mod letter;
 pub mod live;
 mod look;
+pub mod memory;
 mod neighbours;
 pub mod notify;
 pub mod output;
 mod pass;
+pub mod permits;
 pub mod plan;
 mod post;
 mod prepare;
@@ -37,15 +39,21 @@ pub mod rollback;
 mod rollout;
 pub mod sandbox;
 pub mod sealed;
+mod shares;
 pub mod source;
 mod spans;
 mod ssh;
 pub mod status;
+mod sweep;
 mod tell;
 mod trust;
 mod variables;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use crds::{
     GitSync, SealedSecret,
@@ -61,12 +69,12 @@ use kube::{
         controller::Action,
         finalizer::{Error as FinalizerError, Event as Finalize, finalizer},
         reflector::{self, ObjectRef, Store, store::Writer},
-        watcher::{self, Event, watcher},
+        watcher::{self, Event},
     },
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{
     asks::Asks,
@@ -75,13 +83,13 @@ use self::{
     clusters::{AccessError, Cluster, Clusters},
     drift::Drift,
     expressions::{Expressions, Invalid},
-    fetch::Fetching,
+    fetch::{Fetching, under_way::UnderWay},
     fight::Fights,
     hands::AccountError,
     health::Health,
     live::WatchError,
     object::ObjectId,
-    plan::Applied,
+    plan::{Applied, Leave},
     post::Post,
     render::{Desired, Documents},
     source::{Commit, Description},
@@ -89,9 +97,10 @@ use self::{
 };
 pub use self::{builder::Builder, clusters::Remote, hands::Hands, source::Mirrors};
 use crate::{
-    calls::{CallError, logged},
+    calls::{self, CallError, logged},
     context::Context,
     events::Events,
+    kept::Kept,
     keys::Ring,
 };
 
@@ -183,7 +192,7 @@ struct State {
     /// Where its objects are, as last found.
     cluster: Option<Arc<Cluster>>,
     fetching: Fetching,
-    /// As last read.
+    under_way: Option<UnderWay>,
     variables: Option<variables::Filled>,
     /// What was read last and does not render, so that it need not be read again when a kind comes that it lacks.
     read: Option<Read>,
@@ -209,8 +218,8 @@ struct State {
     since: Option<(String, Instant)>,
     /// The span of the time until the next pass, while there is nothing to do but wait.
     waiting: Option<tracing::Span>,
-    /// The plan that somebody allowed: it is carried out to its end, though less of it is left.
-    allowed: Option<String>,
+    /// The plan that somebody allowed.
+    leave: Option<Leave>,
     failures: u32,
     /// All that goes with it has gone.
     is_over: bool,
@@ -222,9 +231,11 @@ struct State {
 
 impl State {
     /// Reads the expressions of a spec that is new.
-    fn understand(&mut self, sync: &GitSync) -> Result<(), Invalid> {
+    async fn understand(&mut self, sync: &GitSync) -> Result<(), Invalid> {
         if self.understood.is_none() || self.understood != sync.metadata.generation {
-            let expressions = Expressions::new(&sync.spec)?;
+            let spec = Box::new(sync.spec.clone());
+            let read = tokio::task::spawn_blocking(move || Expressions::new(&spec)).await;
+            let expressions = read.unwrap_or_else(|_| Err(Invalid::unread()))?;
             // What was looked at by other rules is looked at again.
             if !expressions.judge_as(&self.expressions) {
                 self.health.clear();
@@ -236,7 +247,7 @@ impl State {
 
     /// A message without the values of Secrets that went into what was rendered.
     fn mask(&self, message: &str) -> String {
-        self.variables.as_ref().map_or_else(|| message.to_owned(), |(_, variables)| variables.mask(message))
+        self.variables.as_ref().map_or_else(|| message.to_owned(), |filled| filled.variables.mask(message))
     }
 }
 
@@ -249,10 +260,14 @@ struct Syncer {
     store: Store<Guarded>,
     states: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<State>>>>,
     claims: Mutex<Claims>,
+    /// The revisions that GitSyncs were called for by others.
+    calls: Mutex<HashMap<Key, String>>,
+    /// Hears for which GitSync there is a call, or what a fetch came to.
+    news: mpsc::UnboundedSender<Key>,
 }
 
 /// The GitSync whose labels a SealedSecret carries; empty names for none.
-pub fn owner(sealed: &DeserializeGuard<SealedSecret>) -> Key {
+pub fn owner(sealed: &Kept<SealedSecret>) -> Key {
     let label = |key| sealed.labels().get(key).cloned().unwrap_or_default();
     (label(NAMESPACE_LABEL), label(NAME_LABEL))
 }
@@ -261,6 +276,7 @@ pub fn owner(sealed: &DeserializeGuard<SealedSecret>) -> Key {
 pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key>, stop: CancellationToken) {
     let (store, writer) = reflector::store();
     let (moved, drift) = mpsc::unbounded_channel();
+    let (news, told) = mpsc::unbounded_channel();
     let events = Events::new(context.client.clone(), "signet");
     let syncer = Arc::new(Syncer {
         clusters: Clusters::new(&git, context.pulses.clone(), moved, stop.clone()),
@@ -268,6 +284,8 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
         events,
         states: Mutex::default(),
         claims: Mutex::default(),
+        calls: Mutex::default(),
+        news,
         store: store.clone(),
         context,
         git,
@@ -276,13 +294,18 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
         syncer.clone().git_syncs(writer).boxed(),
         known(store.clone(), drift).boxed(),
         known(store.clone(), sealed).boxed(),
+        known(store.clone(), told).boxed(),
         keyed(store.clone(), syncer.context.ring.clone()).boxed(),
     ]);
     let metrics = syncer.context.metrics.clone();
     metrics.git_syncs.follow(store);
+    let _sweeping = AbortOnDropHandle::new(tokio::spawn(syncer.clone().sweep()));
     lanes::run(syncer.clone(), triggers, stop).await;
+    // With what is known of them go their fetches: nobody would take in what these come to.
+    syncer.keep(|_| false);
     syncer.post.finish().await;
     metrics.git_syncs.forget();
+    syncer.events.sent(&syncer.context.lost).await;
 }
 
 impl Syncer {
@@ -295,7 +318,7 @@ impl Syncer {
             }
         };
         let api: Api<GitSync> = Api::namespaced(self.context.client.clone(), &sync.namespace().unwrap_or_default());
-        let state = self.state(&sync);
+        let Some(state) = self.state(&sync) else { return Ok(Action::await_change()) };
         let pass = |event| async move {
             let mut state = state.lock().await;
             match event {
@@ -322,24 +345,34 @@ impl Syncer {
         Ok(cluster)
     }
 
-    /// What is known of it; nothing if it is another object than last time.
-    fn state(&self, sync: &GitSync) -> Arc<tokio::sync::Mutex<State>> {
+    /// What is known of it: of another object than last time nothing yet. `None` if it went before its turn came: what was
+    /// known went with it, and all it did at its end would be done again.
+    fn state(&self, sync: &GitSync) -> Option<Arc<tokio::sync::Mutex<State>>> {
         let uid = sync.uid().unwrap_or_default();
+        let (namespace, name) = key(sync);
+        // The store forgets it first, then `keep`.
         let mut states = self.states.lock();
+        self.store.get(&ObjectRef::new(&name).within(&namespace)).filter(|there| there.uid() == sync.uid())?;
         let known = states.entry(key(sync)).or_default();
         if known.try_lock().is_ok_and(|state| state.uid != uid) {
             let under_way = sync.status.as_ref().and_then(|status| status.under_way.as_ref());
             let record = under_way.map(Record::resumed).unwrap_or_default();
             *known = Arc::new(tokio::sync::Mutex::new(State { uid, record, ..State::default() }));
         }
-        known.clone()
+        Some(known.clone())
+    }
+
+    /// Forgets all others.
+    fn keep(&self, stays: impl Fn(&Key) -> bool) {
+        self.states.lock().retain(|key, _| stays(key));
+        self.claims.lock().keep(&stays);
+        self.calls.lock().retain(|key, _| stays(key));
     }
 
     fn git_syncs(self: Arc<Self>, writer: Writer<Guarded>) -> impl Stream<Item = ObjectRef<Guarded>> {
         let api: Api<Guarded> = Api::all(self.context.client.clone());
         let mut asks = Asks::default();
-        watcher(api, watcher::Config::default())
-            .default_backoff()
+        calls::watch(api, watcher::Config::default())
             .modify(|sync| sync.managed_fields_mut().clear())
             .reflect(writer)
             .filter_map(|event| std::future::ready(logged("GitSyncs", event)))
@@ -351,13 +384,17 @@ impl Syncer {
                     }
                     Event::Delete(sync) => {
                         let key = guarded_key(&sync);
-                        self.states.lock().remove(&key);
-                        self.claims.lock().forget(&key);
-                        asks.forget(&key);
+                        self.keep(|other| *other != key);
+                        asks.keep(|other| *other != key);
                         (key, false)
                     }
                     // Before that the store does not have them.
-                    Event::InitDone => return stream::iter(all(&self.store)),
+                    Event::InitDone => {
+                        let there: HashSet<Key> = self.store.state().iter().map(|sync| guarded_key(sync)).collect();
+                        self.keep(|key| there.contains(key));
+                        asks.keep(|key| there.contains(key));
+                        return stream::iter(all(&self.store));
+                    }
                     Event::Init | Event::InitApply(_) => return stream::iter(Vec::new()),
                 };
                 // Those that wait for it look again, whatever became of it.

@@ -3,15 +3,15 @@
 
 use crds::{
     sync::{
-        choice::KUSTOMIZATIONS,
-        substitute::{self, Unknown, Variables},
+        choice::{KUSTOMIZATIONS, resolve},
+        substitute::{self, Room, Unknown, Variables},
     },
     yaml,
 };
 use serde_json::Value;
 
 use super::{
-    inputs::{join, resolve},
+    inputs::join,
     render::{Documents, Place, Problem, SourceFile, flatten},
 };
 
@@ -30,13 +30,13 @@ pub fn wrapper(path: &str) -> String {
 
 /// Reads what `kustomize build` wrote.
 pub fn kustomized(output: &str, files: &[SourceFile], path: &str, variables: Option<&Variables>) -> Documents {
-    let mut read = Documents::default();
+    let (mut read, mut room) = (Documents::default(), Room::default());
     for document in yaml::documents(output) {
         match document.value {
             Ok(mut value) => {
                 let place = origin(&mut value).and_then(|origin| traced(&value, &origin, files));
                 let place = place.unwrap_or_else(|| Place { file: kustomization(files, path), line: 0 });
-                match substitute::document(output, &document.range, value, variables) {
+                match substitute::document(output, &document.range, value, variables, &mut room) {
                     Ok(mut value) => {
                         // It is there again where something was replaced.
                         origin(&mut value);
@@ -97,12 +97,12 @@ fn kustomization(files: &[SourceFile], folder: &str) -> String {
 
 /// Reads what `helm template` wrote.
 pub fn templated(output: &str, path: &str, variables: Option<&Variables>) -> Documents {
-    let mut read = Documents::default();
+    let (mut read, mut room) = (Documents::default(), Room::default());
     for document in yaml::documents(output) {
         let text = output.get(document.range.clone()).unwrap_or_default();
         let place = Place { file: template(text, path), line: 0 };
         match document.value {
-            Ok(value) => match substitute::document(output, &document.range, value, variables) {
+            Ok(value) => match substitute::document(output, &document.range, value, variables, &mut room) {
                 Ok(value) => flatten(place, value, &mut read.objects),
                 Err(unknown) => read.problems.extend(unfilled(&place, unknown)),
             },

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -34,21 +35,21 @@ use super::{
     status::{self, Cause, Verdict},
     tell::current_status,
 };
-use crate::{
-    backoff,
-    context::chain,
-    metrics,
-    traces::{self, span},
-};
+use crate::{backoff, context::chain, metrics};
 
 /// Shortest wait between two passes that nothing triggered.
 const BREATH: Duration = Duration::from_millis(50);
 /// Between two looks at whether others have come as far.
 const LOOK: Duration = Duration::from_secs(1);
+/// As long as a fetch may take before the cluster is looked at without it. Most do not take as long, and then one look
+/// is enough.
+const GRACE: Duration = Duration::from_secs(2);
 
 impl Syncer {
     /// Brings the cluster to what Git says, and says how that went.
-    pub(super) async fn sync(&self, sync: &GitSync, state: &mut State) -> Result<Action, Error> {
+    pub(super) async fn sync(&self, sync: &Arc<GitSync>, state: &mut State) -> Result<Action, Error> {
+        // It ends here where nobody wants to know any more what it comes to.
+        let fetch = state.under_way.take().filter(|fetch| fetch.is_from(&sync.spec.source));
         let status = current_status(sync, state);
         let times = sync.spec.interval().and_then(|interval| Ok((interval, sync.spec.timeout()?)));
         let (interval, timeout) = match times {
@@ -59,7 +60,7 @@ impl Syncer {
                 return Ok(Action::await_change());
             }
         };
-        if let Err(invalid) = state.understand(sync) {
+        if let Err(invalid) = state.understand(sync).await {
             let cause = Cause { reason: "InvalidCELExpression", message: invalid.to_string() };
             self.report(sync, state, status, Verdict::Stalled(cause)).await?;
             return Ok(Action::await_change());
@@ -67,33 +68,38 @@ impl Syncer {
         if sync.spec.suspend {
             return Ok(Action::await_change());
         }
-        let (is_due, began) = (state.fetching.is_due(sync, Instant::now()), Timestamp::now());
-        let pass = Pass { trigger: state.record.trigger(sync, status.observed_generation, is_due), began };
-        let span = spans::pass(sync, pass.trigger, state.waiting.as_ref());
-        self.follow(sync, state, status, (pass, is_due), (interval, timeout)).instrument(span).await
+        state.fetching.call = self.calls.lock().get(&key(sync)).cloned();
+        let (observed, began) = (status.observed_generation, Timestamp::now());
+        let over = fetch.and_then(|fetch| self.take_in(sync, state, fetch, interval));
+        // What came is looked at before more is asked for.
+        if over.is_none() && state.under_way.is_none() && state.fetching.is_due(sync, Instant::now()) {
+            let trigger = state.record.trigger(sync, observed, true, state.fetching.request(sync));
+            self.begin(sync, state, Pass { trigger, began }, interval);
+            if state.fetching.knows(&sync.spec.source) {
+                return Ok(Action::requeue(GRACE));
+            }
+        }
+        if !state.fetching.knows(&sync.spec.source) {
+            // Whatever was there before stays as it is until more is known.
+            return Ok(Action::requeue(interval));
+        }
+        let pass = Pass { trigger: state.record.trigger(sync, observed, over.is_some(), None), began };
+        let (pass, span) = match over {
+            Some((asked, span)) => (pass.after(asked), span),
+            None => (pass, spans::pass(sync, pass.trigger, state.waiting.as_ref())),
+        };
+        self.follow(sync, state, status, pass, (interval, timeout)).instrument(span).await
     }
 
-    /// Looks at Git where that is due, and at the cluster.
+    /// Keeps the cluster as what is known of Git says.
     async fn follow(
         &self,
         sync: &GitSync,
         state: &mut State,
         mut status: GitSyncStatus,
-        (pass, is_due): (Pass, bool),
+        pass: Pass,
         (interval, timeout): (Duration, Duration),
     ) -> Result<Action, Error> {
-        if is_due {
-            let span = span!("fetch");
-            let fetched = state.fetching.fetch(&self.context.client, &self.git.mirrors, sync, interval);
-            let outcome = fetched.instrument(span.clone()).await;
-            let named = outcome.as_ref().map_or_else(|missed| missed.0.cause().reason, |_| "success");
-            traces::ended(&span, named, outcome.is_err());
-            self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named }).inc();
-            self.context.metrics.git_syncs.asked(&key(sync), Timestamp::now());
-            state.fetching.done(sync, outcome, interval, Instant::now());
-            // What they are read from is not watched.
-            state.variables = None;
-        }
         let verdict = match self.bring(sync, state, &mut status, (pass, timeout)).await {
             // The cluster cannot be seen: that too is for whoever looks at the GitSync.
             Err(error @ (Error::Discovery(_) | Error::Watch(_))) => {
@@ -108,7 +114,8 @@ impl Syncer {
         if self.report(sync, state, status, verdict).await? {
             self.context.metrics.syncs.get_or_create(&metrics::Outcome { outcome }).inc();
         }
-        let mut wait = state.fetching.wait(Instant::now());
+        // What is under way says itself when it is over.
+        let mut wait = if state.under_way.is_some() { interval } else { state.fetching.wait(sync, Instant::now()) };
         if let Some((_, since)) = &state.since
             && since.elapsed() < timeout
         {
@@ -134,6 +141,7 @@ impl Syncer {
         status: &mut GitSyncStatus,
         (pass, timeout): (Pass, Duration),
     ) -> Result<Verdict, Error> {
+        state.lingers = false;
         let cluster = match self.cluster(sync, state).await {
             Ok(cluster) => cluster,
             Err(error) => return Ok(Verdict::Failed(error.cause())),
@@ -149,10 +157,9 @@ impl Syncer {
             let (server, revision, desired) = (cluster.server().map(str::to_owned), revision.clone(), desired.clone());
             self.claims.lock().claim(key(sync), Claim { server, revision, desired });
         }
-        state.lingers = false;
         state.record.attempted(sync, status.last_attempted_revision.as_deref().unwrap_or_default(), pass);
         let applied = match state.good.clone() {
-            Some(good) => match self.blocked(sync, status, &good.revision, &state.expressions) {
+            Some(good) => match self.blocked(sync, status, &good.revision, &state.expressions).await {
                 Some(cause) if cause.reason == depends::CYCLE => Verdict::Stalled(cause),
                 Some(cause) => Verdict::Waiting(cause),
                 None => {
@@ -162,29 +169,40 @@ impl Syncer {
             },
             None => Verdict::Progressing("waiting for the first commit".to_owned()),
         };
-        Ok(status::overall(unrendered, applied, state.fetching.error.clone()))
+        Ok(match status::overall(unrendered, applied, state.fetching.error.clone()) {
+            Verdict::Failed(Cause { message, .. }) if state.fetching.wants() => Verdict::Progressing(message),
+            verdict => verdict,
+        })
     }
 
     /// What another revision waits for. Drift of this one is healed without waiting.
-    fn blocked(
+    async fn blocked(
         &self,
         sync: &GitSync,
         status: &GitSyncStatus,
         revision: &str,
-        expressions: &Expressions,
+        expressions: &Arc<Expressions>,
     ) -> Option<Cause> {
         if sync.spec.depends_on.is_empty() || status.last_applied_revision.as_deref() == Some(revision) {
             return None;
         }
-        let all = self.store.state();
-        let known = all.iter().filter_map(|guarded| Some((guarded_key(guarded), guarded.0.as_ref().ok()?))).collect();
+        let (all, me, expressions) = (self.store.state(), key(sync), expressions.clone());
         // One that was rolled back goes back alone.
-        let revision = rollback::holding(status).is_none().then_some(revision);
-        depends::blocked(&key(sync), revision, &known, expressions)
+        let revision = rollback::holding(status).is_none().then(|| revision.to_owned());
+        let decide = move || {
+            let known = all.iter().filter_map(|it| Some((guarded_key(it), it.0.as_ref().ok()?))).collect();
+            depends::blocked(&me, revision.as_deref(), &known, &expressions)
+        };
+        // Whoever wrote the expressions may have them take long.
+        tokio::task::spawn_blocking(decide).await.unwrap_or_else(|_| {
+            let message = "whether what spec.dependsOn names is ready could not be told".to_owned();
+            Some(Cause { reason: depends::NOT_READY, message })
+        })
     }
 
     /// Deletes what was applied, before the GitSync itself may go.
     pub(super) async fn cleanup(&self, sync: &GitSync, state: &mut State) -> Result<Action, Error> {
+        state.under_way = None;
         // The watch has not caught up with what the last pass did.
         if state.is_over {
             return Ok(Action::await_change());
@@ -233,8 +251,7 @@ impl Syncer {
             Ok(()) => {}
         }
         let kinds = kinds_of(&[], &inventory);
-        let served = cluster.served(&kinds).await?;
-        cluster.watch(&served, &kinds).await?;
+        let served = cluster.watch(&kinds).await?;
         let me = key(sync);
         let known = cluster.seen(&me, &[], &inventory, &served).await?;
         let stages = plan::teardown(
@@ -242,12 +259,13 @@ impl Syncer {
             (&me.0, &me.1),
         );
         let going: Vec<ObjectId> = stages.iter().flatten().filter_map(Step::pruned).cloned().collect();
-        let done = execute(&cluster.hands.of(sync), &cluster.live, &known, &served, stages).await;
         let revision = status.last_applied_revision.or(status.last_attempted_revision).unwrap_or_default();
         let (pass, said) = (Pass { trigger: Trigger::Deletion, began: Timestamp::now() }, Description::default());
         state.record.attempted(sync, &revision, pass);
         state.record.applying(&revision, pass);
-        self.tell(sync, state, &revision, &said, &done);
+        let tell = self.tell(sync, state, &revision, &said);
+        let done = execute(&cluster.hands.of(sync), &cluster.live, &known, &served, stages, &tell).await;
+        state.record.did(done.acts.iter().map(|(_, how)| *how));
         self.sum_up(sync, state, &said).await;
         if !done.unpruned.is_empty() {
             let waits = policy == DeletionPolicy::WaitForTermination;

@@ -142,8 +142,25 @@ pub struct Policy<'a> {
     pub resting: &'a HashSet<ObjectId>,
     /// Digests of plans that are allowed.
     pub allowed: &'a [String],
+    /// What was allowed and is being carried out.
+    pub leave: Option<&'a Leave>,
     /// What is known of the hooks.
     pub hooks: Hooks<'a>,
+}
+
+/// What somebody allowed. It holds to its end, though less of it is left: what could not be deleted at once is asked for
+/// once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// Digest of what is to be there.
+    whole: String,
+    leaving: HashSet<ObjectId>,
+}
+
+impl Leave {
+    fn covers(&self, whole: &str, leaving: &[(ObjectId, String)]) -> bool {
+        self.whole == whole && leaving.iter().all(|(id, _)| self.leaving.contains(id))
+    }
 }
 
 /// The plan.
@@ -167,6 +184,8 @@ pub struct Plan<'a> {
     pub pending: Option<PendingPlan>,
     /// Of what would then be there, and what would not.
     pub digest: String,
+    /// Set when it is allowed.
+    pub leave: Option<Leave>,
     /// How far the hooks have come. To be written before the first step, too.
     pub hooks: Option<HookRun>,
 }
@@ -222,17 +241,10 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
         }
     }
 
-    let wanted_ids: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
-    let (mut leaving, mut prunes) =
-        if policy.prune { prunes(known, policy.me, |id| !wanted_ids.contains(id)) } else { (Vec::new(), Vec::new()) };
-    // It is ours until it is taken over.
-    let wanted = &policy.neighbours.wanted;
-    let handed: Vec<_> = leaving.extract_if(.., |(id, _)| wanted.contains(id)).collect();
-    prunes.iter_mut().for_each(|steps| steps.retain(|step| !step.pruned().is_some_and(|id| wanted.contains(id))));
-    prunes.retain(|steps| !steps.is_empty());
+    let Going { leaving, handed, mut prunes } = going(desired, known, policy);
     let whole = digest(desired, &[]);
     let digest = digest(desired, &leaving);
-    let allowed = policy.allowed.contains(&digest);
+    let allowed = policy.allowed.contains(&digest) || policy.leave.is_some_and(|leave| leave.covers(&whole, &leaving));
     let refused_prune = guard(&prunes, desired, known.inventory).filter(|_| !allowed);
     let refused_prune = refused_prune.map(|why| format!("{why}; to allow it: {}", command(policy.me, &digest)));
     let is_changing = (refused_prune.is_none() && !prunes.is_empty()) || applies.values().any(has_new);
@@ -249,12 +261,9 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
     }
     // What was begun with leave goes on.
     let asks = policy.ask && !allowed && !policy.hooks.are_under_way(&whole);
-    let steps = match (asks, &refused_prune) {
-        (true, _) => changes(&applies, &prunes),
-        (false, Some(_)) => changes(&Waves::new(), &prunes),
-        (false, None) => Vec::new(),
-    };
-    let pending = (!steps.is_empty()).then(|| PendingPlan { digest: digest.clone(), steps });
+    let steps = if asks { changes(&applies, &prunes) } else { changes(&Waves::new(), &prunes) };
+    let is_asked = (asks || refused_prune.is_some()) && !steps.is_empty();
+    let pending = is_asked.then(|| PendingPlan { digest: digest.clone(), steps });
     if pending.is_some() {
         prunes.clear();
     }
@@ -279,9 +288,22 @@ pub fn plan<'a>(desired: &'a [Desired], known: Known<'_>, policy: &Policy<'_>) -
             inventory.objects.entry(id.clone()).or_insert_with(|| version.clone());
         }
     }
+    let leave = allowed.then(|| Leave { whole, leaving: leaving.iter().map(|(id, _)| id.clone()).collect() });
     // What goes later is there until then.
     inventory.objects.extend(leaving.into_iter().chain(handed));
-    Plan { inventory, stages, refused, refused_prune, held, lingering, drifted, pending, digest, hooks: course.record }
+    Plan {
+        inventory,
+        stages,
+        refused,
+        refused_prune,
+        held,
+        lingering,
+        drifted,
+        pending,
+        digest,
+        leave,
+        hooks: course.record,
+    }
 }
 
 /// Steps by wave and stage.
@@ -369,6 +391,26 @@ pub fn teardown<'a>(known: Known<'_>, me: (&str, &str)) -> Vec<Vec<Step<'a>>> {
     prunes(known, me, |_| true).1
 }
 
+/// What Git no longer has.
+struct Going<'a> {
+    /// What is to be deleted.
+    leaving: Vec<(ObjectId, String)>,
+    /// What another takes over. It is ours until then.
+    handed: Vec<(ObjectId, String)>,
+    prunes: Vec<Vec<Step<'a>>>,
+}
+
+fn going<'a>(desired: &[Desired], known: Known<'_>, policy: &Policy<'_>) -> Going<'a> {
+    let stays: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
+    let (mut leaving, mut prunes) =
+        if policy.prune { prunes(known, policy.me, |id| !stays.contains(id)) } else { (Vec::new(), Vec::new()) };
+    let wanted = &policy.neighbours.wanted;
+    let handed = leaving.extract_if(.., |(id, _)| wanted.contains(id)).collect();
+    prunes.iter_mut().for_each(|steps| steps.retain(|step| !step.pruned().is_some_and(|id| wanted.contains(id))));
+    prunes.retain(|steps| !steps.is_empty());
+    Going { leaving, handed, prunes }
+}
+
 /// What may be deleted, with its version, and the steps that do it, in the reverse order of their waves and stages.
 fn prunes<'a>(
     known: Known<'_>,
@@ -411,6 +453,12 @@ fn is_doomed(id: &ObjectId, live: &LiveObject, me: (&str, &str)) -> bool {
 pub fn settle(before: &Inventory, gone: &HashSet<ObjectId>) -> Inventory {
     let left = before.objects.iter().filter(|(id, _)| !gone.contains(id));
     Inventory { objects: left.map(|(id, version)| (id.clone(), version.clone())).collect() }
+}
+
+/// Forgets what was applied once, and by now is neither in Git nor in the inventory.
+pub fn forget(applied: &mut HashMap<ObjectId, Applied>, desired: &[Desired], inventory: &Inventory) {
+    let in_git: HashSet<&ObjectId> = desired.iter().map(|object| &object.id).collect();
+    applied.retain(|id, _| in_git.contains(id) || inventory.objects.contains_key(id));
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use reqwest::{Client, StatusCode, redirect::Policy};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    fetch::is_account_token,
     letter::{About, Letter, Way, letter},
     notify::News,
     trust,
@@ -100,6 +101,11 @@ impl Post {
         self.sending.spawn(async move { post.empty(&receiver).await });
     }
 
+    /// Forgets the receivers that none of these has.
+    pub fn keep<'a>(&self, syncs: impl Iterator<Item = &'a GitSync>) {
+        forget(&mut self.silent.lock(), syncs);
+    }
+
     /// Sends what waits for one receiver, until nothing does.
     async fn empty(&self, receiver: &Receiver) {
         while let Some((news, about)) = self.next(receiver) {
@@ -147,7 +153,12 @@ impl Post {
                 let secrets: Api<Secret> = Api::namespaced(self.context.client.clone(), &about.namespace);
                 let read = bounded(secrets.get(&named.name)).await;
                 let unread = |error| Undelivered { why: format!("cannot read it: {}", chain(&error)), may_pass: true };
-                Some(ClearSecret::new(read.map_err(unread)?))
+                let secret = ClearSecret::new(read.map_err(unread)?);
+                if is_account_token(secret.expose()) {
+                    let why = "it is the token of a ServiceAccount, which is sent to nobody".to_owned();
+                    return Err(Undelivered { why, may_pass: false });
+                }
+                Some(secret)
             }
             None => None,
         };
@@ -168,7 +179,7 @@ impl Post {
         if let Some(client) = self.clients.lock().get(&is_near).filter(|_| authorities.is_none()) {
             return Ok(client.clone());
         }
-        let unmade = |error: &dyn std::error::Error| format!("cannot make a client: {}", chain(error));
+        let unmade = |error: &(dyn std::error::Error + 'static)| format!("cannot make a client: {}", chain(error));
         let client = Client::builder().timeout(ANSWER).redirect(Policy::none()).user_agent("signet");
         let client = client.pool_max_idle_per_host(0);
         let client = if is_near { client.no_proxy() } else { client };
@@ -192,6 +203,15 @@ impl Post {
     }
 }
 
+fn forget<'a>(silent: &mut HashSet<Receiver>, syncs: impl Iterator<Item = &'a GitSync>) {
+    let of = |sync: &'a GitSync| {
+        let namespace = sync.metadata.namespace.as_deref().unwrap_or_default();
+        sync.spec.notify.iter().map(move |receiver| (namespace, receiver))
+    };
+    let there: HashSet<(&str, &Notify)> = syncs.flat_map(of).collect();
+    silent.retain(|(namespace, receiver)| there.contains(&(namespace.as_str(), receiver)));
+}
+
 async fn hand_over(client: Client, Letter { address, header, body, .. }: Letter) -> Result<(), Undelivered> {
     // The address may be a secret, and so may what an answer quotes.
     let unreached = |error: reqwest::Error| {
@@ -207,4 +227,26 @@ async fn hand_over(client: Client, Letter { address, header, body, .. }: Letter)
     let may_pass =
         status.is_server_error() || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
     if status.is_success() { Ok(()) } else { Err(Undelivered { why: format!("it answered {status}"), may_pass }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receivers_of_git_syncs_that_went_or_have_others_by_now_are_forgotten() {
+        let receiver = |url: &str| Notify { url: Some(url.to_owned()), ..Notify::default() };
+        let sync = |namespace: &str, urls: &[&str]| {
+            let notify = urls.iter().map(|url| receiver(url)).collect();
+            let mut sync = GitSync::new("app", GitSyncSpec { notify, ..GitSyncSpec::default() });
+            sync.metadata.namespace = Some(namespace.to_owned());
+            sync
+        };
+        let key = |namespace: &str, url: &str| (namespace.to_owned(), receiver(url));
+        let mut silent: HashSet<Receiver> = [key("a", "old"), key("a", "dead"), key("b", "dead")].into();
+        forget(&mut silent, [sync("a", &["dead", "new"]), sync("c", &["old"])].iter());
+        assert_eq!(silent, [key("a", "dead")].into());
+        forget(&mut silent, [].iter());
+        assert!(silent.is_empty());
+    }
 }

@@ -46,27 +46,34 @@ impl Syncer {
             Err(cause) => return Ok(Some(cause)),
         }
         let pinned = rollback::pinned(status.rollback.as_ref(), &newest);
-        let (commit, revision) = match pinned.and_then(|it| Some((Tip::from_revision(it)?.commit, it.to_owned()))) {
-            Some(pinned) => pinned,
-            None => (tip.commit, newest),
-        };
+        let pinned = pinned.and_then(|it| Some((Tip::from_revision(it)?, it.to_owned())));
+        let is_pinned = pinned.is_some();
+        let (tip, revision) = pinned.unwrap_or((tip, newest));
         let is_applied = status.last_applied_revision.as_ref() == Some(&revision);
         self.context.metrics.git_syncs.saw(&key(sync), &revision, is_applied, Timestamp::now());
         let variables = match self.variables(sync, state).await {
             Ok(variables) => variables,
             Err(cause) => return Ok(Some(cause)),
         };
-        let origin = Origin::new(commit, &sync.spec, variables.as_deref());
+        let origin = Origin::new(tip.commit.clone(), &sync.spec, variables.as_deref());
         status.last_attempted_revision = Some(revision.clone());
         if let Some(good) = state.good.as_mut().filter(|good| good.origin == origin) {
             // Another reference may lead to the same commit.
             good.revision = revision;
-            return Ok(None);
+            return Ok(state.fetching.lacks(&tip.commit, None));
         }
         let span = span!("render", revision, objects = Empty);
-        let made = self.make(sync, state, (origin, revision), variables.as_deref(), cluster);
-        let outcome = made.instrument(span.clone()).await.map(|unmade| {
-            let cause = unmade?;
+        let (client, mirrors) = (&self.context.client, &self.git.mirrors);
+        let is_vouched_for = if is_pinned { fetch::vouched(client, mirrors, sync, &tip).await } else { Ok(()) };
+        let made = match is_vouched_for {
+            Ok(()) => {
+                let made = self.make(sync, state, (origin, revision), variables.as_deref(), cluster);
+                made.instrument(span.clone()).await
+            }
+            Err(error) => Ok(Some(error.cause())),
+        };
+        let outcome = made.map(|unmade| {
+            let cause = state.fetching.lacks(&tip.commit, unmade)?;
             Some(match rollback::holding(status) {
                 Some(pin) => rollback::missed(pin, &status.history, cause),
                 None => cause,
@@ -188,17 +195,18 @@ impl Syncer {
                 Err(error) => Ok(Err(unfetched(error))),
             };
         }
+        let (own, name) = key(sync);
+        let turn = self.git.builder.turn(&own).await;
         let files = match mirrors.load(&source, &origin.commit, &survey).await {
             Ok(files) => files,
             Err(error) => return Ok(Err(unfetched(error))),
         };
-        let (own, name) = key(sync);
         let namespace = spec.target_namespace.as_deref().unwrap_or(&own);
         let helm = spec.helm.clone().unwrap_or_default();
         let release = Release { name: &name, namespace, helm: &helm, capabilities: &capabilities };
         let Survey { renderer, path, folders, .. } = &survey;
         let build = Build { renderer: *renderer, path, files, folders, release, variables };
-        match self.git.builder.build(build).await {
+        match self.git.builder.build(build, turn).await {
             Ok(documents) => made(documents),
             Err(error) => Ok(Err(Cause { reason: "BuildFailed", message: chain(&error) })),
         }
@@ -212,9 +220,8 @@ impl Syncer {
             let (mut closed, mut operations) = (Vec::new(), 0);
             for object in desired.iter().filter(|object| object.id.is_sealed()) {
                 let at = ObjectRef::new(&object.id.name).within(&object.id.namespace);
-                let live = live.get(&at);
-                let live = live.as_deref().and_then(|guarded| guarded.0.as_ref().ok());
-                let verdict = sealed::check(object, live, &ring);
+                let live = live.get(&at).and_then(|kept| kept.read().ok());
+                let verdict = sealed::check(object, live.as_ref(), &ring);
                 operations += verdict.operations;
                 let problem = |why| Problem { place: object.place.clone(), what: format!("{}: {why}", object.id) };
                 closed.extend(verdict.problem.map(problem));

@@ -96,7 +96,7 @@ impl Syncer {
         let seed = format!("{:?} {applied_at:?}", state.fetching.handled());
         let approved = sync.annotations().get(APPROVE).cloned();
         let last = status.history.first().map(|entry| entry.digest.clone());
-        let allowed: Vec<String> = approved.into_iter().chain(state.allowed.clone()).chain(last.clone()).collect();
+        let allowed: Vec<String> = approved.into_iter().chain(last.clone()).collect();
         let policy = Policy {
             me: (&me.0, &me.1),
             prune: sync.spec.prune,
@@ -105,6 +105,7 @@ impl Syncer {
             ask: sync.spec.sync_policy == SyncPolicy::Manual,
             leave_drift: sync.spec.drift == Drift::Report,
             allowed: &allowed,
+            leave: None,
             hooks: Hooks::default(),
             resting: &HashSet::new(),
         };
@@ -112,22 +113,22 @@ impl Syncer {
         loop {
             let resting = state.fights.resting(Instant::now());
             let inventory = status.inventory.clone().unwrap_or_default();
+            plan::forget(&mut state.applied, desired, &inventory);
             let kinds = kinds_of(desired, &inventory);
-            let served = cluster.served(&kinds).await?;
-            cluster.watch(&served, &kinds).await?;
+            let served = cluster.watch(&kinds).await?;
             let known = cluster.seen(&me, desired, &inventory, &served).await?;
             let kinds = served.as_ref().clone().with_definitions(definitions(desired));
             let health = self.assess(sync, desired, &known, &kinds, state, cluster).await;
             let seen = Known { live: &known, applied: &state.applied, inventory: &inventory, health: &health };
             let hooks = Hooks { record: status.hooks.as_ref(), last: last.as_deref(), seed: &seed };
-            let neighbours = self.neighbours(sync, (state, status), revision, (desired, &inventory, &known)).await;
-            let policy = Policy { hooks, resting: &resting, neighbours: &neighbours, ..policy.clone() };
+            let neighbours = self.neighbours(sync, (state, status), revision, (desired, &inventory, &known));
+            let leave = state.leave.take();
+            let leave = leave.as_ref();
+            let policy = Policy { hooks, resting: &resting, neighbours: &neighbours, leave, ..policy.clone() };
             let span = span!("plan", revision, steps = Empty);
             let mut planned = span.in_scope(|| plan(desired, seen, &policy));
             span.record("steps", count(planned.stages.iter().map(Vec::len).sum()));
-            if allowed.contains(&planned.digest) {
-                state.allowed = Some(planned.digest.clone());
-            }
+            state.leave = planned.leave.take();
             if planned.stages.is_empty() {
                 let kept = desired.iter().filter(|object| object.marks.hook.is_none());
                 let health = kept.filter_map(|object| Some((object.id.clone(), health.get(&object.id)?.clone())));
@@ -152,11 +153,12 @@ impl Syncer {
                 self.report(sync, state, status.clone(), verdict).await?;
             }
             let stages = std::mem::take(&mut planned.stages);
-            let done = execute(&hands, &cluster.live, &known, &kinds, stages).await;
+            let tell = self.tell(sync, state, revision, said);
+            let done = execute(&hands, &cluster.live, &known, &kinds, stages, &tell).await;
+            state.record.did(done.acts.iter().map(|(_, how)| *how));
             if done.defined {
                 cluster.discover().await?;
             }
-            self.tell(sync, state, revision, said, &done);
             self.healed(sync, state, revision, &done).await;
             status.inventory = Some(plan::settle(&planned.inventory, &done.gone));
             cluster.mark(status);

@@ -31,6 +31,8 @@ pub struct Job {
     pub args: Vec<OsString>,
     /// Where it runs: its HOME, too.
     pub folder: PathBuf,
+    /// What it finds in its environment, beside what keeps it in.
+    pub variables: Vec<(&'static str, String)>,
     /// Its ends.
     pub limits: Limits,
 }
@@ -40,7 +42,7 @@ pub struct Job {
 pub struct Limits {
     /// Until it is killed.
     pub time: Duration,
-    /// Address space, in bytes.
+    /// Bytes of memory that it may map to write to. What it maps besides, such as its own text, is the kernel's to take.
     pub memory: u64,
     /// Bytes that it may write to stdout.
     pub output: u64,
@@ -75,15 +77,20 @@ pub enum SandboxError {
 pub async fn run(job: Job) -> Result<Vec<u8>, SandboxError> {
     let Limits { time, output, .. } = job.limits;
     let (mut child, _group) = start(job).await?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
-        let (written, said) = tokio::try_join!(drain(stdout, output), async {
-            // More than is shown is read and dropped by nobody: a full pipe ends in the time limit.
-            drain(stderr, MAX_WORDS).await
+        let written = async {
+            let written = drain(stdout, output).await?;
+            if written.len() as u64 > output { Err(SandboxError::Output(output)) } else { Ok(written) }
+        };
+        let (written, said) = tokio::try_join!(written, async {
+            let said = drain(stderr.as_mut(), MAX_WORDS).await?;
+            // What is more than is shown is read, too: who writes to a pipe that is closed is ended by that.
+            if let Some(pipe) = &mut stderr {
+                tokio::io::copy(pipe, &mut tokio::io::sink()).await?;
+            }
+            Ok(said)
         })?;
-        if written.len() as u64 > output {
-            return Err(SandboxError::Output(output));
-        }
         let status = child.wait().await?;
         if status.success() {
             return Ok(written);
@@ -132,13 +139,14 @@ async fn start(job: Job) -> Result<(Child, Group), SandboxError> {
     told.await.unwrap_or_else(|_| Err("the thread that starts it ended".to_owned())).map_err(failed)
 }
 
-fn command(Job { program, args, folder, .. }: &Job) -> Command {
+fn command(Job { program, args, folder, variables, .. }: &Job) -> Command {
     let mut command = Command::new(program);
     command
         .args(args)
         .current_dir(folder)
         .env_clear()
         .envs(environment(folder))
+        .envs(variables.iter().cloned())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -171,7 +179,7 @@ fn limit(child: &Child, limits: &Limits) -> Result<Group, String> {
     let id = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).ok_or("it ended at once")?;
     let group = Group(id);
     for (resource, most) in [
-        (Resource::As, limits.memory),
+        (Resource::Data, limits.memory),
         (Resource::Cpu, limits.time.as_secs() + 1),
         (Resource::Fsize, MAX_FILE),
         (Resource::Core, 0),
@@ -195,7 +203,8 @@ mod tests {
     async fn shell(script: &str, limits: Limits) -> Result<String, SandboxError> {
         let folder = tempfile::tempdir().unwrap();
         let args = ["-c", script].map(OsString::from).to_vec();
-        let job = Job { program: "/bin/sh".into(), args, folder: folder.path().to_owned(), limits };
+        let variables = vec![("OURS", "given".to_owned())];
+        let job = Job { program: "/bin/sh".into(), args, folder: folder.path().to_owned(), variables, limits };
         run(job).await.map(|output| String::from_utf8(output).unwrap())
     }
 
@@ -206,7 +215,7 @@ mod tests {
         // The shell adds these two itself.
         names.retain(|name| !["PWD", "_", "OLDPWD", "SHLVL"].contains(name));
         names.sort_unstable();
-        assert_eq!(names, ["HOME", "HTTPS_PROXY", "HTTP_PROXY", "TMPDIR"]);
+        assert_eq!(names, ["HOME", "HTTPS_PROXY", "HTTP_PROXY", "OURS", "TMPDIR"], "and nothing but what it is given");
         assert!(seen.contains(&format!("HOME={}", seen.lines().last().unwrap())), "{seen}");
     }
 
@@ -217,11 +226,18 @@ mod tests {
         let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port} && echo connected");
         let folder = tempfile::tempdir().unwrap();
         let args = ["-c", connect.as_str()].map(OsString::from).to_vec();
-        let job = Job { program: "/bin/bash".into(), args, folder: folder.path().to_owned(), limits: LIMITS };
+        let folder = folder.path().to_owned();
+        let job = Job { program: "/bin/bash".into(), args, folder, variables: Vec::new(), limits: LIMITS };
         let Err(SandboxError::Failed(said)) = run(job).await else { panic!("it could connect") };
         assert!(said.contains("Permission denied"), "{said}");
         // We still can.
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_may_say_much() {
+        let said = shell("head -c 300000 /dev/zero >&2 && echo done", LIMITS).await;
+        assert_eq!(said.unwrap(), "done\n");
     }
 
     #[tokio::test]
@@ -231,7 +247,7 @@ mod tests {
         assert!(matches!(shell("while :; do echo x; done", LIMITS).await, Err(SandboxError::Output(1000))));
         let small = Limits { memory: 64 << 20, ..LIMITS };
         // The limit is set an instant after the start: that it holds is waited for.
-        let hungry = "while ulimit -v | grep -q unlimited; do :; done; x=x; while :; do x=$x$x; done";
+        let hungry = "while ulimit -d | grep -q unlimited; do :; done; x=x; while :; do x=$x$x; done";
         assert!(matches!(shell(hungry, small).await, Err(SandboxError::Failed(_))));
     }
 

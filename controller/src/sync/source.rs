@@ -6,6 +6,7 @@ mod credentials;
 mod error;
 mod meter;
 mod mirror;
+mod origin;
 mod range;
 mod reference;
 mod signed;
@@ -14,9 +15,9 @@ mod tree;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt::{self, Write as _},
+    fmt,
     num::NonZeroU32,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,21 +25,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::git_sync::{GitSource, GitSyncSpec, Renderer};
+use crds::git_sync::{GitSyncSpec, Renderer};
 use gix::ObjectId;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
-use url::{Host, Url};
+use url::Url;
 
 pub use self::{
     credentials::{Credentials, CredentialsError, Proxy, SecretData},
     error::SourceError,
+    origin::{Source, is_loopback},
     reference::Reference,
     signed::{Signature, Signed, Walk},
 };
-use self::{error::Place, mirror::Mirror, transfer::Attempt};
+use self::{mirror::Mirror, origin::locate, transfer::Attempt};
 use super::{
+    Key,
+    permits::Permits,
     render::{Problem, SourceFile},
     ssh::Patience,
 };
@@ -51,113 +55,8 @@ const ALL_HISTORY: u32 = i32::MAX.unsigned_abs();
 /// How long an answer is kept for others. Longer intervals ask for themselves.
 const REMEMBERED: Duration = Duration::from_hours(1);
 
-/// Where to fetch from, and what.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// The first counts; the others are for while it cannot be reached.
-    urls: Vec<Url>,
-    reference: Reference,
-    credentials: Arc<Credentials>,
-    proxy: Option<Arc<Proxy>>,
-}
-
-impl Source {
-    /// Refuses what could show a credential, and what can be no source.
-    pub fn new(spec: &GitSource, credentials: Credentials, proxy: Option<Proxy>) -> Result<Self, SourceError> {
-        let urls = [&spec.url].into_iter().chain(&spec.fallback_urls).map(|url| parse(url));
-        let urls = urls.collect::<Result<Vec<_>, _>>()?;
-        for url in &urls {
-            if let Some(why) = credentials.refused_at(url, proxy.as_ref()) {
-                return Err(SourceError::InvalidCredentials { url: url.to_string(), why });
-            }
-        }
-        let reference = Reference::new(&spec.reference)?;
-        Ok(Self { urls, reference, credentials: Arc::new(credentials), proxy: proxy.map(Arc::new) })
-    }
-
-    /// The same repository, but this commit of it.
-    #[must_use]
-    pub fn at(&self, commit: &Commit) -> Self {
-        let branch = match &self.reference {
-            Reference::Branch(branch) => Some(branch.clone()),
-            Reference::Commit { branch, .. } => branch.clone(),
-            _ => None,
-        };
-        Self { reference: Reference::Commit { id: commit.0, branch }, ..self.clone() }
-    }
-
-    /// The URL. It holds no credentials, so it can be shown.
-    pub fn url(&self) -> &str {
-        self.urls.first().map(Url::as_str).unwrap_or_default()
-    }
-
-    fn place(&self, url: &str) -> Place {
-        Place { url: url.to_owned(), what: self.reference.to_string() }
-    }
-
-    /// Name of the mirror's folder: who has other credentials has another mirror, and so sees nothing by being second.
-    /// The same for whoever is led elsewhere by the same name, over a proxy or to a host that only he trusts: what he
-    /// is given is for nobody else.
-    fn mirror(&self) -> String {
-        let mut hasher = Sha256::new();
-        for url in &self.urls {
-            hasher.update(url.as_str());
-            hasher.update([0]);
-        }
-        hasher.update(self.credentials.digest());
-        hasher.update(self.proxy.as_ref().map(|proxy| proxy.digest()).unwrap_or_default());
-        hasher.finalize().iter().fold(String::new(), |mut name, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(name, "{byte:02x}");
-            name
-        })
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.reference, self.url())
-    }
-}
-
-fn parse(text: &str) -> Result<Url, SourceError> {
-    // Of what is no URL nobody knows where the password stands: it is not shown.
-    let no_url = |why: String| SourceError::InvalidUrl { url: "this URL".to_owned(), why };
-    if !text.contains("://") {
-        return Err(no_url("write it as https://host/path or ssh://git@host/path".to_owned()));
-    }
-    let url = Url::parse(text).map_err(|error| no_url(error.to_string()))?;
-    let is_http = matches!(url.scheme(), "http" | "https");
-    let why = if url.password().is_some() || (is_http && !url.username().is_empty()) {
-        "it holds credentials; put them into a Secret and name that in source.secretRef"
-    } else if url.query().is_some() || url.fragment().is_some() {
-        "it has a query or a fragment, which Git does not use"
-    } else if !is_http && !matches!(url.scheme(), "ssh" | "file") {
-        "it must begin with https://, http://, ssh:// or file://"
-    } else if (url.scheme() == "file") == url.host_str().is_some_and(|host| !host.is_empty()) {
-        if url.scheme() == "file" { "a file is on no other host" } else { "it names no host" }
-    } else if url.path().trim_matches('/').is_empty() {
-        "it names no repository"
-    } else {
-        return Ok(url);
-    };
-    let mut shown = url;
-    // These fail for URLs that cannot have them.
-    let _ = (shown.set_username(""), shown.set_password(None));
-    shown.set_query(None);
-    shown.set_fragment(None);
-    Err(SourceError::InvalidUrl { url: shown.to_string(), why: why.to_owned() })
-}
-
-/// Whether what is sent stays on this machine.
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
+/// A mirror goes when no GitSync has used it for so long. After a start each has used its own long before.
+const UNUSED: Duration = Duration::from_mins(15);
 
 /// Id of a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -277,6 +176,13 @@ impl Survey {
     }
 }
 
+/// Fetches of one namespace at once. Alone it is no slower for having a share: most of a fetch is waiting, and more of
+/// them would only divide two cores.
+const EACH: usize = 8;
+/// Fetches at once. Four namespaces must have their share taken up by hosts that hang before another waits at all, and
+/// then it waits for the first of these to give up. Each takes memory, most of it while it unpacks.
+const ALL: usize = 4 * EACH;
+
 /// The mirrors below one folder: one for each URL and credentials, shared by the GitSyncs that have both in common.
 pub struct Mirrors {
     root: PathBuf,
@@ -284,14 +190,21 @@ pub struct Mirrors {
     timeout: Duration,
     max_size: u64,
     opened: Mutex<HashMap<String, Arc<Mirror>>>,
+    /// The mirror that each GitSync used last.
+    users: Mutex<HashMap<Key, String>>,
+    /// Mirrors that none uses, and since when that is known.
+    idle: Mutex<HashMap<String, Instant>>,
     answers: Arc<Mutex<HashMap<Name, Answer>>>,
+    permits: Permits,
 }
 
 impl Mirrors {
     /// `file_root` is the folder below which file:// may read, `timeout` the time that a fetch from one place may take,
     /// and `max_size` the bytes that it may bring.
     pub fn new(root: PathBuf, file_root: Option<PathBuf>, timeout: Duration, max_size: u64) -> Self {
-        Self { root, file_root, timeout, max_size, opened: Mutex::default(), answers: Arc::default() }
+        let (opened, users, idle) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (answers, permits) = (Arc::default(), Permits::new(ALL, EACH));
+        Self { root, file_root, timeout, max_size, opened, users, idle, answers, permits }
     }
 
     /// Asks for the newest commit, and transfers it when it is new. What is answered is whole, and on disk. Whoever
@@ -308,20 +221,25 @@ impl Mirrors {
         let late = || SourceError::Timeout { place: source.place(source.url()), after: self.timeout };
         let mirror = self.mirror(source);
         let name = (source.mirror(), source.reference.clone());
+        let may_know = || depth == NonZeroU32::MIN && !mirror.is_distrusted();
+        let known = || self.known(&name, asked, since).filter(|_| may_know());
+        if let Some(known) = known() {
+            return known;
+        }
+        // Waiting for it is no fault of the host's. It comes before the turn at the mirror, which others share.
+        let permit = pulse::idle(self.permits.one(&source.user.0)).await;
         let work = async {
-            // Whoever fetches holds the turn until that really ended, even when nobody waits for it any more.
+            // Whoever fetches holds both until that really ended, even when nobody waits for it any more.
             let turn = mirror.turn.clone().lock_owned().await;
-            if depth == NonZeroU32::MIN
-                && let Some(known) = self.known(&name, asked, since)
-            {
+            if let Some(known) = known() {
                 return known;
             }
             let began = Instant::now();
             let (here, file_root, timeout, limit) =
                 (mirror.clone(), self.file_root.clone(), self.timeout, self.max_size);
-            let (interrupt, answers) = (interrupt.0.clone(), self.answers.clone());
+            let (interrupt, answers, name) = (interrupt.0.clone(), self.answers.clone(), name.clone());
             run(&mirror, source.clone(), move |source| {
-                let _turn = turn;
+                let _held = (turn, permit);
                 let attempt = |url: &Url| {
                     let patience = Patience { deadline: Instant::now() + timeout, interrupt: interrupt.clone() };
                     let location = locate(source, url, file_root.as_deref())?;
@@ -355,6 +273,15 @@ impl Mirrors {
         tokio::task::spawn_blocking(move || mirror.cached(&reference)).await.ok().flatten()
     }
 
+    /// Fetches a commit that reading lacked, unless it came with what is followed: most often it does.
+    pub async fn bring(&self, source: &Source, commit: &Commit) -> Result<(), SourceError> {
+        let alone = source.at(commit);
+        if self.cached(&alone).await.is_none() {
+            self.fetch(&alone, Instant::now()).await?;
+        }
+        Ok(())
+    }
+
     /// What is signed of a commit, and of the tag that led to it.
     pub async fn signed(&self, source: &Source, tip: &Tip) -> Result<Signed, SourceError> {
         let tag = tip.tag;
@@ -382,7 +309,7 @@ impl Mirrors {
     }
 
     /// All files at and below `path` whose name is `wanted`, in the order of their paths, or the one file that `path`
-    /// names. Hidden entries, links and submodules are passed over. What a damaged mirror has lost is fetched again.
+    /// names. Hidden entries, links and submodules are passed over.
     pub async fn read(
         &self,
         source: &Source,
@@ -415,27 +342,44 @@ impl Mirrors {
         &self,
         source: &Source,
         commit: &Commit,
-        look: impl Fn(&Mirror, &str, &Commit) -> Result<T, SourceError> + Clone + Send + 'static,
+        look: impl FnOnce(&Mirror, &str, &Commit) -> Result<T, SourceError> + Send + 'static,
     ) -> Result<T, SourceError> {
-        let once = || {
-            let (mirror, commit, look) = (self.mirror(source), commit.clone(), look.clone());
-            let here = mirror.clone();
-            async move { run(&here, source.clone(), move |source| look(&mirror, source.url(), &commit)).await }
-        };
-        // What is followed first: that makes a damaged mirror anew, and is most often the very commit.
-        for again in [source.clone(), source.at(commit)] {
-            match once().await {
-                Err(SourceError::MirrorDamaged { .. } | SourceError::CommitNotFound { .. }) => {
-                    self.fetch(&again, Instant::now()).await?;
-                }
-                seen => return seen,
+        let (mirror, commit) = (self.mirror(source), commit.clone());
+        let here = mirror.clone();
+        run(&here, source.clone(), move |source| look(&mirror, source.url(), &commit)).await
+    }
+
+    /// Removes the mirrors that no GitSync uses any more, because it went or its URL or credentials are others by now.
+    /// Blocks.
+    pub fn sweep(&self, is_there: impl Fn(&Key) -> bool, now: Instant) {
+        self.users.lock().retain(|user, _| is_there(user));
+        // What is there no longer is not answered.
+        self.answers.lock().retain(|(name, _), _| self.is_used(name));
+        let mut unused = mirror::folders(&self.root);
+        unused.retain(|name| !self.is_used(name));
+        let mut idle = self.idle.lock();
+        idle.retain(|name, _| unused.contains(name));
+        for name in unused {
+            let since = *idle.entry(name.clone()).or_insert(now);
+            if now.saturating_duration_since(since) >= UNUSED {
+                self.open(name.clone()).remove(|| self.is_used(&name));
             }
         }
-        once().await
+        // Of one that somebody still holds there must not be another.
+        self.opened.lock().retain(|name, mirror| self.is_used(name) || Arc::strong_count(mirror) > 1);
+    }
+
+    fn is_used(&self, name: &str) -> bool {
+        self.users.lock().values().any(|used| used == name)
     }
 
     fn mirror(&self, source: &Source) -> Arc<Mirror> {
         let name = source.mirror();
+        self.users.lock().insert(source.user.clone(), name.clone());
+        self.open(name)
+    }
+
+    fn open(&self, name: String) -> Arc<Mirror> {
         let mut opened = self.opened.lock();
         opened.entry(name).or_insert_with_key(|name| Arc::new(Mirror::new(self.root.join(name)))).clone()
     }
@@ -482,35 +426,6 @@ impl Drop for Interrupt {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// What gix shall connect to. A file:// URL must lead below `file_root`, whatever links are on the way; of what is
-/// elsewhere it is not even told whether it exists.
-fn locate(source: &Source, url: &Url, file_root: Option<&Path>) -> Result<gix::Url, SourceError> {
-    let invalid = |why: String| SourceError::InvalidUrl { url: url.to_string(), why };
-    if url.scheme() != "file" {
-        return gix::url::parse(url.as_str()).map_err(|error| invalid(error.to_string()));
-    }
-    let refused = |why: &str| Err(invalid(why.to_owned()));
-    let Some(root) = file_root else {
-        return refused("the controller reads no files; start it with --git-file-root to allow them below a folder");
-    };
-    let Ok(path) = url.to_file_path() else { return refused("it is no path on this machine") };
-    let Ok(real_root) = root.canonicalize() else {
-        return refused("the folder given as --git-file-root does not exist");
-    };
-    if !path.starts_with(root) && !path.starts_with(&real_root) {
-        return refused("it is not below --git-file-root");
-    }
-    let not_found = |error: std::io::Error| SourceError::RepositoryNotFound {
-        place: source.place(url.as_str()),
-        why: error.to_string(),
-    };
-    let path = path.canonicalize().map_err(not_found)?;
-    if !path.starts_with(&real_root) {
-        return refused("it is not below --git-file-root");
-    }
-    gix::Url::try_from(path).map_err(|error| invalid(error.to_string()))
 }
 
 #[cfg(test)]

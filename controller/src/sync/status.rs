@@ -1,10 +1,9 @@
 //! What a pass came to, as `status` says it. Pure: the clock is an argument, and a time moves only when what it dates
 //! has changed.
 
-use crds::{SealedSecret, git_sync::GitSyncStatus};
+use crds::{git_sync::GitSyncStatus, sealed_secret::SealedSecretStatus};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::core::error_boundary::InvalidObject;
 
 use super::{depends::CYCLE, drift::Drift, health::Health, object::ObjectId, render::Problem};
 
@@ -217,16 +216,11 @@ pub enum Opened {
     No(String),
 }
 
-/// Reads it off the object. `applied` is the generation that the apply returned.
-pub fn opened(sealed: Option<&Result<SealedSecret, InvalidObject>>, applied: Option<i64>) -> Opened {
-    let sealed = match sealed {
-        Some(Ok(sealed)) => sealed,
-        Some(Err(invalid)) => return Opened::No(format!("cannot be read: {}", invalid.error)),
-        None => return Opened::NotYet,
-    };
-    let observed = sealed.status.as_ref().and_then(|status| status.observed_generation);
-    match sealed.synced() {
-        Some(synced) if observed >= applied && observed >= sealed.metadata.generation => match synced.status.as_str() {
+/// Reads it off the object's status. `newest` is its generation, `applied` the one that the apply returned.
+pub fn opened(status: Option<&SealedSecretStatus>, newest: Option<i64>, applied: Option<i64>) -> Opened {
+    let observed = status.and_then(|status| status.observed_generation);
+    match status.and_then(SealedSecretStatus::synced) {
+        Some(synced) if observed >= applied && observed >= newest => match synced.status.as_str() {
             "True" => Opened::Yes,
             _ => Opened::No(synced.message.clone().unwrap_or_else(|| "is not opened".to_owned())),
         },
@@ -326,14 +320,13 @@ mod tests {
 
     #[test]
     fn an_old_observation_says_nothing_about_a_new_generation() {
-        let mut sealed = SealedSecret::new("db", crds::sealed_secret::SealedSecretSpec::default());
-        assert_eq!(opened(None, None), Opened::NotYet);
-        sealed.metadata.generation = Some(1);
-        assert_eq!(opened(Some(&Ok(sealed.clone())), Some(1)), Opened::NotYet);
+        assert_eq!(opened(None, None, None), Opened::NotYet);
+        assert_eq!(opened(None, Some(1), Some(1)), Opened::NotYet);
         let condition = serde_json::json!({"type": "Synced", "status": "True"});
         let status = serde_json::json!({"observedGeneration": 1, "conditions": [condition]});
-        sealed.status = serde_json::from_value(status).unwrap();
-        assert_eq!(opened(Some(&Ok(sealed.clone())), Some(1)), Opened::Yes);
-        assert_eq!(opened(Some(&Ok(sealed)), Some(2)), Opened::NotYet);
+        let status = serde_json::from_value(status).unwrap();
+        assert_eq!(opened(Some(&status), Some(1), Some(1)), Opened::Yes);
+        assert_eq!(opened(Some(&status), Some(1), Some(2)), Opened::NotYet);
+        assert_eq!(opened(Some(&status), Some(2), Some(1)), Opened::NotYet);
     }
 }

@@ -13,10 +13,10 @@ use serde_json::json;
 use super::{
     Error, State, Syncer,
     audit::How,
-    execute::Done,
     key,
     letter::About,
     notify::{News, Seen, news, wanted},
+    object::ObjectId,
     source::Description,
     status::{self, Cause, DRIFTED, Fact, Verdict},
 };
@@ -27,13 +27,19 @@ use crate::{
 };
 
 impl Syncer {
-    /// The audit: one line and one count for each object that was changed.
-    pub(super) fn tell(&self, sync: &GitSync, state: &mut State, revision: &str, said: &Description, done: &Done) {
+    /// The audit: one line and one count for each object, as soon as it was changed. A pass may be broken off.
+    pub(super) fn tell<'a>(
+        &'a self,
+        sync: &GitSync,
+        state: &mut State,
+        revision: &'a str,
+        said: &'a Description,
+    ) -> impl Fn(&ObjectId, How) + use<'a> {
         let (namespace, name) = key(sync);
         let identity = self.git.hands.identity(sync);
-        let trigger = state.record.did(done.acts.iter().map(|(_, how)| *how));
-        for (object, how) in &done.acts {
-            let (action, trigger) = (<&str>::from(how), if *how == How::Healed { Trigger::Drift } else { trigger });
+        let trigger = state.record.did(std::iter::empty());
+        move |object, how| {
+            let trigger = if how == How::Healed { Trigger::Drift } else { trigger };
             self.context.audit.write(Act {
                 namespace: namespace.clone(),
                 name: name.clone(),
@@ -41,11 +47,13 @@ impl Syncer {
                 author: said.author.clone(),
                 identity: identity.clone(),
                 trigger: trigger.to_string(),
-                action: action.to_owned(),
+                action: <&str>::from(how).to_owned(),
                 object: object.to_string(),
                 ..Act::default()
             });
-            self.context.metrics.sync_steps.get_or_create(&metrics::Step { step: how.step() }).inc();
+            if let Some(step) = how.step() {
+                self.context.metrics.sync_steps.get_or_create(&metrics::Step { step }).inc();
+            }
         }
     }
 

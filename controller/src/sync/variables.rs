@@ -20,18 +20,27 @@ use crate::{
     context::chain,
 };
 
-/// Variables, and what they were read for.
-pub(super) type Filled = (PostBuild, Arc<Variables>);
+/// Variables as last read. They are kept until there are others: what was made with them stands in the cluster, and
+/// their values are not to stand in messages.
+pub(super) struct Filled {
+    /// What they were read for.
+    wanted: PostBuild,
+    pub variables: Arc<Variables>,
+    /// Whether Git was last looked at before. What they are read from is not watched.
+    pub is_old: bool,
+}
 
 impl Syncer {
     /// The variables of a GitSync; none when it asks for none.
     pub(super) async fn variables(&self, sync: &GitSync, state: &mut State) -> Result<Option<Arc<Variables>>, Cause> {
         let Some(wanted) = &sync.spec.post_build else {
-            state.variables = None;
+            if state.good.as_ref().is_none_or(|good| good.origin.spec.post_build.is_none()) {
+                state.variables = None;
+            }
             return Ok(None);
         };
-        if let Some((_, variables)) = state.variables.as_ref().filter(|(read, _)| read == wanted) {
-            return Ok(Some(variables.clone()));
+        if let Some(filled) = state.variables.as_ref().filter(|filled| !filled.is_old && filled.wanted == *wanted) {
+            return Ok(Some(filled.variables.clone()));
         }
         if !wanted.substitute_from.is_empty() {
             let denied = |error| Cause { reason: "AccessDenied", message: chain(&error) };
@@ -56,7 +65,7 @@ impl Syncer {
             }
         }
         let variables = Arc::new(variables);
-        state.variables = Some((wanted.clone(), variables.clone()));
+        state.variables = Some(Filled { wanted: wanted.clone(), variables: variables.clone(), is_old: false });
         Ok(Some(variables))
     }
 

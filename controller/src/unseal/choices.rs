@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crds::{
     Scope, base64,
+    recipients::RECIPIENTS,
     template::MissingKey,
     unseal::{ClearSecret, SKIP_OWNER},
 };
@@ -42,6 +43,8 @@ pub struct Choices {
     pub missing_key: MissingKey,
     /// Labels for the Secret; empty without [`COPY_LABELS`].
     pub labels: BTreeMap<String, String>,
+    /// Hash of [`RECIPIENTS`], by which other keys may open it, or none.
+    pub recipients: Option<String>,
 }
 
 impl Choices {
@@ -58,6 +61,7 @@ impl Choices {
             ignore_drift: chosen(IGNORE_DRIFT),
             missing_key: MissingKey::from_annotations(&annotations),
             labels,
+            recipients: annotations.get(RECIPIENTS).map(|text| base64::encode(&Sha256::digest(text))),
         }
     }
 
@@ -72,7 +76,8 @@ impl Choices {
         });
         let words = [(self.retain, "retain"), (self.missing_key == MissingKey::Error, "fail-on-missing-key")];
         let words = words.iter().filter(|(chosen, _)| *chosen).map(|(_, word)| (*word).to_owned());
-        let words: Vec<String> = words.chain(labels).collect();
+        let recipients = self.recipients.iter().map(|hash| format!("recipients {hash}"));
+        let words: Vec<String> = words.chain(labels).chain(recipients).collect();
         (!words.is_empty()).then(|| words.join(", "))
     }
 
@@ -133,6 +138,11 @@ mod tests {
         assert_ne!(shown(&[("a", "b")]), shown(&[("a", "c")]));
         assert_eq!(choices(&[FAIL_ON_MISSING_KEY], &[]).shown().unwrap(), "fail-on-missing-key");
         assert_eq!(shown(&[("gitsync.signet.dev/name", "shop")]), "retain", "about the SealedSecret alone");
+        let sealed_for = |recipients: &str| {
+            let annotations = Some([(RECIPIENTS.to_owned(), recipients.to_owned())].into());
+            Choices::of(&ObjectMeta { annotations, ..ObjectMeta::default() }).shown()
+        };
+        assert!(sealed_for("a").is_some() && sealed_for("a") != sealed_for("b"), "another key may open it now");
     }
 
     #[test]

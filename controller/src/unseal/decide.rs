@@ -17,6 +17,7 @@ use crate::context::FIELD_MANAGER;
 
 /// What is kept of a Secret. Never its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "facts, of which any may be true")]
 pub struct LiveSecret {
     /// Its UID.
     pub uid: String,
@@ -32,6 +33,8 @@ pub struct LiveSecret {
     pub foreign: Box<[String]>,
     /// Some of it is as it was created, by us or by upstream's controller, and not applied since.
     pub created: bool,
+    /// It was deleted, and stays until its finalizers are done.
+    pub going: bool,
 }
 
 impl From<&PartialObjectMeta<Secret>> for LiveSecret {
@@ -55,6 +58,7 @@ impl From<&PartialObjectMeta<Secret>> for LiveSecret {
             managed: marked(MANAGED),
             patch: marked(PATCH),
             foreign: foreign.into(),
+            going: secret.metadata.deletion_timestamp.is_some(),
         }
     }
 }
@@ -87,6 +91,8 @@ pub enum Verdict {
     Unchanged,
     /// A Secret of that name is somebody else's.
     NotManaged,
+    /// The Secret is on its way out, and another one comes when it has gone.
+    Going,
     /// Open the items and write the Secret.
     Unseal,
 }
@@ -126,6 +132,9 @@ pub fn decide(sealed: &SealedSecret, last: Option<&LastPass>, live: &Live, ring:
     let record = last.and_then(|last| last.status.unsealed.as_ref());
     if live.secret().is_some_and(|live| !may_write(sealed, record, live)) {
         return Verdict::NotManaged;
+    }
+    if live.secret().is_some_and(|live| live.going) {
+        return Verdict::Going;
     }
     let Some(last) = last else { return Verdict::Unseal };
     if last.status.observed_generation != sealed.metadata.generation {
@@ -195,6 +204,7 @@ mod tests {
             patch: false,
             foreign: [].into(),
             created: false,
+            going: false,
         }
     }
 
@@ -305,6 +315,17 @@ mod tests {
         // Made without an owner reference, as the template asked: still ours.
         let ownerless = Live::Present(LiveSecret { owner: None, ..live() });
         assert_eq!(decide(&sealed(), Some(&pass("True")), &ownerless, 1), Verdict::Unchanged);
+    }
+
+    #[test]
+    fn what_is_on_its_way_out_is_waited_for() {
+        let going = LiveSecret { going: true, ..live() };
+        for last in [None, Some(pass("True")), Some(pass("False"))] {
+            let live = Live::Present(going.clone());
+            assert_eq!(decide(&annotated(&[REPLACE]), last.as_ref(), &live, 1), Verdict::Going);
+        }
+        let foreign = Live::Present(LiveSecret { owner: None, uid: "other".to_owned(), ..going });
+        assert_eq!(decide(&sealed(), None, &foreign, 1), Verdict::NotManaged);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! only; a value is decrypted when it must be written and not kept.
 //!
 //! Here is which watches run, and how they begin and end; [`watches`] feeds them, [`pass`] does the work of one object,
-//! [`decide`], [`choices`], [`adopt`] and [`status`] (pure) judge.
+//! [`write`] makes its requests, [`decide`], [`choices`], [`adopt`] and [`status`] (pure) judge.
 
 pub mod adopt;
 pub mod choices;
@@ -11,19 +11,21 @@ pub mod namespaces;
 mod pass;
 pub mod status;
 mod watches;
+mod write;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     pin::pin,
     sync::Arc,
 };
 
+use crds::SealedSecret;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::namespaces::Namespaces;
-use crate::context::{Context, Guarded};
+use crate::{context::Context, kept::Kept};
 
 /// How SealedSecrets are handled.
 #[derive(Clone, Debug)]
@@ -46,7 +48,7 @@ pub struct Options {
 }
 
 /// Called with every SealedSecret that moved.
-pub type Changed = Arc<dyn Fn(&Guarded) + Send + Sync>;
+pub type Changed = Arc<dyn Fn(&Kept<SealedSecret>) + Send + Sync>;
 
 /// Runs until `stop`, then ends what is under way. `listed` hears when all SealedSecrets are known.
 pub async fn run(
@@ -58,7 +60,10 @@ pub async fn run(
 ) {
     let mut wanted = pin!(options.namespaces.clone().watches(context.client.clone()));
     let options = Arc::new(options);
+    let mut asked = BTreeSet::new();
     let mut running: HashMap<Option<String>, CancellationToken> = HashMap::new();
+    // Told to end. What is wanted again begins after that: no two work in one namespace.
+    let mut ending = BTreeSet::new();
     let mut parts = JoinSet::new();
     let mut unlisted = FuturesUnordered::new();
     let mut known = false;
@@ -67,30 +72,28 @@ pub async fn run(
             () = stop.cancelled() => break,
             Some(wanted) = wanted.next() => {
                 known = true;
-                running.retain(|namespace, stop| {
-                    let stays = wanted.contains(namespace);
-                    if !stays {
-                        tracing::info!(namespace, "no longer watching");
-                        stop.cancel();
-                    }
-                    stays
-                });
-                let new: BTreeSet<_> = wanted.into_iter().filter(|namespace| !running.contains_key(namespace)).collect();
-                for namespace in new {
-                    tracing::debug!(namespace, "watching");
-                    let (part, answered) = (stop.child_token(), CancellationToken::new());
-                    running.insert(namespace.clone(), part.clone());
-                    unlisted.push(answered.clone().cancelled_owned());
-                    parts.spawn(watches::run(context.clone(), options.clone(), namespace, changed.clone(), answered, part));
+                asked = wanted;
+                for (namespace, stop) in running.extract_if(|namespace, _| !asked.contains(namespace)) {
+                    tracing::info!(namespace, "no longer watching");
+                    stop.cancel();
+                    ending.insert(namespace);
                 }
             }
             Some(()) = unlisted.next() => {}
             Some(ended) = parts.join_next() => {
                 // One that was told to end has; any other end is a fault that ends the controller.
-                let told = ended.is_ok_and(|namespace| !running.contains_key(&namespace));
-                if !told {
+                if !ended.is_ok_and(|namespace| ending.remove(&namespace)) {
                     return;
                 }
+            }
+        }
+        for namespace in asked.iter().filter(|namespace| !ending.contains(*namespace)) {
+            if let Entry::Vacant(place) = running.entry(namespace.clone()) {
+                tracing::debug!(namespace, "watching");
+                let (part, answered) = (place.insert(stop.child_token()).clone(), CancellationToken::new());
+                unlisted.push(answered.clone().cancelled_owned());
+                let (context, options, changed) = (context.clone(), options.clone(), changed.clone());
+                parts.spawn(watches::run(context, options, namespace.clone(), changed, answered, part));
             }
         }
         if known && unlisted.is_empty() {

@@ -5,17 +5,10 @@ use std::collections::BTreeSet;
 
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{
-    Api, Client, ResourceExt as _,
-    core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, watcher},
-    },
-};
+use kube::{Api, Client, ResourceExt as _, core::PartialObjectMeta, runtime::watcher};
 
 use crate::{
-    calls::logged,
+    calls::{logged, watch},
     observed::{Observed, version},
 };
 
@@ -53,14 +46,11 @@ fn selected(client: Client, selector: &str) -> impl Stream<Item = BTreeSet<Optio
     let config = watcher::Config::default().labels(selector);
     let mut observed = Observed::<String, ()>::default();
     let mut known = false;
-    watcher(api, config)
-        .default_backoff()
-        .filter_map(|event| std::future::ready(logged("Namespaces", event)))
-        .filter_map(move |event| {
-            let sighting = |namespace: PartialObjectMeta<Namespace>| {
-                (namespace.name_any(), version(namespace.metadata.resource_version.as_deref()), ())
-            };
-            known |= observed.on_event(crate::observed::map(event, sighting));
-            std::future::ready(known.then(|| observed.iter().map(|(name, ())| Some(name.clone())).collect()))
-        })
+    watch(api, config).filter_map(|event| std::future::ready(logged("Namespaces", event))).filter_map(move |event| {
+        let sighting = |namespace: PartialObjectMeta<Namespace>| {
+            (namespace.name_any(), version(namespace.metadata.resource_version.as_deref()), ())
+        };
+        known |= observed.on_event(crate::observed::map(event, sighting));
+        std::future::ready(known.then(|| observed.iter().map(|(name, ())| Some(name.clone())).collect()))
+    })
 }

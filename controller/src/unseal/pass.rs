@@ -10,39 +10,35 @@ use crds::{
     template::Environment,
     unseal::{self as open, Attempt, ClearSecret, UnsealError},
 };
-use http::{HeaderValue, header::ACCEPT};
 use jiff::Timestamp;
 use k8s_openapi::{NamespaceResourceScope, api::core::v1::Secret};
 use kube::{
-    Api, Client, Resource, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
-    core::{PartialObjectMeta, Request},
+    Api, Resource, ResourceExt as _,
+    api::{DeleteParams, Preconditions},
+    core::PartialObjectMeta,
     runtime::{controller::Action, reflector::ObjectRef, watcher::Event},
 };
 use parking_lot::RwLock;
-use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tracing::{Instrument as _, Span};
 
 use super::{
-    Options, adopt,
+    Options,
     choices::Choices,
     decide::{LastPass, Live, LiveSecret, RingVersion, Stuck, Verdict, chosen, decide},
     status::{self, Failure, Fixed, WaitsFor},
+    write::{create, one, replace, update},
 };
 use crate::{
-    calls::{CallError, bounded, write_status},
-    context::{Context, FIELD_MANAGER, Guarded, chain},
+    calls::{CallError, bounded, heard, write_status},
+    context::{Context, chain},
     events::{Events, Severity},
+    kept::Kept,
     metrics,
     observed::{Observed, Sighting, version},
     pulse,
     traces::{self, span},
 };
-
-/// What was just written need not come back whole.
-const METADATA_ONLY: HeaderValue =
-    HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
 
 /// Namespace and name, shared by a SealedSecret and its Secret.
 pub type Key = (String, String);
@@ -113,12 +109,12 @@ impl Unsealer {
         listed
     }
 
-    pub(super) async fn reconcile(&self, guarded: Arc<Guarded>) -> Result<Action, Error> {
-        let sealed = match &guarded.0 {
-            Ok(sealed) => sealed,
-            Err(invalid) => {
-                let failure = Failure::Invalid(invalid.error.clone());
-                return self.report(&stand_in(&guarded), Err(failure), &Live::Absent, RingVersion::default()).await;
+    pub(super) async fn reconcile(&self, kept: &Kept<SealedSecret>) -> Result<Action, Error> {
+        let sealed = match kept.read() {
+            Ok(sealed) => Arc::new(sealed),
+            Err(error) => {
+                let failure = Failure::Invalid(error);
+                return self.report(&stand_in(kept), Err(failure), &Live::Absent, RingVersion::default()).await;
             }
         };
         if sealed.metadata.deletion_timestamp.is_some() {
@@ -126,40 +122,45 @@ impl Unsealer {
         }
         pulse::idle(self.ready()).await;
         let ring = self.context.ring.borrow().clone();
-        let last = self.last(sealed).or_else(|| recorded(sealed));
-        let mut live = self.live(&key(sealed));
-        let mut verdict = decide(sealed, last.as_ref(), &live, ring.version());
+        let last = self.last(&sealed).or_else(|| recorded(&sealed));
+        let mut live = self.live(&key(&sealed));
+        let mut verdict = decide(&sealed, last.as_ref(), &live, ring.version());
         if verdict == Verdict::Unseal && live == Live::Unwatched {
-            live = self.ask(sealed).await?;
-            verdict = decide(sealed, last.as_ref(), &live, ring.version());
+            live = self.ask(&sealed).await?;
+            verdict = decide(&sealed, last.as_ref(), &live, ring.version());
         }
         match verdict {
             Verdict::Unchanged => {
-                self.forget(sealed);
+                self.forget(&sealed);
                 Ok(Action::await_change())
             }
             Verdict::NotManaged => {
                 let failure = Failure::NotManaged(sealed.name_any());
-                self.report(sealed, Err(failure), &live, ring.version()).await
+                self.report(&sealed, Err(failure), &live, ring.version()).await
             }
+            Verdict::Going if self.options.watch_secrets => Ok(Action::await_change()),
+            Verdict::Going => Err(Error::Refused("the Secret is being deleted".to_owned())),
             Verdict::Unseal => {
-                let (namespace, name) = key(sealed);
+                let (namespace, name) = key(&sealed);
                 let span = span!("unseal", namespace, name);
-                self.unseal(guarded.clone(), sealed, &live, (last, ring)).instrument(span).await
+                self.unseal(&sealed, &live, (last, ring)).instrument(span).await
             }
         }
     }
 
     async fn unseal(
         &self,
-        guarded: Arc<Guarded>,
-        sealed: &SealedSecret,
+        sealed: &Arc<SealedSecret>,
         live: &Live,
         (last, ring): (Option<LastPass>, Arc<KeyRing>),
     ) -> Result<Action, Error> {
         let (version, began) = (ring.version(), Instant::now());
-        let outcome = match self.open(guarded, last, ring).await? {
-            Ok((secret, record)) => self.write(sealed, secret, record, live.secret()).await?,
+        let outcome = match self.open(sealed.clone(), last, ring).await? {
+            Ok((secret, record)) => match self.write(sealed, secret, record, live.secret()).await {
+                // The SealedSecret goes with its namespace.
+                Err(Error::Secret(error)) if error.is_ending() => return Ok(Action::await_change()),
+                written => written?,
+            },
             Err(failure) => Err(failure),
         };
         self.context.metrics.unseal_durations.observe(began.elapsed().as_secs_f64());
@@ -210,7 +211,7 @@ impl Unsealer {
     /// RSA is CPU work: it leaves the async threads free.
     async fn open(
         &self,
-        guarded: Arc<Guarded>,
+        sealed: Arc<SealedSecret>,
         last: Option<LastPass>,
         ring: Arc<KeyRing>,
     ) -> Result<Result<(ClearSecret, UnsealedRecord), Failure>, Error> {
@@ -218,15 +219,14 @@ impl Unsealer {
         let accept_deprecated = self.options.accept_deprecated;
         metrics.unseal_requests.inc();
         let work = move || {
-            let sealed = guarded.0.as_ref().map_err(|invalid| Failure::Invalid(invalid.error.clone()))?;
             if sealed.spec.data.is_some() && !accept_deprecated {
                 return Err(Failure::Deprecated);
             }
             let before = last.as_ref().and_then(|last| last.status.unsealed.as_ref());
-            let Attempt { operations, mut outcome } = open::open(sealed, &ring, before);
+            let Attempt { operations, mut outcome } = open::open(&sealed, &ring, before);
             metrics.rsa_operations.inc_by(operations.into());
             if let Err(UnsealError::NoKey(closed)) = &mut outcome {
-                metrics.rsa_operations.inc_by(explain(sealed, &ring, closed).into());
+                metrics.rsa_operations.inc_by(explain(&sealed, &ring, closed).into());
             }
             let unsealed = outcome?;
             let choices = Choices::of(&sealed.metadata);
@@ -238,7 +238,7 @@ impl Unsealer {
                 keys: unsealed.keys.clone(),
             };
             let environment = Environment { rng: &mut rand::rng(), now: Timestamp::now() };
-            let mut secret = open::secret(sealed, unsealed, environment)?;
+            let mut secret = open::secret(&sealed, unsealed, environment)?;
             choices.shape(&mut secret);
             Ok((secret, record))
         };
@@ -256,20 +256,25 @@ impl Unsealer {
         live: Option<&LiveSecret>,
     ) -> Result<Result<UnsealedRecord, Failure>, Error> {
         let api = self.secrets_of(sealed);
-        let name = sealed.name_any();
+        let (namespace, name) = key(sealed);
+        let tell = |action| self.context.audit.own("Unsealing", action, (&namespace, &name), &name);
+        let (client, unheard, mut changed) = (&self.context.client, || tell("unheard"), false);
         let mut written = match live {
-            Some(live) => update(&api, &name, &mut secret, live).await,
-            None => create(&self.context.client, &secret).await,
+            Some(live) => heard(update(&api, &name, &mut secret, live, &mut changed), unheard).await,
+            None => heard(create(client, &secret), unheard).await,
         };
+        if changed && written.is_err() {
+            tell("changed");
+        }
         if let (Err(error), Some(live)) = (&written, live)
             && let Some(fixed) = Fixed::of(&chain(error))
         {
-            if !Choices::of(&sealed.metadata).replace {
-                let (namespace, name) = key(sealed);
+            // What may only be added to holds more than what would be made anew.
+            if !Choices::of(&sealed.metadata).replace || (live.patch && !live.managed) {
                 return Ok(Err(Failure::Immutable(format!("{namespace}/{name}"), fixed)));
             }
             tracing::info!(secret = %ObjectRef::from_obj(sealed), "{fixed}: making it anew");
-            written = replace(&self.context.client, &api, &name, &mut secret, live).await;
+            written = heard(replace(client, &api, &name, &mut secret, live, || tell("deleted")), unheard).await;
         }
         match written {
             Ok(written) => {
@@ -281,16 +286,14 @@ impl Unsealer {
                     Some(live) if live.resource_version != resource_version => Some("changed"),
                     Some(_) => None,
                 };
-                if let Some(action) = action {
-                    let (namespace, name) = key(sealed);
-                    self.context.audit.own("Unsealing", action, (&namespace, &name), &name);
-                }
+                action.into_iter().for_each(tell);
                 self.secrets.write().wrote(sighting);
                 Ok(Ok(UnsealedRecord { secret_uid: uid, secret_resource_version: resource_version, ..record }))
             }
-            // Of an update, a conflict is a version: the watch brings the newer one. Of a creation, the name is taken.
-            Err(error) if error.is_conflict() && live.is_none() => Ok(Err(Failure::NotManaged(name))),
-            Err(error) if error.is_refusal() && !error.is_conflict() => Ok(Err(Failure::Update(chain(&error)))),
+            Err(error) if error.is_taken() && live.is_none() => Ok(Err(Failure::NotManaged(name))),
+            // Of an update, a conflict is a version: the watch brings the newer one.
+            Err(error) if error.is_ending() || (error.is_conflict() && live.is_some()) => Err(Error::Secret(error)),
+            Err(error) if error.is_refusal() => Ok(Err(Failure::Update(chain(&error)))),
             Err(error) => Err(Error::Secret(error)),
         }
     }
@@ -339,13 +342,34 @@ impl Unsealer {
             _ => Ok(Action::await_change()),
         };
         let pass = LastPass { status, stuck: stuck.filter(|_| !unseen) };
-        self.passes.write().insert(key(sealed), (sealed.metadata.uid.clone(), pass));
+        let (namespace, name) = key(sealed);
+        let mut passes = self.passes.write();
+        // The store forgets it first, then `gone`.
+        let there = self.context.sealed.get(&ObjectRef::new(&name).within(&namespace));
+        if there.is_some_and(|there| there.meta().uid == sealed.metadata.uid) {
+            passes.insert((namespace, name), (sealed.metadata.uid.clone(), pass));
+        }
         action
     }
 
     fn count(&self, reason: &'static str, sealed: &SealedSecret) {
         let labels = metrics::UnsealError { reason, namespace: sealed.namespace().unwrap_or_default() };
         self.context.metrics.unseal_errors.get_or_create(&labels).inc();
+    }
+
+    /// Forgets the failures of a namespace that has no SealedSecrets any more: such come and go, and each would leave
+    /// series behind.
+    fn uncount(&self, namespace: &str) {
+        let errors = &self.context.metrics.unseal_errors;
+        let labels = |reason| metrics::UnsealError { reason, namespace: namespace.to_owned() };
+        let mut counted = metrics::UnsealError::REASONS.map(labels).to_vec();
+        counted.retain(|labels| errors.get(labels).is_some());
+        let is_there = |kept: &Arc<Kept<SealedSecret>>| kept.meta().namespace.as_deref() == Some(namespace);
+        if !counted.is_empty() && !self.context.sealed.all().iter().any(is_there) {
+            for labels in &counted {
+                errors.remove(labels);
+            }
+        }
     }
 
     async fn announce(&self, sealed: &SealedSecret, failed: Option<&Failure>) {
@@ -361,11 +385,12 @@ impl Unsealer {
     }
 
     /// A SealedSecret went out of sight. Its Secret goes by the garbage collector or, where that was asked for, here.
-    pub(super) async fn gone(&self, guarded: &Guarded) {
-        let key = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+    pub(super) async fn gone(&self, kept: &Kept<SealedSecret>) {
+        let key = (kept.namespace().unwrap_or_default(), kept.name_any());
         let last = self.passes.write().remove(&key).map(|(_, last)| last);
-        let last = last.or_else(|| recorded(guarded.0.as_ref().ok()?));
-        let retained = Choices::of(guarded.meta()).retain;
+        self.uncount(&key.0);
+        let last = last.or_else(|| recorded(&kept.read().ok()?));
+        let retained = Choices::of(kept.meta()).retain;
         let record = last.and_then(|last| last.status.unsealed);
         let Some(record) = record.filter(|_| self.options.delete_secrets && !retained) else { return };
         let (namespace, name) = key;
@@ -383,111 +408,18 @@ impl Unsealer {
         }
         let preconditions = Some(Preconditions { uid: Some(uid), resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        match bounded(Api::<Secret>::namespaced(client, namespace).delete(name, &params)).await {
+        let secrets = Api::<Secret>::namespaced(client, namespace);
+        let tell = |action| self.context.audit.own("Deletion", action, (namespace, name), name);
+        match heard(bounded(secrets.delete(name, &params)), || tell("unheard")).await {
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
             Err(error) => Err(error),
             Ok(_) => {
                 tracing::info!(namespace, name, "SealedSecret has gone, deleted its Secret");
-                self.context.audit.own("Deletion", "deleted", (namespace, name), name);
+                tell("deleted");
                 Ok(())
             }
         }
     }
-}
-
-/// The metadata of one object, by the right to list.
-async fn one<K>(api: &Api<K>, name: &str) -> Result<Option<PartialObjectMeta<K>>, CallError>
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
-    Ok(bounded(api.list_metadata(&by_name)).await?.items.into_iter().next())
-}
-
-/// Makes a Secret where there is none; one of that name is left alone. Costs the API server half of what applying it
-/// does, so what it is later made of is [`adopt`]ed first.
-async fn create(client: &Client, secret: &ClearSecret) -> Result<PartialObjectMeta<Secret>, CallError> {
-    let namespace = secret.expose().metadata.namespace.as_deref();
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let bytes = serde_json::to_vec(secret.expose()).map_err(kube::Error::SerdeError)?;
-    let request = Request::new(Secret::url_path(&(), namespace)).create(&params, bytes);
-    let mut request = request.map_err(kube::Error::BuildRequest)?;
-    request.headers_mut().insert(ACCEPT, METADATA_ONLY);
-    bounded(client.request(request)).await
-}
-
-async fn apply(api: &Api<Secret>, name: &str, secret: &ClearSecret) -> Result<PartialObjectMeta<Secret>, CallError> {
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    bounded(api.patch_metadata(name, &params, &Patch::Apply(secret.expose()))).await
-}
-
-/// Makes a Secret that is there ours. Unless it is only to be added to, items that others put in go.
-async fn update(
-    api: &Api<Secret>,
-    name: &str,
-    clear: &mut ClearSecret,
-    live: &LiveSecret,
-) -> Result<PartialObjectMeta<Secret>, CallError> {
-    let adopted = if live.created { adopt(api, name, live).await? } else { None };
-    let live = adopted.as_ref().unwrap_or(live);
-    let mut resource_version = live.resource_version.clone();
-    if !live.patch {
-        let wanted = clear.expose().data.iter().flatten().map(|(item, _)| item).collect::<Vec<_>>();
-        let strange: serde_json::Map<_, _> = live
-            .foreign
-            .iter()
-            .filter(|item| !wanted.contains(item))
-            .map(|item| (item.clone(), serde_json::Value::Null))
-            .collect();
-        if !strange.is_empty() {
-            let version = json!({"uid": live.uid, "resourceVersion": resource_version});
-            let removal = Patch::Merge(json!({"metadata": version, "data": strange}));
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            let without = bounded(api.patch_metadata(name, &params, &removal)).await?;
-            resource_version = without.resource_version().unwrap_or_default();
-        }
-    }
-    let metadata = &mut clear.expose_mut().metadata;
-    metadata.uid = Some(live.uid.clone());
-    metadata.resource_version = Some(resource_version);
-    if live.patch && !live.managed {
-        metadata.owner_references = None;
-    }
-    apply(api, name, clear).await
-}
-
-/// Makes what was created of a Secret applied by us. None where it is no longer the Secret that was seen.
-async fn adopt(api: &Api<Secret>, name: &str, live: &LiveSecret) -> Result<Option<LiveSecret>, CallError> {
-    let Some(secret) = one(api, name).await? else { return Ok(None) };
-    let seen =
-        secret.uid().as_ref() == Some(&live.uid) && secret.resource_version().as_ref() == Some(&live.resource_version);
-    let entries = adopt::adopted(secret.managed_fields(), live.owner.as_deref());
-    let Some(entries) = entries.filter(|_| seen) else { return Ok(None) };
-    let metadata = json!({"uid": live.uid, "resourceVersion": live.resource_version, "managedFields": entries});
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let written = bounded(api.patch_metadata(name, &params, &Patch::Merge(json!({ "metadata": metadata })))).await?;
-    Ok(Some((&written).into()))
-}
-
-/// Deletes a Secret and makes it anew; not before a new one has been found acceptable, under another name.
-async fn replace(
-    client: &Client,
-    api: &Api<Secret>,
-    name: &str,
-    clear: &mut ClearSecret,
-    live: &LiveSecret,
-) -> Result<PartialObjectMeta<Secret>, CallError> {
-    let metadata = &mut clear.expose_mut().metadata;
-    (metadata.uid, metadata.resource_version) = (None, None);
-    (metadata.name, metadata.generate_name) = (None, Some(format!("{name}-")));
-    let trial = PostParams { dry_run: true, field_manager: Some(FIELD_MANAGER.to_owned()) };
-    bounded(api.create(&trial, clear.expose())).await.map(ClearSecret::new).map(drop)?;
-    let metadata = &mut clear.expose_mut().metadata;
-    (metadata.name, metadata.generate_name) = (Some(name.to_owned()), None);
-    let preconditions =
-        Some(Preconditions { uid: Some(live.uid.clone()), resource_version: Some(live.resource_version.clone()) });
-    bounded(api.delete(name, &DeleteParams { preconditions, ..DeleteParams::default() })).await?;
-    create(client, clear).await
 }
 
 fn key(sealed: &SealedSecret) -> Key {
@@ -506,6 +438,6 @@ fn recorded(sealed: &SealedSecret) -> Option<LastPass> {
 }
 
 /// An object that does not parse, with what is known of it: enough to hang a condition and an Event on.
-fn stand_in(guarded: &Guarded) -> SealedSecret {
-    SealedSecret { metadata: guarded.meta().clone(), ..SealedSecret::default() }
+fn stand_in(kept: &Kept<SealedSecret>) -> SealedSecret {
+    SealedSecret { metadata: kept.meta().clone(), ..SealedSecret::default() }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crds::SealedSecret;
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
@@ -10,7 +11,7 @@ use kube::{
     runtime::{
         WatchStreamExt as _,
         reflector::{ObjectRef, Store, store::Writer},
-        watcher::{self, Event, watcher},
+        watcher::{self, Event},
     },
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -20,16 +21,17 @@ use super::{
     pass::{Unsealer, sighting},
 };
 use crate::{
-    calls::logged,
-    context::{Context, Guarded},
+    calls::{logged, watch},
+    context::Context,
     drive::{Ends, Limits, drive},
+    kept::Kept,
     observed,
     queue::Queue,
 };
 
 /// SealedSecrets handled at once. Most of the time goes into waiting for the API server.
 const CONCURRENCY: u16 = 16;
-/// SealedSecrets are large: a list comes in pages of this many.
+/// SealedSecrets are large, and so is what is told of Secrets: a list comes in pages of this many.
 const PAGE: u32 = 50;
 
 /// Runs until `stop`, then ends what is under way. `answered` is cancelled once the SealedSecrets are listed, or may not
@@ -52,34 +54,29 @@ pub async fn run(
         secrets,
         new_keys(&unsealer, store.clone()).boxed(),
     ]);
-    let pass = |guarded: Arc<Guarded>, unsealer: Arc<Unsealer>| async move { unsealer.reconcile(guarded).await };
+    let pass = |kept: Arc<Kept<SealedSecret>>, unsealer: Arc<Unsealer>| async move { unsealer.reconcile(&kept).await };
     let queue = Queue::new("unseal", unsealer.context.metrics.clone(), unsealer.context.pulses.clone());
     let events = unsealer.events.clone();
     let ends = Ends { stop, lost: context.lost.clone() };
     drive(pass, unsealer, store, triggers, limits, queue, ends).await;
-    events.sent().await;
+    events.sent(&context.lost).await;
     context.sealed.remove(namespace.as_ref());
     namespace
 }
 
 fn sealed_secrets(
     unsealer: Arc<Unsealer>,
-    writer: Writer<Guarded>,
+    writer: Writer<Kept<SealedSecret>>,
     changed: Changed,
     answered: DropGuard,
-) -> impl Stream<Item = ObjectRef<Guarded>> {
-    let api: Api<Guarded> = unsealer.api();
+) -> impl Stream<Item = ObjectRef<Kept<SealedSecret>>> {
+    let api: Api<Kept<SealedSecret>> = unsealer.api();
     let mut config = watcher::Config::default().page_size(PAGE);
     config.label_selector.clone_from(&unsealer.options.label_selector);
     let single = unsealer.namespace.is_some();
     let mut answered = Some(answered);
-    watcher(api, config)
-        .default_backoff()
-        .modify(|sealed| {
-            // kept by nobody, and as large as the rest
-            sealed.managed_fields_mut().clear();
-            sealed.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
-        })
+    let (store, mut known) = (writer.as_reader(), Vec::new());
+    watch(api, config)
         .reflect(writer)
         .inspect(move |event| {
             let answer = match event {
@@ -94,29 +91,37 @@ fn sealed_secrets(
         })
         .filter_map(|event| std::future::ready(logged("SealedSecrets", event)))
         .filter_map(move |event| {
-            let (unsealer, changed) = (unsealer.clone(), changed.clone());
-            async move {
-                match event {
-                    Event::Apply(sealed) | Event::InitApply(sealed) => {
-                        changed(&sealed);
-                        Some(ObjectRef::from_obj(&sealed))
-                    }
-                    Event::Delete(sealed) => {
-                        changed(&sealed);
-                        unsealer.gone(&sealed).await;
-                        None
-                    }
-                    Event::Init | Event::InitDone => None,
+            let (mut moved, mut gone) = (None, Vec::new());
+            match event {
+                Event::Apply(sealed) | Event::InitApply(sealed) => {
+                    changed(&sealed);
+                    moved = Some(ObjectRef::from_obj(&sealed));
                 }
+                Event::Delete(sealed) => gone.push(Arc::new(sealed)),
+                // Until the list is whole the store has what was there before it.
+                Event::Init => known = store.state(),
+                Event::InitDone => gone = std::mem::take(&mut known),
+            }
+            // What a list does not bring any more went while nobody watched.
+            gone.retain(|sealed| store.get(&ObjectRef::from_obj(sealed.as_ref())).is_none());
+            gone.iter().for_each(|sealed| changed(sealed));
+            let unsealer = unsealer.clone();
+            async move {
+                for sealed in gone {
+                    unsealer.gone(&sealed).await;
+                }
+                moved
             }
         })
 }
 
 /// Whatever happens to a Secret concerns the SealedSecret of its name: an edit, a deletion, a name set free.
-fn secrets(unsealer: Arc<Unsealer>, store: Store<Guarded>) -> impl Stream<Item = ObjectRef<Guarded>> {
+fn secrets(
+    unsealer: Arc<Unsealer>,
+    store: Store<Kept<SealedSecret>>,
+) -> impl Stream<Item = ObjectRef<Kept<SealedSecret>>> {
     let api: Api<PartialObjectMeta<Secret>> = unsealer.api();
-    watcher(api, watcher::Config::default())
-        .default_backoff()
+    watch(api, watcher::Config::default().page_size(PAGE))
         .filter_map(|event| std::future::ready(logged("Secrets", event)))
         .flat_map(move |event| {
             let touched = match &event {
@@ -134,12 +139,15 @@ fn secrets(unsealer: Arc<Unsealer>, store: Store<Guarded>) -> impl Stream<Item =
 }
 
 /// A key that came may open what failed.
-fn new_keys(unsealer: &Unsealer, store: Store<Guarded>) -> impl Stream<Item = ObjectRef<Guarded>> + use<> {
+fn new_keys(
+    unsealer: &Unsealer,
+    store: Store<Kept<SealedSecret>>,
+) -> impl Stream<Item = ObjectRef<Kept<SealedSecret>>> + use<> {
     let ring = unsealer.context.ring.clone();
     stream::unfold(ring, |mut ring| async move { ring.changed().await.ok().map(|()| ((), ring)) })
         .flat_map(move |()| stream::iter(refs(&store)))
 }
 
-fn refs(store: &Store<Guarded>) -> Vec<ObjectRef<Guarded>> {
+fn refs(store: &Store<Kept<SealedSecret>>) -> Vec<ObjectRef<Kept<SealedSecret>>> {
     store.state().iter().map(|sealed| ObjectRef::from_obj(sealed.as_ref())).collect()
 }

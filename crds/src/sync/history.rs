@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub enum Trigger {
     /// The controller began.
     Start,
-    /// spec.interval was over.
+    /// spec.interval was over, or another GitSync of the repository saw something new.
     Interval,
     /// The Git host said that something was pushed.
     Webhook,

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeSet, HashMap},
 };
 
-use kube::core::{ApiResource, discovery::Scope};
+use kube::core::{ApiResource, Version, discovery::Scope};
 use serde_json::Value;
 
 /// One kind in one version.
@@ -36,9 +36,9 @@ impl Kinds {
             let names = (text(&spec["group"]), text(&spec["names"]["kind"]), text(&spec["names"]["plural"]));
             let (Some(group), Some(kind), Some(plural)) = names else { continue };
             let scope = if spec["scope"] == "Cluster" { Scope::Cluster } else { Scope::Namespaced };
-            for version in
-                spec["versions"].as_array().into_iter().flatten().filter_map(|version| text(&version["name"]))
-            {
+            let versions = spec["versions"].as_array().into_iter().flatten();
+            let served = versions.filter(|version| version["served"] != false);
+            for version in served.filter_map(|version| text(&version["name"])) {
                 let resource = ApiResource {
                     api_version: format!("{group}/{version}"),
                     group: group.clone(),
@@ -55,6 +55,16 @@ impl Kinds {
     /// Looks a kind up.
     pub fn get(&self, group: &str, version: &str, kind: &str) -> Option<&Kind> {
         self.0.get(&(group.to_owned(), version.to_owned(), kind.to_owned()))
+    }
+
+    /// Looks up the kind of what is there already: under another version, the most stable one, if its own is not served any
+    /// more.
+    pub fn find(&self, group: &str, version: &str, kind: &str) -> Option<&Kind> {
+        let others = || {
+            let same = self.0.values().filter(|it| it.resource.group == group && it.resource.kind == kind);
+            same.max_by_key(|it| Version::parse(&it.resource.version).priority())
+        };
+        self.get(group, version, kind).or_else(others)
     }
 
     /// As charts ask for them: group/version, and group/version/Kind.
@@ -74,5 +84,34 @@ impl FromIterator<Kind> for Kinds {
         let mut all = Self::default();
         kinds.into_iter().for_each(|kind| all.add(kind));
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_found_under_any_version_that_is_served() {
+        let version = |name, served| json!({"name": name, "served": served});
+        let definition = |group, versions| {
+            let names = json!({"kind": "Widget", "plural": "widgets"});
+            json!({"kind": "CustomResourceDefinition", "spec": {"group": group, "names": names, "versions": versions}})
+        };
+        let definitions = [
+            definition("a", json!([version("v1alpha1", true), version("v1beta1", false), version("v1", true)])),
+            definition("b", json!([version("v1beta1", true)])),
+            definition("c", json!([version("v1beta1", false)])),
+        ];
+        let kinds = Kinds::default().with_definitions(definitions.iter());
+        let found = |group, version| kinds.find(group, version, "Widget").map(|it| it.resource.api_version.as_str());
+        assert_eq!(found("a", "v1alpha1"), Some("a/v1alpha1"));
+        assert_eq!(found("a", "v1beta1"), Some("a/v1"));
+        assert_eq!(found("b", "v1"), Some("b/v1beta1"));
+        assert_eq!(found("c", "v1beta1"), None);
+        assert_eq!(kinds.get("a", "v1beta1", "Widget"), None, "what is asked for is not guessed");
+        assert_eq!(kinds.find("a", "v1", "Gadget"), None);
     }
 }

@@ -47,6 +47,15 @@ impl ObjectId {
         self.group == SealedSecret::group(&()) && self.kind == SealedSecret::kind(&())
     }
 
+    /// Whether what is not its own goes with it: what is in it, or written there.
+    pub fn holds_others(&self) -> bool {
+        matches!(
+            (self.group.as_str(), self.kind.as_str()),
+            ("", "Namespace" | "PersistentVolume" | "PersistentVolumeClaim")
+                | ("apiextensions.k8s.io", "CustomResourceDefinition")
+        )
+    }
+
     /// Whether it is never pruned, whatever Git says: the loss would take Signet or the cluster with it.
     pub fn is_vital(&self, own_namespace: &str) -> bool {
         match (self.group.as_str(), self.kind.as_str()) {

@@ -16,7 +16,7 @@ use super::{
     marks::{Marks, marks},
     object::{Manifest, ObjectId},
     order,
-    substitute::{self, Variables},
+    substitute::{self, Room, Variables},
 };
 use crate::{
     git_sync::{GitSyncSpec, NAME_LABEL, NAMESPACE_LABEL},
@@ -106,7 +106,7 @@ pub struct Documents {
 
 /// Reads all documents of all files, and replaces variables where that is asked for.
 pub fn documents(files: &[SourceFile], variables: Option<&Variables>) -> Documents {
-    let mut read = Documents::default();
+    let (mut read, mut room) = (Documents::default(), Room::default());
     for SourceFile { path, text } in files {
         let at = |line| Place { file: path.clone(), line };
         let Some(text) = text else {
@@ -115,7 +115,7 @@ pub fn documents(files: &[SourceFile], variables: Option<&Variables>) -> Documen
         };
         for yaml::Document { line, range, value } in yaml::documents(text) {
             match value {
-                Ok(value) => match substitute::document(text, &range, value, variables) {
+                Ok(value) => match substitute::document(text, &range, value, variables, &mut room) {
                     Ok(value) => flatten(at(line), value, &mut read.objects),
                     Err(unknown) => {
                         read.problems
@@ -213,7 +213,11 @@ fn object(place: &Place, value: &Value, kinds: &Kinds, owner: Owner<'_>, rules: 
         let entries = body["metadata"][field].as_object().into_iter().flatten();
         entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
     };
-    let marks = marks(&texts("labels"), &texts("annotations")).map_err(|what| format!("{id}: {what}"))?;
+    let mut marks = marks(&texts("labels"), &texts("annotations")).map_err(|what| format!("{id}: {what}"))?;
+    // A hook is deleted before it runs again: what is to be kept, or holds what is others', is applied as anything else.
+    if marks.kept || id.holds_others() {
+        marks.hook = None;
+    }
     let ignored = rules.of(&id);
     // With other rules it is another object to be applied.
     let rules = if ignored.is_none() { String::new() } else { format!("{ignored:?}") };
@@ -375,6 +379,26 @@ mod tests {
         assert_eq!(map(hook, 1).unwrap().id, one.id);
         assert_ne!(map(hook, 2).unwrap().id, one.id);
         assert!(map("example.com/hook: x", 1).unwrap_err()[0].contains("metadata.name is missing"));
+    }
+
+    #[test]
+    fn what_may_not_go_is_no_hook() {
+        let is_hook = |more: &str| {
+            let text = format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  annotations: {{argocd.argoproj.io/hook: PreSync{more}}}\n"
+            );
+            render(&[("a.yaml", &text)]).unwrap().remove(0).marks.hook.is_some()
+        };
+        assert!(is_hook(""));
+        assert!(!is_hook(", helm.sh/resource-policy: keep"));
+        let id = |kind: &str| ObjectId {
+            namespace: "shop".into(),
+            name: "a".into(),
+            group: String::new(),
+            kind: kind.into(),
+        };
+        assert!(id("Namespace").holds_others() && id("PersistentVolumeClaim").holds_others());
+        assert!(!id("ConfigMap").holds_others());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! No crate is used: those that are kept know `${name}` and a default, not Flux's other forms, and none tells where.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Range,
@@ -134,11 +135,13 @@ impl Variables {
 
     /// A message without the secret ones. The API server quotes values that it does not like.
     pub fn mask(&self, message: &str) -> String {
-        let hide = |text: String, secret: &Zeroizing<String>| {
-            let quoted = Zeroizing::new(format!("{:?}", secret.as_str()));
-            text.replace(secret.as_str(), "***").replace(quoted.trim_matches('"'), "***")
-        };
-        self.secret.iter().fold(message.to_owned(), hide)
+        let quoted = |secret: &Zeroizing<String>| Zeroizing::new(format!("{:?}", secret.as_str()));
+        let quoted: Vec<_> = self.secret.iter().map(quoted).collect();
+        let quoted = quoted.iter().map(|secret| secret.trim_matches('"'));
+        let mut forms: Vec<&str> = self.secret.iter().map(|secret| secret.as_str()).chain(quoted).collect();
+        // One may be part of another, of which the rest would be shown.
+        forms.sort_by_key(|form| Reverse(form.len()));
+        forms.iter().fold(message.to_owned(), |text, form| text.replace(form, "***"))
     }
 }
 
@@ -151,12 +154,31 @@ pub struct Unknown {
     pub what: String,
 }
 
+/// How much may be filled into what is rendered at once. A value may be asked for any number of times, and may be made
+/// longer each time.
+#[derive(Debug)]
+pub struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(32 << 20)
+    }
+}
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        self.0 = self.0.checked_sub(bytes).ok_or("is too large with its variables, or what comes before it is")?;
+        Ok(())
+    }
+}
+
 /// One document of a text with its variables replaced; as it was where nothing is asked for or to be replaced.
 pub fn document(
     text: &str,
     range: &Range<usize>,
     value: Value,
     variables: Option<&Variables>,
+    room: &mut Room,
 ) -> Result<Value, Vec<Unknown>> {
     let Some(variables) = variables else { return Ok(value) };
     let source = text.get(range.clone()).unwrap_or_default();
@@ -166,7 +188,7 @@ pub fn document(
     let before = text.get(..range.start).unwrap_or_default().matches('\n').count();
     let (mut result, mut end, mut unknown) = (String::with_capacity(source.len()), 0, Vec::new());
     for scalar in scalars(source) {
-        match replaced(&scalar.text, variables, 0) {
+        match replaced(&scalar.text, variables, room, 0) {
             Ok(new) => {
                 result += source.get(end..scalar.range.start).unwrap_or_default();
                 result += &if scalar.is_bare { bare(&new) } else { quoted(&new) };
@@ -280,7 +302,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// A text with its variables replaced, or what is wrong with the first that cannot be.
-fn replaced(text: &str, variables: &Variables, depth: usize) -> Result<String, String> {
+fn replaced(text: &str, variables: &Variables, room: &mut Room, depth: usize) -> Result<String, String> {
     let (mut result, mut rest) = (String::new(), text);
     while let Some(at) = rest.find("${") {
         let (before, from) = rest.split_at(at);
@@ -292,7 +314,9 @@ fn replaced(text: &str, variables: &Variables, depth: usize) -> Result<String, S
         }
         result += before;
         let end = closing(from).ok_or_else(|| unknown_form(from))?;
-        result += &expression(&from[2..end], variables, depth)?;
+        let filled = expression(&from[2..end], variables, room, depth)?;
+        room.take(filled.len())?;
+        result += &filled;
         rest = &from[end + 1..];
     }
     Ok(result + rest)
@@ -312,7 +336,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-fn expression(inner: &str, variables: &Variables, depth: usize) -> Result<String, String> {
+fn expression(inner: &str, variables: &Variables, room: &mut Room, depth: usize) -> Result<String, String> {
     let form = || unknown_form(&format!("${{{inner}}}"));
     let (is_length, named) = inner.strip_prefix('#').map_or((false, inner), |rest| (true, rest));
     let end = named.find(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_')).unwrap_or(named.len());
@@ -328,7 +352,10 @@ fn expression(inner: &str, variables: &Variables, depth: usize) -> Result<String
     let filled = value.filter(|value| !value.is_empty());
     for (mark, value) in [(":=", filled), (":-", filled), ("=", value), ("-", value)] {
         if let Some(default) = operation.strip_prefix(mark) {
-            return value.map_or_else(|| replaced(default, variables, depth + 1), |value| Ok(value.to_owned()));
+            return match value {
+                Some(value) => Ok(value.to_owned()),
+                None => replaced(default, variables, room, depth + 1),
+            };
         }
     }
     let value = value.ok_or_else(|| {
@@ -365,7 +392,11 @@ fn expression(inner: &str, variables: &Variables, depth: usize) -> Result<String
         return Err(form());
     };
     let (pattern, new) = rest.split_once('/').unwrap_or((rest, ""));
-    Ok(if pattern.is_empty() { value.to_owned() } else { value.replacen(pattern, new, times) })
+    if pattern.is_empty() {
+        return Ok(value.to_owned());
+    }
+    room.take(value.matches(pattern).take(times).count().saturating_mul(new.len()))?;
+    Ok(value.replacen(pattern, new, times))
 }
 
 fn unknown_form(text: &str) -> String {
@@ -384,129 +415,4 @@ fn is_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn variables(all: &[(&str, &str)]) -> Variables {
-        let mut variables = Variables::default();
-        for (name, value) in all {
-            assert!(variables.set(name, value, false));
-        }
-        variables
-    }
-
-    fn read(text: &str, all: &[(&str, &str)]) -> Result<Vec<Value>, Vec<Unknown>> {
-        let all = variables(all);
-        let documents = yaml::documents(text).into_iter();
-        documents.map(|it| document(text, &it.range, it.value.unwrap(), Some(&all))).collect()
-    }
-
-    #[test]
-    fn fluxs_forms() {
-        let all = variables(&[("v", "Hello world"), ("empty", ""), ("n", "0123456")]);
-        for (text, expected) in [
-            ("${v}, ${v}!", "Hello world, Hello world!"),
-            ("${v:=x}${v:-x}", "Hello worldHello world"),
-            ("${none:=x}${none:-y}${none=z}${none-}", "xyz"),
-            ("${empty:=x}${empty:-y}[${empty=z}]", "xy[]"),
-            ("${none:=${v:0:5}}", "Hello"),
-            ("${none:={\"a\": {}}}", "{\"a\": {}}"),
-            ("${n:3}|${n:2:3}|${n:9}|${n:0:99}", "3456|234||0123456"),
-            (
-                "${v/o/0}|${v//o/0}|${v/ world}|${v//x/y}|${v//}",
-                "Hell0 world|Hell0 w0rld|Hello|Hello world|Hello world",
-            ),
-            ("${v^^}|${v,,}|${v,}|${#v}|${empty^}", "HELLO WORLD|hello world|hello world|11|"),
-            ("$${v}|$v|$$|$${none:=x}|$$${v}", "${v}|$v|$$|${none:=x}|$${v}"),
-        ] {
-            assert_eq!(replaced(text, &all, 0).as_deref(), Ok(expected), "{text}");
-        }
-        for bad in ["${v", "${}", "${!v}", "${v[@]}", "${v?no}", "${1}", "${v%x}", "${v:a}", "${v:1:b}", "${#v:1}"] {
-            let why = replaced(bad, &all, 0).unwrap_err();
-            assert!(why.contains("is no variable: write $${"), "{bad}: {why}");
-        }
-        let deep = format!("{}x{}", "${none:=".repeat(40), "}".repeat(40));
-        assert!(replaced(&deep, &all, 0).is_err());
-    }
-
-    #[test]
-    fn quotes_decide_what_a_value_may_become() {
-        let text = "a: ${n}\nb: \"${n}\"\nc: '${n}'\nd: ${flag}\ne: |\n  ${n}\n  more\nf: [\"${n}\", 1]\n${n}: ${n}\n\
-                    g: !!str ${n}\nh: ${quote}\ni: ${tag}\nj: ${no}\nk: ${null}\nl: &x ${n}\nm: >-\n  ${n}\nn: ${empty:=}\n";
-        let all = [("n", "3"), ("flag", "true"), ("quote", "\"3\""), ("tag", "!!str 3"), ("no", "NO"), ("null", "~")];
-        let expected = json!({
-            "a": 3, "b": "3", "c": "3", "d": true, "e": "3\nmore\n", "f": ["3", 1], "3": 3, "g": "3", "h": "3", "i": "3",
-            "j": "NO", "k": null, "l": 3, "m": "3", "n": "",
-        });
-        assert_eq!(read(text, &all).unwrap(), [expected]);
-        assert_eq!(read("{\"a\": \"${n}\"}", &all).unwrap(), [json!({"a": "3"})]);
-    }
-
-    #[test]
-    fn a_value_cannot_bring_its_own_keys() {
-        let evil = "x\nspec: {privileged: true}";
-        for value in [evil, "{a: b}", "[a]", "a: b", "# x", "- a", "*x", "&x y", "x # y", "\"a\" b", "--- a", "| x", ""]
-        {
-            let found = read("a: ${v}\nb: \"${v}\"\nc: |\n  ${v}\nd: end\n", &[("v", value)]).unwrap();
-            let expected = json!({"a": value, "b": value, "c": format!("{value}\n"), "d": "end"});
-            assert_eq!(found, [expected], "{value}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_defined_is_told_with_its_line() {
-        let text = "a: ${x}\n---\n# ${comment}\nb: 1\nc: \"${y}\"\nd:\n- ${z:1}\n";
-        let documents = yaml::documents(text);
-        let second = &documents[1];
-        let value = second.value.as_ref().unwrap().clone();
-        let unknown = document(text, &second.range, value, Some(&variables(&[("x", "1")]))).unwrap_err();
-        let lines: Vec<_> = unknown.iter().map(|it| (it.line, &it.what[..17])).collect();
-        assert_eq!(lines, [(5, "the variable y is"), (7, "the variable z is")]);
-        for (field, key) in [("labels", OPT_OUT[0]), ("annotations", OPT_OUT[0]), ("annotations", OPT_OUT[1])] {
-            let text = format!("metadata: {{{field}: {{{key}: disabled}}}}\na: \"${{x}}\"\n");
-            assert_eq!(read(&text, &[]).unwrap()[0]["a"], "${x}");
-        }
-    }
-
-    #[test]
-    fn what_may_be_elsewhere_has_no_default() {
-        let mut all = variables(&[("before", "1")]);
-        all.doubt();
-        all.set("after", "2", false);
-        assert_eq!(replaced("${after}", &all, 0).as_deref(), Ok("2"));
-        for text in ["${before}", "${before:=x}", "${none:-x}", "${none=x}"] {
-            assert!(replaced(text, &all, 0).unwrap_err().contains("may be in what cannot be read"), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_secret_can_be_told_from_what_is_not() {
-        let mut all = variables(&[("open", "visible"), ("now", "open")]);
-        for name in ["short", "was"] {
-            all.set(name, "x", true);
-        }
-        all.set("was", "open now", false);
-        all.set("now", "secret", true);
-        let masked = all.masked();
-        for (name, is_secret) in [("open", false), ("short", true), ("was", false), ("now", true)] {
-            let text = format!("a: ${{{name}}}");
-            let [real, other] = [&all, &masked].map(|all| replaced(&text, all, 0).unwrap());
-            assert_eq!(real != other, is_secret, "{name}");
-        }
-        assert!(all.are_secret() && !variables(&[("open", "1")]).are_secret());
-    }
-
-    #[test]
-    fn secret_values_are_never_shown() {
-        let mut all = variables(&[("open", "visible")]);
-        assert!(all.set("password", "hunt\"er2\n", true) && !all.set("not a name", "x", true));
-        assert_eq!(all.mask("is hunt\"er2 or \"hunt\\\"er2\", visible"), "is *** or \"***\", visible");
-        assert_eq!(format!("{all:?}"), "[\"open\", \"password\"]");
-        assert_eq!(replaced("${password}", &all, 0).as_deref(), Ok("hunt\"er2"));
-        let before = all.digest();
-        all.set("password", "hunter3", true);
-        assert_ne!(all.digest(), before);
-    }
-}
+mod tests;

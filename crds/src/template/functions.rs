@@ -10,6 +10,7 @@ mod layout;
 pub(super) mod lists;
 pub(super) mod numbers;
 pub(super) mod paths;
+mod pattern;
 pub(super) mod regexes;
 pub(super) mod strings;
 pub(super) mod versions;

@@ -199,6 +199,16 @@ fn bombs_do_not_go_off() {
         r#"{{ $l := splitList "" (repeat 1000000 "x") }}"#.to_owned(),
         r#"{{ $s := repeat 1000000 "x" }}{{ range until 1000000 }}{{ $_ := contains "y" $s }}{{ end }}"#.to_owned(),
         r#"{{ $s := repeat 1000000 "ab" }}{{ range until 1000 }}{{ $_ := regexMatch "(a|b)*c" $s }}{{ end }}"#.to_owned(),
+        r#"{{ regexReplaceAllLiteral ".*[^A-Z]|[A-Z]" (repeat 1000000 "A") "" }}"#.to_owned(),
+        r#"{{ regexReplaceAll ".*[^A-Z]|[A-Z]" (repeat 1000000 "A") "$0" }}"#.to_owned(),
+        r#"{{ regexFindAll ".*[^A-Z]|[A-Z]" (repeat 1000000 "A") -1 }}"#.to_owned(),
+        r#"{{ regexSplit ".*[^A-Z]|[A-Z]" (repeat 1000000 "A") -1 }}"#.to_owned(),
+        format!(r#"{{{{ regexReplaceAll "{}([ab]{{1000}}){{15}}" "a" "$1" }}}}"#, "()".repeat(300)),
+        // More states than there is room for, each of hundreds of places.
+        r#"{{ regexFind "[a-z]*[a-m][a-z]{900}0" (randAlpha 300000 | lower) }}"#.to_owned(),
+        r#"{{ $a := repeat 500000 "x" | printf "%sa" }}{{ $b := repeat 500000 "x" | printf "%sb" }}{{ $l := list }}{{ range until 200 }}{{ $l = concat $l (list $a $b) }}{{ end }}{{ sortAlpha $l }}"#.to_owned(),
+        r#"{{ $a := repeat 500000 "x" | printf "%sa" }}{{ $b := repeat 500000 "x" | printf "%sb" }}{{ $l := list }}{{ range until 500 }}{{ $l = append $l $a }}{{ end }}{{ has $b $l }}"#.to_owned(),
+        r#"{{ $k := repeat 500000 "x" }}{{ $d := dict $k 1 }}{{ $e := dict $k 1 }}{{ range until 1000 }}{{ $_ := deepEqual $d $e }}{{ end }}"#.to_owned(),
         r#"{{ regexFind "((a{1000}){1000}){1000}" "a" }}"#.to_owned(),
         r#"{{ range until 100000 }}{{ $_ := regexFind "\\pL{900}" "a" }}{{ end }}"#.to_owned(),
         r#"{{ $s := repeat 100000 "x" }}{{ regexReplaceAll "" $s $s }}"#.to_owned(),
@@ -248,6 +258,14 @@ fn a_mebibyte_may_pass_through_some_functions() {
     let text = "x".repeat(500_000);
     let template = "{{ .big | b64enc | b64dec | upper | lower | trim | indent 2 | sha256sum }}";
     assert_eq!(rendered(&[("t", Some(template))], &[("big", &text)]).unwrap().len(), 1);
+}
+
+#[test]
+fn a_large_text_may_have_many_matches() {
+    let text = "some words, and more; ".repeat(20_000);
+    let template = r#"{{ regexReplaceAll "\\s+" .big "_" | len }} {{ regexFindAll "[a-z]+" .big 60000 | len }}"#;
+    let rendered = rendered(&[("t", Some(template))], &[("big", &text)]).unwrap();
+    assert_eq!(rendered[0].1, "440000 60000");
 }
 
 #[test]

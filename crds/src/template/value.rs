@@ -32,6 +32,8 @@ pub(super) const TOO_DEEP: Why = "the value is nested too deeply";
 const WORK: usize = 16 << 20;
 /// What one step of evaluation costs.
 pub(super) const STEP: usize = 16;
+/// Comparing so many bytes costs what one byte made does.
+pub(super) const COMPARED: usize = 16;
 /// A Secret holds no more than this (`MaxSecretSize` of Kubernetes), so more need not be rendered.
 const OUTPUT: usize = 1 << 20;
 /// Nesting of lists, and how deep into a value anything looks.
@@ -404,7 +406,7 @@ impl Value {
             (Self::Int(kind, a), Self::Int(other, b)) => kind == other && a == b,
             #[allow(clippy::float_cmp, reason = "exactly Go's comparison")]
             (Self::Float(a), Self::Float(b)) => a == b,
-            (Self::Text(a), Self::Text(b)) => a == b,
+            (Self::Text(a), Self::Text(b)) => same(run, a, b)?,
             (Self::List(a), Self::List(b)) => {
                 if (a.element(), a.is_nil(), a.len()) != (b.element(), b.is_nil(), b.len()) {
                     return Ok(false);
@@ -424,7 +426,7 @@ impl Value {
                     return Ok(true);
                 }
                 for ((key, a), (other, b)) in a.entries(run)?.iter().zip(b.entries(run)?) {
-                    if *key != other || !a.equal(&b, run, depth)? {
+                    if !same(run, key, &other)? || !a.equal(&b, run, depth)? {
                         return Ok(false);
                     }
                 }
@@ -435,6 +437,15 @@ impl Value {
             _ => false,
         })
     }
+}
+
+/// Texts of different lengths are not read.
+fn same(run: &Run, a: &Text, b: &Text) -> Outcome<bool> {
+    if a.len() != b.len() {
+        return Ok(false);
+    }
+    run.charge(a.len() / COMPARED)?;
+    Ok(a == b)
 }
 
 /// The next rune as Go reads it: a byte that is no UTF-8 is U+FFFD, one byte wide.

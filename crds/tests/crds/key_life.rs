@@ -118,6 +118,7 @@ impl World {
             fingerprint: fingerprint(self.made),
             mark: Mark::Active,
             born: not_before,
+            made: not_before,
             not_before,
             not_after: not_before + SignedDuration::from_hours(hours),
             replace: false,

@@ -1,11 +1,15 @@
 //! `seal keys backup`: every key of a cluster in one file, encrypted; and whether such a file still has all that the
 //! cluster has. What is in the clear is never on a disk, unless that was asked for by name.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use crds::{
     Fingerprint,
-    key_life::{Mark, State},
+    key_life::State,
     key_secret::{self, DEFAULT_PREFIX, KeyOrder},
     unseal::ClearSecret,
 };
@@ -19,9 +23,9 @@ use super::{Found, write};
 use crate::{
     backup::{self, BackupError, Kept, Manifest, Origin, Recipients},
     commands::keyring::{self, KeyringError},
-    exit::{Error, Exit},
+    exit::{self, Error, Exit},
     io::{self, Io},
-    key_file,
+    key_file::KeyFileError,
     manifest::{self, Entry},
     output, table,
     verbs::{
@@ -64,8 +68,8 @@ pub async fn run(command: Backup, io: &mut Io<'_>) -> Result<Exit, Error> {
     if secrets.is_empty() {
         return Err(BackupCommandError::NoKeys(found.namespace).into());
     }
-    for (secret, why) in &found.malformed {
-        io.warning(&format!("{secret} holds no key that can be used, and is in the backup as it is: {why}"));
+    for Unusable { secret, error } in secrets.iter().filter_map(unusable) {
+        io.warning(&format!("{secret} holds no key that can be used, and is in the backup as it is: {error}"));
     }
     let manifest = manifest(&found, &secrets, io.now).await?;
     let text = match &recipients {
@@ -123,12 +127,22 @@ async fn manifest(found: &Found, secrets: &[ClearSecret], now: Timestamp) -> Res
     Ok(Manifest { cluster, namespace: found.namespace.clone(), created: now, keys })
 }
 
+/// A Secret whose private key would open nothing, and why.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Unusable {
+    secret: String,
+    error: String,
+}
+
+fn unusable(secret: &ClearSecret) -> Option<Unusable> {
+    let error = key_secret::read(secret.expose(), KeyOrder::default()).err()?;
+    Some(Unusable { secret: secret.expose().name_any(), error: exit::chain(&error) })
+}
+
 /// What there is to say of one key Secret, if there is a key in it.
 fn kept(secret: &ClearSecret, states: &BTreeMap<&str, State>) -> Option<Kept> {
-    let secret = secret.expose();
-    // Of the key itself nothing depends on the mark.
-    let key = key_secret::describe(secret, Mark::Active, KeyOrder::default()).ok()?;
-    let hidden = || secret.labels().get(key_secret::LABEL).cloned().unwrap_or_default();
+    let key = backup::described(secret)?;
+    let hidden = || secret.expose().labels().get(key_secret::LABEL).cloned().unwrap_or_default();
     Some(Kept {
         state: states.get(key.name.as_str()).map_or_else(hidden, ToString::to_string),
         fingerprint: key.fingerprint,
@@ -183,28 +197,45 @@ fn differences(backup: &[Kept], cluster: &[Kept]) -> Differences {
 async fn verify(command: Backup, io: &mut Io<'_>) -> Result<Exit, Error> {
     let Backup { file, to: _, unlock, plain: _, verify: _, output, home } = command;
     let (text, _) = io.read_text(Some(&file)).map_err(KeyringError::from)?;
-    let (kept, origin, opened) = match backup::Backup::parse(&text) {
-        Some(backup) => {
-            let backup = backup.map_err(|source| KeyringError::Backup { path: file.clone(), source })?;
-            let opened = !unlock.identity.is_empty() || keyring::given(&unlock, io)?.is_some();
-            if opened {
-                keyring::open(file.clone(), &backup, &unlock, io)?;
-            } else {
-                io.remark(
-                    "only the manifest was compared: with --identity or --passphrase-file the backup is opened too",
-                );
-            }
-            (backup.manifest.keys, Some((backup.manifest.cluster, backup.manifest.created)), opened)
+    let (mut kept, origin, opened) = if let Some(backup) = backup::Backup::parse(&text) {
+        let failed = |source| KeyringError::Backup { path: file.clone(), source };
+        let backup = backup.map_err(failed)?;
+        backup.sound().map_err(failed)?;
+        let opened = if !unlock.identity.is_empty() || keyring::given(&unlock, io)?.is_some() {
+            Some(Opened::of(&keyring::open(file.clone(), &backup, &unlock, io)?))
+        } else {
+            io.remark("only the manifest was compared: with --identity or --passphrase-file the backup is opened too");
+            None
+        };
+        (backup.manifest.keys, Some((backup.manifest.cluster, backup.manifest.created)), opened)
+    } else {
+        let opened = Opened::of(&text);
+        if opened.good.is_empty() && opened.unusable.is_empty() {
+            return Err(KeyringError::Key { path: file, source: KeyFileError::Empty.into() }.into());
         }
-        None => (plain_keys(&text, file)?, None, true),
+        (opened.kept(), None, Some(opened))
     };
     let (found, secrets) = Found::with_secrets(home).await?;
-    let now = manifest(&found, &secrets, io.now).await?;
+    let mut now = manifest(&found, &secrets, io.now).await?;
+    let spoilt: Vec<_> = secrets.iter().filter_map(unusable).collect();
+    for Unusable { secret, error } in &spoilt {
+        io.warning(&format!("{secret} in the cluster holds no key that can be used: {error}"));
+    }
+    // What opens nothing is no key, and nobody misses it.
+    now.keys.retain(|key| spoilt.iter().all(|it| it.secret != key.secret));
+    if let Some(opened) = &opened {
+        let good: BTreeSet<_> = opened.kept().into_iter().map(|key| key.fingerprint).collect();
+        kept.retain(|key| good.contains(&key.fingerprint));
+    }
     let differences = differences(&kept, &now.keys);
-    let same = origin.as_ref().map(|(origin, _)| origin.uid == now.cluster.uid);
+    let unusable = opened.as_ref().map(|opened| &opened.unusable[..]).unwrap_or_default();
+    let uids = origin.as_ref().and_then(|(origin, _)| origin.uid.as_ref().zip(now.cluster.uid.as_ref()));
+    let same = uids.map(|(one, other)| one == other);
+    // With nothing to compare it with, or with something else, a backup is neither good nor bad.
+    let is_compared = same != Some(false) && !now.keys.is_empty();
     let report = json!({
         "cluster": origin.as_ref().map(|(origin, _)| origin), "created": origin.as_ref().map(|(_, created)| created),
-        "sameCluster": same, "opened": opened, "keys": kept, "differences": differences,
+        "sameCluster": same, "opened": opened.is_some(), "keys": kept, "unusable": unusable, "differences": differences,
     });
     let text = || {
         let Differences { missing, extra, changed } = &differences;
@@ -216,31 +247,68 @@ async fn verify(command: Backup, io: &mut Io<'_>) -> Result<Exit, Error> {
         ] {
             text.extend(keys.iter().map(|key| format!("{key} {words}\n")));
         }
+        text.extend(unusable.iter().map(|it| {
+            let Unusable { secret, error } = it;
+            format!("{secret} in the backup holds no key that can be used: {error}\n")
+        }));
         if same == Some(false) {
             text += "the backup is another cluster's\n";
+        }
+        if now.keys.is_empty() {
+            text += "the cluster has no key that the backup could be compared with\n";
         }
         text
     };
     write(&report, text, output, io)?;
-    let good = differences.missing.is_empty() && differences.changed.is_empty();
-    io.remark(if good { "every key of the cluster is in the backup" } else { "make a new backup" });
+    let good = differences.missing.is_empty() && differences.changed.is_empty() && unusable.is_empty();
+    if !is_compared {
+        return Ok(Exit::Unreadable);
+    }
+    io.remark(match (good, spoilt.is_empty()) {
+        (true, _) => "every key of the cluster is in the backup",
+        (false, true) => "make a new backup",
+        (false, false) => {
+            "restore what cannot be used in the cluster from an older backup, or delete it; then make a new backup"
+        }
+    });
     Ok(if good { Exit::Ok } else { Exit::Failed })
 }
 
-/// The keys of a backup in the clear; each must be usable.
-fn plain_keys(text: &str, path: PathBuf) -> Result<Vec<Kept>, KeyringError> {
-    if let Some(source) = key_file::keys(text).into_iter().find_map(Result::err) {
-        return Err(KeyringError::Key { path, source: source.into() });
+/// What is in a backup that was opened. A Secret that holds no usable key says nothing of the others.
+#[derive(Default)]
+struct Opened {
+    good: Vec<ClearSecret>,
+    unusable: Vec<Unusable>,
+}
+
+impl Opened {
+    /// Of a manifest or a list with key Secrets.
+    fn of(text: &str) -> Self {
+        let mut opened = Self::default();
+        for Entry { place, object } in manifest::secrets(text) {
+            match object {
+                Err(fault) => {
+                    opened.unusable.push(Unusable { secret: place.to_string(), error: fault.to_string() });
+                }
+                Ok(secret) => match unusable(&secret) {
+                    Some(spoilt) => opened.unusable.push(spoilt),
+                    None => opened.good.push(secret),
+                },
+            }
+        }
+        opened
     }
-    let secrets: Vec<_> = manifest::secrets(text).into_iter().filter_map(|Entry { object, .. }| object.ok()).collect();
-    let keys = secrets.iter().filter_map(|secret| {
-        let mark = key_secret::mark(secret.expose(), DEFAULT_PREFIX)?;
-        let key = key_secret::describe(secret.expose(), mark, KeyOrder::default()).ok()?;
-        Some(key)
-    });
-    let keys: crds::key_life::Keys = keys.collect();
-    let states = keys.iter().map(|(key, state)| (key.name.as_str(), state)).collect();
-    Ok(secrets.iter().filter_map(|secret| kept(secret, &states)).collect())
+
+    /// The good ones, as a manifest would name them.
+    fn kept(&self) -> Vec<Kept> {
+        let keys = self.good.iter().filter_map(|secret| {
+            let mark = key_secret::mark(secret.expose(), DEFAULT_PREFIX)?;
+            key_secret::describe(secret.expose(), mark, KeyOrder::default()).ok()
+        });
+        let keys: crds::key_life::Keys = keys.collect();
+        let states = keys.iter().map(|(key, state)| (key.name.as_str(), state)).collect();
+        self.good.iter().filter_map(|secret| kept(secret, &states)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -255,6 +323,22 @@ mod tests {
             state: state.to_owned(),
             not_before: certificate.not_before(),
             not_after: certificate.not_after(),
+        }
+    }
+
+    #[test]
+    fn a_secret_whose_private_key_opens_nothing_is_warned_of() {
+        const CERTIFICATE: &str = include_str!("../../../../crds/testdata/new.crt");
+        let why = |key: &str| {
+            let secret = serde_json::json!({"metadata": {"name": "k"}, "data": {
+                "tls.key": crds::base64::encode(key.as_bytes()), "tls.crt": crds::base64::encode(CERTIFICATE.as_bytes()),
+            }});
+            unusable(&ClearSecret::new(serde_json::from_value(secret).unwrap()))
+        };
+        assert_eq!(why(include_str!("../../../../crds/testdata/new.key")), None);
+        for other in [include_str!("../../../../crds/testdata/old.key"), "", "hunter2"] {
+            let Unusable { secret, error } = why(other).unwrap();
+            assert!(secret == "k" && error.contains("unusable") && !error.contains("hunter2"), "{error}");
         }
     }
 

@@ -5,7 +5,7 @@ use crds::{
     key_life::{Key, State, Validity},
     key_needs::{Dependent, Needs, Unknown},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{Found, write};
@@ -17,6 +17,9 @@ use crate::{
 };
 
 /// All of it, for a program.
+/// How far clocks may be apart, and how far ahead of its making a certificate may begin.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(1);
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report<'a> {
@@ -37,6 +40,7 @@ struct Row<'a> {
     opens: bool,
     secret: &'a str,
     born: Timestamp,
+    made: Timestamp,
     not_before: Timestamp,
     not_after: Timestamp,
     validity: Validity,
@@ -74,6 +78,7 @@ fn report<'a>(found: &'a Found, needs: Option<&'a Needs>, now: Timestamp) -> Rep
         opens: key.mark.opens(),
         secret: &key.name,
         born: key.born,
+        made: key.made,
         not_before: key.not_before,
         not_after: key.not_after,
         validity: key.validity(now).0,
@@ -96,13 +101,16 @@ fn text(report: &Report<'_>, now: Timestamp, colour: bool) -> String {
         };
         let expires = match row.validity {
             Validity::Expired => "expired".to_owned(),
+            _ if row.not_before.duration_since(now) > CLOCKS => {
+                format!("begins in {}", span(now.duration_until(row.not_before)))
+            }
             Validity::Good | Validity::Ending => format!("in {}", span(now.duration_until(row.not_after))),
         };
         let needed = row.needed_by.map_or_else(|| "?".to_owned(), |needed| needed.len().to_string());
         rows.push(vec![
             row.fingerprint.to_string(),
             state,
-            span(row.born.duration_until(now)),
+            span(row.made.duration_until(now)),
             expires,
             needed,
             row.secret.to_owned(),

@@ -119,6 +119,8 @@ pub enum KeysError {
     Needed { key: Fingerprint, needed: usize, unknown: usize },
     #[error("no new certificate was served within {} s", after.as_secs())]
     Late { after: Duration, source: Option<Box<ClusterError>> },
+    #[error("the new key {key} is there and seals, but its certificate could not be written")]
+    Unwritten { key: Fingerprint, source: Box<OutputError> },
 }
 
 impl KeysError {
@@ -129,6 +131,7 @@ impl KeysError {
             Self::Unknown { .. } => Some("seal keys list shows them all"),
             Self::Seals(_) => Some("Make another one first: seal keys rotate"),
             Self::Needed { .. } => Some("Seal what needs it anew, and apply that; or give it up with --force"),
+            Self::Unwritten { .. } => Some("Fetch it with seal cert -w FILE: to rotate again would make another key"),
             Self::Late { .. } => {
                 Some("The request stands. Is Signet's controller running? Its log says why it makes no key")
             }
@@ -140,7 +143,11 @@ impl KeysError {
         match self {
             Self::Seals(_) | Self::Needed { .. } => Exit::Refused,
             Self::Late { .. } => Exit::Late,
-            Self::None { .. } | Self::Unknown { .. } | Self::Malformed(..) | Self::Compromised(_) => Exit::Failed,
+            Self::None { .. }
+            | Self::Unknown { .. }
+            | Self::Malformed(..)
+            | Self::Compromised(_)
+            | Self::Unwritten { .. } => Exit::Failed,
         }
     }
 }
@@ -220,7 +227,7 @@ impl Found {
         let deadline = Instant::now() + timeout;
         loop {
             let served = match self.cluster.controller(&controller).await {
-                Ok(proxied) => proxied.certificate().await,
+                Ok(proxied) => proxied.certificate_now().await,
                 Err(error) => Err(error),
             };
             let certificate = served.as_ref().ok().and_then(|pem| Certificate::from_pem(pem).ok());
@@ -295,6 +302,15 @@ impl<'a> Outcome<'a> {
         let mut text = format!("{} ({secrets}) was {}, {done} {}.\n", self.fingerprint, self.before, self.mark);
         if let Some(sealing) = &self.sealing {
             text += &["Values are sealed with ", &sealing.to_string(), " from now on.\n"].concat();
+        }
+        let (needed, unknown) = self.counts();
+        if !self.mark.opens() && (self.done || self.dry_run) && needed + unknown > 0 {
+            let not = if self.done { "is not" } else { "would not be" };
+            let counts = format!("{needed} SealedSecrets need it, and of {unknown} it is not known");
+            let undo = format!("seal keys reinstate {} undoes it", self.fingerprint);
+            let words =
+                [&counts, ": what it sealed ", not, " opened again. Secrets that are there stay; ", &undo, ".\n"];
+            text += &words.concat();
         }
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let needed = self.needed_by.unwrap_or_default().iter();

@@ -8,11 +8,11 @@ use crate::{
     exit::{Error, Exit},
     io::Io,
     output,
-    verbs::keys::Rotate,
+    verbs::{CertOutput, keys::Rotate},
 };
 
 pub async fn run(command: Rotate, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Rotate { output, dry_run, waiting, home } = command;
+    let Rotate { write, output, dry_run, waiting, home } = command;
     let found = Found::by(home).await?;
     let newest = found.keys.newest().ok_or_else(|| KeysError::None { namespace: found.namespace.clone() })?;
     // Asked for already, perhaps by somebody who did not wait: there is one key to be made, not two.
@@ -26,7 +26,13 @@ pub async fn run(command: Rotate, io: &mut Io<'_>) -> Result<Exit, Error> {
     io.remark(&format!("asked for a key in the place of {}", newest.fingerprint));
     let Served { pem, certificate } = found.another_certificate(waiting).await?;
     let more = [("replaced", json!(newest.fingerprint)), ("certificate", json!(pem))];
-    let text = cert::told(&certificate, pem, &more, output, io.now)?;
-    output::write(text.as_bytes(), None, io)?;
+    let unwritten = |source| KeysError::Unwritten { key: certificate.fingerprint().clone(), source: Box::new(source) };
+    if let Some(path) = &write {
+        output::write(pem.as_bytes(), Some(path), io).map_err(unwritten)?;
+    }
+    if write.is_none() || output != CertOutput::Pem {
+        let text = cert::told(&certificate, pem, &more, output, io.now).map_err(unwritten)?;
+        output::write(text.as_bytes(), None, io).map_err(unwritten)?;
+    }
     Ok(Exit::Ok)
 }

@@ -7,36 +7,43 @@ use crds::{
 use kube::ResourceExt as _;
 use serde_json::json;
 
-use super::{Key, Site, SyncError, status::told, wait};
+use super::{Site, SyncError, status::told, wait};
 use crate::{
     commands::keys::write,
-    exit::{Error, Exit},
+    exit::{self, Error, Exit},
     io::Io,
-    verbs::sync::{Change, Rollback, Waiting},
+    verbs::sync::{Change, Rollback, Several, Waiting},
     verdict::{self, Goal, Verdict},
 };
 
 pub async fn suspend(command: Change, wanted: bool, io: &mut Io<'_>) -> Result<Exit, Error> {
     let Change { which, output } = command;
-    let site = Site::at(which.at).await?;
-    let keys = which.names.iter().map(|name| site.key(name)).collect::<Result<Vec<Key>, SyncError>>()?;
-    let mut changed = Vec::new();
-    for (namespace, name) in &keys {
+    let Several { which, at } = which;
+    let site = Site::at(at).await?;
+    let (mut changed, mut failed) = (Vec::new(), Vec::new());
+    for (namespace, name) in site.keys(&which, io).await? {
         let patch = json!({"spec": {"suspend": wanted}});
-        let sync = site.cluster.change_git_sync(namespace, name, &patch).await?;
-        warn_of_git(&sync, "spec.suspend", io);
-        changed.push(Verdict::of(&sync));
+        match site.cluster.change_git_sync(&namespace, &name, &patch).await {
+            Ok(sync) => {
+                warn_of_git(&sync, "spec.suspend", io);
+                changed.push(Verdict::of(&sync));
+            }
+            // Whoever holds everything holds the others all the same.
+            Err(error) => failed.push(error),
+        }
     }
     let (now, coloured) = (io.now, io.colour_stdout);
     let words = |it: &Verdict| {
         if wanted { told(it, now, coloured) } else { format!("{} goes on\n", it.key()) }
     };
     write(&changed, || changed.iter().map(words).collect(), output, io)?;
-    Ok(Exit::Ok)
+    let Some(last) = failed.pop() else { return Ok(Exit::Ok) };
+    failed.iter().for_each(|error| io.error(&exit::chain(error)));
+    Err(last.into())
 }
 
 pub async fn rollback(command: Rollback, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Rollback { name, revision, off, waiting: Waiting { no_wait, timeout, output }, at } = command;
+    let Rollback { name, revision, off, waiting: Waiting { no_wait, timeout, output, lookout }, at } = command;
     let site = Site::at(at).await?;
     let sync = site.find(&name).await?;
     let (namespace, name) = site.key(&name)?;
@@ -68,7 +75,7 @@ pub async fn rollback(command: Rollback, io: &mut Io<'_>) -> Result<Exit, Error>
         return Ok(Exit::Ok);
     }
     let goal = Goal::Applied(to.unwrap_or_default());
-    wait::until(&site, vec![((namespace, name), goal)], timeout, output, io).await
+    wait::until(&site, vec![((namespace, name), goal)], timeout, &lookout, output, io).await
 }
 
 /// What stands in Git itself is put back from there.

@@ -289,7 +289,7 @@ async fn prunes(
         inventory.filter(|_| sync.spec.prune).filter(|(id, _)| !wanted.contains(id) && !id.is_vital(&namespace));
     let mut found = Vec::new();
     for (id, version) in leaving {
-        let Some(kind) = kinds.get(&id.group, version, &id.kind) else { continue };
+        let Some(kind) = kinds.find(&id.group, version, &id.kind) else { continue };
         let Some(live) = cluster.object(kind, id).await? else { continue };
         let texts = |field: &str| {
             let entries = live["metadata"][field].as_object().into_iter().flatten();
@@ -304,6 +304,20 @@ async fn prunes(
     }
     Ok(found)
 }
+
+/// What tells Git in a hook which repository is meant. Its configuration may stand in variables as well: that is kept, for
+/// the credentials in it.
+const REPOSITORY: [&str; 9] = [
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+];
 
 /// A commit of the repository, by the user's own git and so with the user's own credentials.
 async fn fetch(sync: &GitSync, revision: Option<&str>) -> Result<TempDir, DiffError> {
@@ -324,6 +338,9 @@ async fn fetch(sync: &GitSync, revision: Option<&str>) -> Result<TempDir, DiffEr
     ] {
         let mut git = Command::new("git");
         git.args(args).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
+        for variable in REPOSITORY {
+            git.env_remove(variable);
+        }
         let done = git.output().await.map_err(DiffError::Git)?;
         if !done.status.success() {
             let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();

@@ -13,13 +13,16 @@ pub mod variables;
 pub mod wait;
 
 use crds::GitSync;
+use jiff::Timestamp;
+use kube::Resource as _;
 
 use crate::{
     cluster::{self, Cluster},
     command,
     exit::{Error, Exit},
+    idle::Idle,
     io::Io,
-    verbs::sync::{At, Sync},
+    verbs::sync::{At, Lookout, Names, Sync},
     verdict::State,
 };
 
@@ -124,11 +127,42 @@ impl Site {
         whole.then(|| (namespace.to_owned(), only.to_owned())).ok_or_else(|| SyncError::Name(name.to_owned()))
     }
 
+    /// Which ones are meant.
+    pub async fn keys(&self, which: &Names, io: &mut Io<'_>) -> Result<Vec<Key>, Error> {
+        if !which.names.is_empty() {
+            return Ok(which.names.iter().map(|name| self.key(name)).collect::<Result<_, _>>()?);
+        }
+        let namespace = Some(self.namespace.as_str()).filter(|_| !which.all_namespaces);
+        // Also those that cannot be read: what is done to them takes no more than their names.
+        let all = self.cluster.git_syncs(namespace).await?.into_iter();
+        let keys: Vec<Key> = all
+            .map(|it| (it.meta().namespace.clone(), it.meta().name.clone()))
+            .filter_map(|(namespace, name)| Some((namespace?, name?)))
+            .collect();
+        if keys.is_empty() {
+            io.remark(&none(namespace));
+        }
+        Ok(keys)
+    }
+
+    /// Whether nobody works. `waits` says that something was not taken up yet. Whoever may not see it is told nothing.
+    pub async fn idle(&self, lookout: &Lookout, waits: bool, io: &Io<'_>) -> Option<Idle> {
+        let namespace = &lookout.controller_namespace;
+        let lease = self.cluster.lease(namespace).await.ok()?;
+        Idle::of(namespace, lease.as_ref(), waits, Timestamp::now().max(io.now))
+    }
+
     /// The one that is meant.
     pub async fn find(&self, name: &str) -> Result<GitSync, Error> {
         let (namespace, name) = self.key(name)?;
         Ok(self.cluster.git_sync(&namespace, &name).await?)
     }
+}
+
+/// That there is none.
+fn none(namespace: Option<&str>) -> String {
+    let place = namespace.map_or("the cluster".to_owned(), |namespace| format!("the namespace {namespace}"));
+    format!("There is no GitSync in {place}")
 }
 
 /// The colour of a state.

@@ -12,7 +12,7 @@ use crds::{
     GitSync,
     git_sync::{GitSyncSpec, NAME_LABEL, NAMESPACE_LABEL, Renderer},
     sync::{
-        choice::choose,
+        choice::{choose, resolve},
         kinds::{Kind, Kinds},
         render::{Desired, Documents, Owner, Problem, SourceFile, documents, objects},
         substitute::Variables,
@@ -43,6 +43,8 @@ pub enum RenderError {
     Program { program: PathBuf, said: String },
     #[error("{} wrote what is not UTF-8 text", .0.display())]
     NotText(PathBuf),
+    #[error("{0} leads out of the repository; correct spec.path or spec.helm.valuesFiles")]
+    Outside(String),
     #[error("open {}", path.display())]
     Open { path: PathBuf, source: stdio::Error },
     #[error(transparent)]
@@ -127,6 +129,10 @@ pub async fn files(
     capabilities: &Capabilities,
     tools: &Tools,
 ) -> Result<Vec<SourceFile>, RenderError> {
+    let files = sync.spec.helm.iter().flat_map(|helm| &helm.values_files);
+    if let Some(path) = strays(root, path, files) {
+        return Err(RenderError::Outside(path));
+    }
     let place = root.join(path);
     let renderer = match sync.spec.renderer {
         Some(renderer) => renderer,
@@ -150,6 +156,19 @@ pub async fn files(
         }
     };
     Ok(vec![SourceFile { path: format!("{} ({said})", path.display()), text: Some(written) }])
+}
+
+/// A path that leads out of what is to be rendered: the GitSync may be somebody else's, and shows nothing of this machine.
+/// In a folder of the user's own, not in a clone, nobody knows where the repository begins.
+fn strays<'a>(root: &Path, path: &Path, mut files: impl Iterator<Item = &'a String>) -> Option<String> {
+    let folder = path.to_string_lossy();
+    if root.as_os_str().is_empty() {
+        return files.find(|file| file.starts_with('/')).cloned();
+    }
+    if resolve("", &folder).is_none() {
+        return Some(folder.into_owned());
+    }
+    files.find(|file| resolve(&folder, file).is_none()).cloned()
 }
 
 fn template(path: &Path, sync: &GitSync, capabilities: &Capabilities, program: &Path) -> Command {
@@ -289,4 +308,26 @@ fn guessed<'a>(objects: impl Iterator<Item = &'a Value>) -> Kinds {
     let unknown =
         |kind: &Kind| defined.get(&kind.resource.group, &kind.resource.version, &kind.resource.kind).is_none();
     all.iter().filter_map(|object| kind(object)).filter(unknown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_wrote_shows_nothing_of_this_machine() {
+        let strays = |root: &str, path: &str, files: &[&str]| {
+            let files: Vec<_> = files.iter().map(|file| (*file).to_owned()).collect();
+            super::strays(Path::new(root), Path::new(path), files.iter())
+        };
+        assert_eq!(strays("/clone", "apps/web", &["values.yaml", "../../env/prod.yaml"]), None);
+        for path in ["../home", "apps/../../home"] {
+            assert_eq!(strays("/clone", path, &[]).as_deref(), Some(path));
+        }
+        for file in ["../../../x.yaml", "/home/ada/x.yaml"] {
+            assert_eq!(strays("/clone", "apps/web", &[file]).as_deref(), Some(file));
+        }
+        assert_eq!(strays("", "/home/ada/web", &["../env.yaml"]), None, "one's own folder");
+        assert_eq!(strays("", "web", &["/etc/x.yaml"]).as_deref(), Some("/etc/x.yaml"));
+    }
 }

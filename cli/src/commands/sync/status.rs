@@ -8,8 +8,9 @@ use super::{Site, colour, painted};
 use crate::{
     commands::keys::write,
     exit::{Error, Exit},
+    idle::Idle,
     io::Io,
-    table::{self, DIM, span},
+    table::{self, DIM, RED, span},
     verbs::sync::Status,
     verdict::{State, Verdict, short, waiting_plan},
 };
@@ -19,6 +20,9 @@ struct Report<'a> {
     #[serde(flatten)]
     verdict: &'a Verdict,
     spec: &'a crds::git_sync::GitSyncSpec,
+    /// Nobody works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle: Option<Idle>,
     conditions: Vec<Condition>,
 }
 
@@ -32,18 +36,21 @@ struct Condition {
 }
 
 pub async fn run(command: Status, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Status { which, output } = command;
-    let sync = Site::at(which.at).await?.find(&which.name).await?;
+    let Status { which, lookout, output } = command;
+    let site = Site::at(which.at).await?;
+    let sync = site.find(&which.name).await?;
     let verdict = Verdict::of(&sync);
+    let idle = site.idle(&lookout, verdict.waits(), io).await;
     let conditions = sync.status.iter().flat_map(|status| &status.conditions).map(|it| Condition {
         kind: it.type_.clone(),
         status: it.status.clone(),
         reason: it.reason.clone(),
         message: it.message.clone(),
     });
-    let report = Report { verdict: &verdict, spec: &sync.spec, conditions: conditions.collect() };
+    let report = Report { verdict: &verdict, spec: &sync.spec, idle, conditions: conditions.collect() };
     let (now, coloured) = (io.now, io.colour_stdout);
-    write(&report, || text(&sync, &verdict, now, coloured), output, io)?;
+    let text = || warned(report.idle.as_ref(), now, coloured) + &text(&sync, &verdict, now, coloured);
+    write(&report, text, output, io)?;
     Ok(Exit::Ok)
 }
 
@@ -52,13 +59,20 @@ fn text(sync: &GitSync, verdict: &Verdict, now: Timestamp, coloured: bool) -> St
     format!("{}\n{}", told(verdict, now, coloured), facts(sync, verdict, now, coloured))
 }
 
+/// That nobody works comes before everything else: the rest is as it was left.
+pub fn warned(idle: Option<&Idle>, now: Timestamp, coloured: bool) -> String {
+    let Some(idle) = idle else { return String::new() };
+    format!("{}\nNext: {}\n\n", painted(&idle.told(now), RED, coloured), idle.next())
+}
+
 /// Whether it is well, what is wrong, and what to do.
 pub fn told(verdict: &Verdict, now: Timestamp, coloured: bool) -> String {
     let mut text = painted(&verdict.headline(), colour(verdict.state), coloured);
-    if let Some(since) = verdict.since {
+    if let Some(since) = verdict.since.filter(|_| verdict.state != State::Well || verdict.pending.is_empty()) {
         text += &[" (for ", &span(since.duration_until(now)), ")"].concat();
     }
     text.push('\n');
+    verdict.pending.iter().for_each(|it| text += &["  ", &it.told(now), "\n"].concat());
     if verdict.state != State::Well {
         verdict.why.iter().for_each(|line| text += &["  ", line, "\n"].concat());
     }

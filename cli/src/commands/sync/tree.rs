@@ -121,7 +121,7 @@ async fn list(
     shelf: Shelf,
 ) -> Result<(Shelf, Found), ClusterError> {
     // With its definition went the objects.
-    let Some(kind) = kinds.get(&shelf.0, &shelf.1, &shelf.2) else { return Ok((shelf, Some(BTreeMap::new()))) };
+    let Some(kind) = kinds.find(&shelf.0, &shelf.1, &shelf.2) else { return Ok((shelf, Some(BTreeMap::new()))) };
     let found = match cluster.objects_of((&key.0, &key.1), kind, &shelf.3).await {
         Ok(found) => found,
         Err(error) if error.is_hidden() => return Ok((shelf, None)),

@@ -8,14 +8,18 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{Key, Site, SyncError, status::told};
+use super::{
+    Key, Site, SyncError,
+    status::{told, warned},
+};
 use crate::{
     commands::keys::write,
     exit::{Error, Exit},
+    idle::Idle,
     io::Io,
     verbs::{
         keys::Output,
-        sync::{Now, Wait, Waiting},
+        sync::{Lookout, Now, Several, Wait, Waiting},
     },
     verdict::{self, Goal, State, Step, Verdict},
 };
@@ -30,25 +34,33 @@ struct Outcome {
     verdict: Verdict,
     /// Whether it is as wanted.
     reached: bool,
+    /// Nobody works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle: Option<Idle>,
 }
 
 pub async fn run(command: Wait, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Wait { which, goal, timeout, output } = command;
-    let site = Site::at(which.at).await?;
-    let goals = which.names.iter().map(|name| Ok((site.key(name)?, goal.clone())));
-    let goals: Vec<(Key, Goal)> = goals.collect::<Result<_, SyncError>>()?;
-    until(&site, goals, timeout, output, io).await
+    let Wait { which, goal, timeout, lookout, output } = command;
+    let Several { which, at } = which;
+    let site = Site::at(at).await?;
+    let goals = site.keys(&which, io).await?.into_iter().map(|key| (key, goal.clone())).collect();
+    until(&site, goals, timeout, &lookout, output, io).await
 }
 
 pub async fn now(command: Now, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Now { which, waiting: Waiting { no_wait, timeout, output } } = command;
-    let site = Site::at(which.at).await?;
+    let Now { which, waiting: Waiting { no_wait, timeout, output, lookout } } = command;
+    let Several { which, at } = which;
+    let site = Site::at(at).await?;
     let request = io.now.to_string();
     let (mut goals, mut asked) = (Vec::new(), Vec::new());
-    for name in &which.names {
-        let key = site.key(name)?;
+    for key in site.keys(&which, io).await? {
         if site.cluster.git_sync(&key.0, &key.1).await?.spec.suspend {
-            return Err(SyncError::Suspended(format!("{}/{}", key.0, key.1)).into());
+            let key = format!("{}/{}", key.0, key.1);
+            if !which.names.is_empty() {
+                return Err(SyncError::Suspended(key).into());
+            }
+            io.remark(&format!("{key} is suspended, and left out"));
+            continue;
         }
         goals.push((key, Goal::Handled(request.clone())));
     }
@@ -61,7 +73,7 @@ pub async fn now(command: Now, io: &mut Io<'_>) -> Result<Exit, Error> {
         write(&asked, words, output, io)?;
         return Ok(Exit::Ok);
     }
-    until(&site, goals, timeout, output, io).await
+    until(&site, goals, timeout, &lookout, output, io).await
 }
 
 /// Waits for all of them, and tells what came of each.
@@ -69,6 +81,7 @@ pub async fn until(
     site: &Site,
     goals: Vec<(Key, Goal)>,
     timeout: Duration,
+    lookout: &Lookout,
     output: Output,
     io: &mut Io<'_>,
 ) -> Result<Exit, Error> {
@@ -88,8 +101,8 @@ pub async fn until(
         if let Some((verdict, _)) = under.clone().next() {
             progress.set_message(said(verdict, under.count(), goals.len()));
         }
-        let is_over = !found.is_empty() && found.iter().all(|(_, step)| *step != Step::Under);
-        if is_over || (!found.is_empty() && Instant::now() >= deadline) {
+        let is_over = found.len() == goals.len() && found.iter().all(|(_, step)| *step != Step::Under);
+        if is_over || (found.len() == goals.len() && Instant::now() >= deadline) {
             break found;
         }
         sleep(PAUSE).await;
@@ -98,11 +111,13 @@ pub async fn until(
     let late: Vec<String> =
         ended.iter().filter(|(_, step)| *step == Step::Under).map(|(verdict, _)| verdict.key()).collect();
     let lost = ended.iter().any(|(_, step)| *step == Step::Lost);
-    let outcome = |(verdict, step)| Outcome { verdict, reached: step == Step::Reached };
+    let waits = ended.iter().any(|(verdict, step)| *step == Step::Under && verdict.waits());
+    let idle = if late.is_empty() { None } else { site.idle(lookout, waits, io).await };
+    let outcome = |(verdict, step)| Outcome { verdict, reached: step == Step::Reached, idle: idle.clone() };
     let outcomes: Vec<Outcome> = ended.into_iter().map(outcome).collect();
     let (now, coloured) = (jiff::Timestamp::now().max(io.now), io.colour_stdout);
-    let text = || outcomes.iter().map(|outcome| told(&outcome.verdict, now, coloured)).collect();
-    write(&outcomes, text, output, io)?;
+    let all = outcomes.iter().map(|outcome| told(&outcome.verdict, now, coloured));
+    write(&outcomes, || warned(idle.as_ref(), now, coloured) + &all.collect::<String>(), output, io)?;
     match (late.is_empty(), lost) {
         (_, true) => Ok(Exit::Failed),
         (false, false) => Err(SyncError::Late { keys: late, after: timeout }.into()),

@@ -18,11 +18,14 @@ struct World {
     leave_drift: bool,
     resting: HashSet<ObjectId>,
     allowed: Vec<String>,
+    leave: Option<Leave>,
     record: Option<HookRun>,
     seed: String,
     /// Digest of what was applied whole last.
     last: Option<String>,
     born: u32,
+    /// What goes from Git is not pruned.
+    stays: bool,
 }
 
 fn id(kind: &str, name: &str) -> ObjectId {
@@ -55,13 +58,14 @@ impl World {
     fn plan<'a>(&self, desired: &'a [Desired]) -> Plan<'a> {
         let policy = Policy {
             me: ("ns", "app"),
-            prune: true,
+            prune: !self.stays,
             others: &self.others,
             neighbours: &self.neighbours,
             ask: self.ask,
             leave_drift: self.leave_drift,
             resting: &self.resting,
             allowed: &self.allowed,
+            leave: self.leave.as_ref(),
             hooks: Hooks { record: self.record.as_ref(), last: self.last.as_deref(), seed: &self.seed },
         };
         plan(desired, self.known(), &policy)
@@ -73,6 +77,7 @@ impl World {
     }
 
     fn run(&mut self, desired: &[Desired]) -> Vec<String> {
+        forget(&mut self.applied, desired, &self.inventory);
         let mut plan = self.plan(desired);
         let stages = std::mem::take(&mut plan.stages);
         let (mut gone, mut done) = (HashSet::new(), Vec::new());
@@ -124,6 +129,20 @@ fn planning_again_plans_nothing() {
     let steps = ["Apply ConfigMap ns/a", "Apply ConfigMap ns/c", "Prune ConfigMap ns/b", "Prune Namespace ns/ns2"];
     assert_eq!(world.run(&second), steps);
     assert!(world.plan(&second).stages.is_empty());
+}
+
+#[test]
+fn what_went_from_git_and_stays_is_forgotten() {
+    let mut world = World { stays: true, ..World::default() };
+    let hundred = |from: u32| -> Vec<Desired> {
+        (from..from + 100).map(|number| desired("ConfigMap", &number.to_string(), "1")).collect()
+    };
+    for from in [0, 50, 200] {
+        world.run(&hundred(from));
+        assert!(world.run(&hundred(from)).is_empty());
+        assert_eq!((world.applied.len(), world.inventory.objects.len()), (100, 100));
+    }
+    assert_eq!(world.live.len(), 250);
 }
 
 #[test]
@@ -303,6 +322,25 @@ fn a_plan_waits_to_be_allowed_as_it_is() {
     let pending = world.plan(&other).pending.unwrap();
     assert_eq!(pending.steps, ["apply ConfigMap ns/a", "delete ConfigMap ns/b"]);
     assert!(world.run(&other).is_empty());
+}
+
+#[test]
+fn what_is_allowed_is_allowed_to_its_end() {
+    let mut world = World::default();
+    let all = ["a", "b", "c", "d"].map(|name| desired("ConfigMap", name, "1"));
+    world.run(&all);
+    world.ask = true;
+    let (kept, more) = (&all[..2], &all[..1]);
+    world.allowed.push(world.plan(kept).digest);
+    let plan = world.plan(kept);
+    assert_eq!(plan.pending, None);
+    world.leave = plan.leave;
+    world.allowed.clear();
+    // One of the two is deleted, the other is not.
+    world.live.remove(&id("ConfigMap", "c"));
+    world.inventory.objects.remove(&id("ConfigMap", "c"));
+    assert!(world.plan(more).pending.is_some(), "nobody allowed that");
+    assert_eq!(world.run(kept), ["Prune ConfigMap ns/d"]);
 }
 
 #[test]

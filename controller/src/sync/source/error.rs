@@ -52,7 +52,7 @@ pub enum SourceError {
     #[error("cannot read the mirror of {url}, which will be fetched anew: {why}")]
     MirrorDamaged { url: String, why: String },
     /// The mirror does not have the commit.
-    #[error("cannot read the commit {commit} of {url}: it is no longer in the mirror; a newer one will be fetched")]
+    #[error("cannot read the commit {commit} of {url}: it is not in the mirror, and will be fetched")]
     CommitNotFound { url: String, commit: Commit },
     /// The repository has no such path.
     #[error("cannot read the path {path:?} of {url}: {why} at the commit {commit}; correct spec.path or push it")]
@@ -72,6 +72,9 @@ impl SourceError {
     pub fn reason(&self) -> &'static str {
         self.into()
     }
+
+    /// The reasons for which a fetch is what helps.
+    pub const LACKING: [&str; 2] = ["MirrorDamaged", "CommitNotFound"];
 
     /// Whether another place of the same repository may help: what cannot be reached has said nothing.
     pub fn is_away(&self) -> bool {

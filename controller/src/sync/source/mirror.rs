@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    ffi::OsStr,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
@@ -12,7 +11,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
 };
 
 use crds::git_sync::GitSyncSpec;
@@ -33,14 +31,10 @@ use crate::sync::inputs::{Entry, Inputs, inputs};
 const OBJECT_LIMIT: &str = "gitoxide.objects.allocLimit=268435456";
 /// Indexing a pack takes memory for each thread, and the machine may have many.
 const THREADS: &str = "pack.threads=2";
-/// Mirrors that nothing asked for in this time are removed: tokens expire, and each has a mirror of its own.
-const UNUSED: Duration = Duration::from_hours(72);
 /// Where a mirror is built, beside the numbered ones.
 const FRESH: &str = "fresh";
 /// Letters that are kept of what a commit says of itself.
 const LINE: usize = 100;
-/// Touched whenever the mirror is asked for.
-const USED: &str = "used";
 
 /// A folder with the mirror in it, under a number that grows when it is replaced.
 pub struct Mirror {
@@ -83,7 +77,8 @@ impl Mirror {
             && !self.damaged.load(Ordering::Relaxed)
         {
             let updated = open(current).map_err(Failure::Mirror).and_then(|repository| {
-                let present = Present { whole: &self.whole, packs: packs(current) };
+                let (packs, bytes) = packs(current);
+                let present = Present { whole: &self.whole, packs, bytes };
                 attempt.transfer(&repository, Some(&present), &[])
             });
             match updated {
@@ -106,6 +101,11 @@ impl Mirror {
     /// From now on the mirror is taken for damaged; the next fetch replaces it.
     pub fn distrust(&self) {
         self.damaged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the next fetch replaces it: no earlier answer will do.
+    pub fn is_distrusted(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     pub fn cached(&self, reference: &Reference) -> Option<Tip> {
@@ -232,7 +232,6 @@ impl Mirror {
     fn prepare(&self) -> io::Result<()> {
         // What is private in Git is private here.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        fs::write(self.folder.join(USED), "")?;
         if self.tidied.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
@@ -252,12 +251,11 @@ impl Mirror {
         Some(self.folder.join(number.to_string()))
     }
 
-    /// Builds a mirror aside, with what the present one follows, and puts it in its place.
+    /// Builds a mirror aside, with what the present one follows, and puts it in its place. What grew too large may follow
+    /// more than one fetch may bring: then what else it follows comes when it is asked for.
     fn renew(&self, attempt: &Attempt, current: Option<&Path>) -> Result<(String, Tip), SourceError> {
-        if current.is_none() {
-            self.sweep();
-        }
-        let others = current.and_then(|current| open(current).ok()).map(|old| names(&old)).unwrap_or_default();
+        let small = current.filter(|current| packs(current).1 <= attempt.room());
+        let others = small.and_then(|current| open(current).ok()).map(|old| names(&old)).unwrap_or_default();
         let others: Vec<String> = others.iter().filter_map(|name| remote(name)).collect();
         let fresh = self.folder.join(FRESH);
         let storage = |error: io::Error| attempt.storage(&error);
@@ -284,17 +282,21 @@ impl Mirror {
         Ok(tip)
     }
 
-    /// Removes the mirrors beside this one that nothing asks for. What cannot be removed now can be later.
-    fn sweep(&self) {
-        let Some(folders) = self.folder.parent().and_then(|root| fs::read_dir(root).ok()) else { return };
-        let ours = |folder: &PathBuf| folder.file_name().map(OsStr::len) == self.folder.file_name().map(OsStr::len);
-        for folder in folders.flatten().map(|entry| entry.path()).filter(ours) {
-            let used = fs::metadata(folder.join(USED)).and_then(|used| used.modified()).ok();
-            if used.and_then(|used| SystemTime::now().duration_since(used).ok()).is_some_and(|age| age > UNUSED) {
-                let _ = fs::remove_dir_all(folder);
-            }
+    /// Removes it, unless somebody fetches or reads it, or by now wants to. What cannot be removed now can be later.
+    pub fn remove(&self, is_wanted: impl FnOnce() -> bool) {
+        let (Ok(_turn), Some(_nobody_reads)) = (self.turn.try_lock(), self.reading.try_write()) else { return };
+        if !is_wanted() {
+            self.whole.lock().clear();
+            let _ = fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// The folders of all mirrors below this one: each is named by a digest.
+pub fn folders(root: &Path) -> Vec<String> {
+    let names = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_ours = |name: &String| name.len() == 64 && name.bytes().all(|letter| letter.is_ascii_hexdigit());
+    names.filter_map(|name| name.into_string().ok()).filter(is_ours).collect()
 }
 
 /// A mirror's path has no place in a message: its name says something, if little, of the credentials.
@@ -373,9 +375,13 @@ fn line(text: &[u8]) -> String {
     if is_long { text.chars().take(LINE - 1).chain(['…']).collect() } else { text }
 }
 
-fn packs(folder: &Path) -> usize {
-    let Ok(entries) = fs::read_dir(folder.join("objects/pack")) else { return 0 };
-    entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack")).count()
+/// How many packs there are, and how much they and what belongs to them take.
+fn packs(folder: &Path) -> (usize, u64) {
+    let entries = fs::read_dir(folder.join("objects/pack")).into_iter().flatten().flatten();
+    entries.fold((0, 0), |(packs, bytes), entry| {
+        let is_pack = entry.path().extension().is_some_and(|extension| extension == "pack");
+        (packs + usize::from(is_pack), bytes + entry.metadata().map_or(0, |metadata| metadata.len()))
+    })
 }
 
 fn numbers(folder: &Path) -> impl Iterator<Item = u64> {

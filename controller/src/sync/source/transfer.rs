@@ -62,6 +62,8 @@ pub struct Present<'a> {
     /// Commits that were looked through.
     pub whole: &'a Mutex<HashMap<String, ObjectId>>,
     pub packs: usize,
+    /// How much these take on disk.
+    pub bytes: u64,
 }
 
 /// What is asked of the host, by its full name or id, and how it is shown.
@@ -86,6 +88,12 @@ impl From<SourceError> for Failure {
 }
 
 impl Attempt<'_> {
+    /// Bytes up to which a mirror is added to. Beside what one fetch brings there is room for changes, so that a large
+    /// repository does not come anew with each.
+    pub fn room(&self) -> u64 {
+        self.limit.saturating_add(self.limit / 2)
+    }
+
     /// Connects, asks where the reference leads, and takes what is new, with `others` when they are asked for. Answers
     /// what the mirror calls it, too.
     pub fn transfer(
@@ -200,6 +208,9 @@ impl Attempt<'_> {
             }
             if present.packs >= MAX_PACKS {
                 return Err(Failure::Mirror(format!("it has {MAX_PACKS} packs")));
+            }
+            if present.bytes > self.room() {
+                return Err(Failure::Mirror(format!("it takes {} MiB", present.bytes >> 20)));
             }
         }
         let received = ready.with_shallow(fetch::Shallow::DepthAtRemote(depth)).receive(meter.clone(), interrupt);
@@ -356,7 +367,7 @@ impl Attempt<'_> {
         is_missing.then(|| "the repository does not hold it".to_owned())
     }
 
-    fn place(&self) -> super::Place {
+    fn place(&self) -> super::error::Place {
         self.source.place(self.url.as_str())
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        format,
+        format, strconv,
         value::{Buffer, DEPTH, Element, Map, Outcome, Run, STEP, TOO_DEEP, Value, Width, rune},
     },
     Arguments, Function,
@@ -224,7 +224,7 @@ fn js(out: &mut Buffer, text: &[u8]) -> Outcome<()> {
                 out.push_char(char)?;
             }
             '<' | '>' | '&' | '=' | '\0'..' ' => out.push(format!("\\u{:04X}", u32::from(char)).as_bytes())?,
-            _ if char.is_ascii() || format::is_print(char) => out.push(&rest[..width])?,
+            _ if char.is_ascii() || strconv::is_print(char) => out.push(&rest[..width])?,
             _ => out.push(format!("\\u{:04X}", u32::from(char)).as_bytes())?,
         }
         rest = &rest[width..];

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use super::{
     super::{
-        format,
+        strconv,
         value::{Buffer, DEPTH, Element, Outcome, Run, STEP, TOO_DEEP, Text as Bytes, Value, rune},
     },
     Function,
@@ -110,7 +110,7 @@ fn line(out: &mut Buffer, indent: usize) -> Outcome<()> {
 fn number(float: f64) -> String {
     let magnitude = float.abs();
     if magnitude != 0.0 && !(1e-6..1e21).contains(&magnitude) {
-        let shown = format::float_digits(magnitude, 'e', None).replace("e-0", "e-");
+        let shown = strconv::float_digits(magnitude, 'e', None).replace("e-0", "e-");
         return if float < 0.0 { format!("-{shown}") } else { shown };
     }
     format!("{float}")

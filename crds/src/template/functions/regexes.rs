@@ -1,31 +1,30 @@
-//! Sprig's functions on regular expressions, in RE2's syntax. Like RE2's, the crate's time is linear; what a pattern costs to
-//! compile is bounded by its size.
+//! Sprig's functions on regular expressions, in RE2's syntax. What a pattern costs to compile is bounded by its size; what
+//! its searches cost is paid for as they go.
 
-use regex::bytes::{NoExpand, Regex, RegexBuilder};
+use std::ops::Range;
+
 use zeroize::Zeroizing;
 
 use super::{
-    super::value::{Element, Outcome, Run, Value},
+    super::value::{Buffer, Element, Outcome, Run, Value},
     Arguments, Function,
     Param::{Int, Text},
     basics::with,
     function,
+    pattern::{Groups, Pattern},
 };
 
-/// Memory of a compiled pattern; Go's own bound is a thousand repetitions.
-const COMPILED: usize = 1 << 20;
 /// Compiling costs this much at least, and more for a longer pattern: a few milliseconds where a pattern is just too large.
 const COMPILE_WORK: usize = 64 << 10;
 const COMPILE_WORK_PER_BYTE: usize = 256;
 
 pub(super) const FUNCTIONS: &[Function] = &[
     // What is no pattern matches nothing, as upstream has it.
-    function("regexMatch", &[Text, Text], |run, it| match compile(run, it) {
-        Ok(regex) => Ok(Value::Bool(regex.is_match(it.text(1)))),
+    function("regexMatch", &[Text, Text], |run, it| match matched(run, it) {
         Err(NO_PATTERN) => Ok(Value::Bool(false)),
-        Err(why) => Err(why),
+        outcome => outcome,
     }),
-    function("mustRegexMatch", &[Text, Text], |run, it| Ok(Value::Bool(compile(run, it)?.is_match(it.text(1))))),
+    function("mustRegexMatch", &[Text, Text], matched),
     function("regexFind", &[Text, Text], found),
     function("mustRegexFind", &[Text, Text], found),
     function("regexFindAll", &[Text, Text, Int], all_found),
@@ -50,12 +49,15 @@ pub(super) const FUNCTIONS: &[Function] = &[
 
 const NO_PATTERN: &str = "the text is not a regular expression, or one that is too large";
 
-fn compile(run: &Run, it: &Arguments) -> Outcome<Regex> {
+fn compile(run: &Run, it: &Arguments) -> Outcome<Pattern> {
+    Pattern::new(&translation(run, it)?).ok_or(NO_PATTERN)
+}
+
+/// The pattern, paid for.
+fn translation(run: &Run, it: &Arguments) -> Outcome<Zeroizing<String>> {
     let pattern = str::from_utf8(it.text(0)).map_err(|_| NO_PATTERN)?;
     run.charge(COMPILE_WORK + COMPILE_WORK_PER_BYTE * pattern.len())?;
-    let pattern = Zeroizing::new(translated(pattern).ok_or(NO_PATTERN)?);
-    run.charge(4 * it.text(1).len())?;
-    RegexBuilder::new(&pattern).size_limit(COMPILED).dfa_size_limit(COMPILED).build().map_err(|_| NO_PATTERN)
+    translated(pattern).map(Zeroizing::new).ok_or(NO_PATTERN)
 }
 
 /// A pattern of RE2 in the crate's words: RE2's `\\d`, `\\s`, `\\w` and `\\b` know ASCII only, `\\Q…\\E` quotes, a brace that
@@ -192,42 +194,56 @@ fn limit(it: &Arguments) -> usize {
     usize::try_from(it.int(2)).unwrap_or(usize::MAX)
 }
 
+fn matched(run: &Run, it: &Arguments) -> Outcome {
+    compile(run, it)?.find(run, it.text(1), 0).map(|found| Value::Bool(found.is_some()))
+}
+
 fn found(run: &Run, it: &Arguments) -> Outcome {
-    run.text(compile(run, it)?.find(it.text(1)).map_or(&b""[..], |found| found.as_bytes()))
+    let found = compile(run, it)?.find(run, it.text(1), 0)?;
+    run.text(found.and_then(|found| it.text(1).get(found)).unwrap_or_default())
 }
 
 fn all_found(run: &Run, it: &Arguments) -> Outcome {
-    let regex = compile(run, it)?;
-    let texts = regex.find_iter(it.text(1)).take(limit(it)).map(|found| run.text(found.as_bytes()));
+    let matches = compile(run, it)?.matches(run, it.text(1)).take(limit(it));
+    let texts = matches.map(|found| run.text(it.text(1).get(found?).unwrap_or_default()));
     let texts = texts.collect::<Outcome<Vec<_>>>()?;
     if texts.is_empty() { Ok(Run::nil_list(Element::Text)) } else { run.list(Element::Text, texts) }
 }
 
 fn replaced(run: &Run, it: &Arguments) -> Outcome {
-    let regex = compile(run, it)?;
-    with(run, |out| {
-        let mut end = 0;
-        for captures in regex.captures_iter(it.text(1)) {
-            let Some(whole) = captures.get(0) else { continue };
-            out.push(it.text(1).get(end..whole.start()).unwrap_or_default())?;
-            // The replacement is at most as long as what it names, for each name in it.
-            run.charge(it.text(2).len())?;
-            let names = memchr::memchr_iter(b'$', it.text(2)).count();
-            run.charge(names.saturating_mul(whole.len()))?;
-            let mut expanded = Vec::new();
-            captures.expand(it.text(2), &mut expanded);
-            out.push(&expanded)?;
-            end = whole.end();
-        }
-        out.push(it.text(1).get(end..).unwrap_or_default())
+    let names = memchr::memchr_iter(b'$', it.text(2)).count();
+    if names == 0 {
+        return replaced_literally(run, it);
+    }
+    let mut groups = Groups::new(run, &translation(run, it)?)?.ok_or(NO_PATTERN)?;
+    replaced_by(run, it, |out, found| {
+        // The replacement is at most as long as what it names, for each name in it.
+        run.charge(it.text(2).len())?;
+        run.charge(names.saturating_mul(found.len()))?;
+        out.push(&groups.expand(run, it.text(1), found, it.text(2))?)
     })
 }
 
 fn replaced_literally(run: &Run, it: &Arguments) -> Outcome {
-    let regex = compile(run, it)?;
-    let matches = regex.find_iter(it.text(1)).count();
-    run.charge(matches.saturating_mul(it.text(2).len()))?;
-    run.text(regex.replace_all(it.text(1), NoExpand(it.text(2))).into_owned())
+    replaced_by(run, it, |out, _| out.push(it.text(2)))
+}
+
+fn replaced_by(
+    run: &Run,
+    it: &Arguments,
+    mut replace: impl FnMut(&mut Buffer, Range<usize>) -> Outcome<()>,
+) -> Outcome {
+    let matches = compile(run, it)?.matches(run, it.text(1));
+    with(run, |out| {
+        let mut end = 0;
+        for found in matches {
+            let found = found?;
+            out.push(it.text(1).get(end..found.start).unwrap_or_default())?;
+            end = found.end;
+            replace(out, found)?;
+        }
+        out.push(it.text(1).get(end..).unwrap_or_default())
+    })
 }
 
 fn split(run: &Run, it: &Arguments) -> Outcome {
@@ -240,15 +256,16 @@ fn split(run: &Run, it: &Arguments) -> Outcome {
     }
     let mut pieces = Vec::new();
     let (mut begin, mut end) = (0, 0);
-    for found in regex.find_iter(text) {
+    for found in regex.matches(run, text) {
+        let found = found?;
         if pieces.len() + 1 >= limit(it) {
             break;
         }
-        end = found.start();
-        if found.end() != 0 {
+        end = found.start;
+        if found.end != 0 {
             pieces.push(run.text(text.get(begin..end).unwrap_or_default())?);
         }
-        begin = found.end();
+        begin = found.end;
     }
     if end != text.len() {
         pieces.push(run.text(text.get(begin..).unwrap_or_default())?);

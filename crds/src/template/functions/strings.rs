@@ -2,8 +2,8 @@
 
 use super::{
     super::{
-        format,
-        value::{Buffer, Element, List, Outcome, Run, Text as Bytes, Value, runes},
+        format, strconv,
+        value::{Buffer, COMPARED, Element, List, Outcome, Run, Text as Bytes, Value, runes},
     },
     Arguments, Function,
     Param::{Any, Int, Text},
@@ -70,7 +70,9 @@ pub(super) const FUNCTIONS: &[Function] = &[
     function("contains", &[Text, Text], |_, it| Ok(Value::Bool(find(it.text(1), it.text(0)).is_some()))),
     function("hasPrefix", &[Text, Text], |_, it| Ok(Value::Bool(it.text(1).starts_with(it.text(0))))),
     function("hasSuffix", &[Text, Text], |_, it| Ok(Value::Bool(it.text(1).ends_with(it.text(0))))),
-    variadic("quote", &[], Any, |run, it| spaced(run, it, |out, value| format::quote(out, &shown(run, value)?, false))),
+    variadic("quote", &[], Any, |run, it| {
+        spaced(run, it, |out, value| strconv::quote(out, &shown(run, value)?, false))
+    }),
     variadic("squote", &[], Any, |run, it| {
         spaced(run, it, |out, value| {
             out.push(b"'")?;
@@ -127,6 +129,10 @@ pub(super) const FUNCTIONS: &[Function] = &[
             return run.texts([shown(run, it.value(0))?]);
         }
         let mut texts: Vec<Bytes> = strings(run, it.value(0))?.iter().filter_map(as_text).collect();
+        // Each is compared with others about as often as the list can be halved, and read to its end if they are alike.
+        let read = texts.iter().fold(0, |read: usize, text| read.saturating_add(text.len() / COMPARED));
+        let halves = std::iter::successors(Some(texts.len()), |left| (*left > 1).then_some(left / 2));
+        run.charge(read.saturating_mul(halves.count()))?;
         texts.sort();
         run.list(Element::Text, texts.into_iter().map(Value::Text).collect())
     }),

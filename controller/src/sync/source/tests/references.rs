@@ -136,25 +136,55 @@ async fn a_pinned_commit_that_is_gone_is_named_with_where_it_was_looked_for() {
     fetch(&mirrors, &branch).await.unwrap();
     missed(&pinned).await;
     missed(&branch.at(&id)).await;
-    let error = mirrors.read(&branch, &id, "", |_| true).await.unwrap_err();
-    assert_eq!(error.reason(), "ReferenceNotFound", "{error}");
+    assert_eq!(mirrors.read(&branch, &id, "", |_| true).await.unwrap_err().reason(), "CommitNotFound");
+    assert_eq!(mirrors.bring(&branch, &id).await.unwrap_err().reason(), "ReferenceNotFound");
 }
 
 #[tokio::test]
 async fn more_than_is_allowed_is_not_kept() {
     let world = World::new();
-    let noise: Vec<String> = (0..200_000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_string()).collect();
-    world.commit("a.yaml", &noise.concat());
-    let within = |limit| {
-        let served = Some(world.folder.path().join("served"));
-        Mirrors::new(world.cache(), served, std::time::Duration::from_secs(30), limit)
-    };
-    let error = tip(&within(1 << 20), &world.source("main")).await.unwrap_err();
+    world.commit("a.yaml", &noise(0..200_000));
+    let error = tip(&within(&world, 1 << 20), &world.source("main")).await.unwrap_err();
     assert_eq!(error.reason(), "FetchTooLarge", "{error}");
     assert!(error.to_string().contains("1 MiB (--git-max-size)"), "{error}");
-    let left: u64 = walk(&world.cache()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    let left = taken(&world);
     assert!(left < 64 << 10, "{left} bytes are left behind");
-    tip(&within(LIMIT), &world.source("main")).await.unwrap();
+    tip(&within(&world, LIMIT), &world.source("main")).await.unwrap();
+}
+
+/// Each fetch is within what is allowed; together they would be far beyond it.
+#[tokio::test]
+async fn history_that_is_rewritten_again_and_again_does_not_fill_the_disk() {
+    let world = World::new();
+    let quiet = world.commit("a.yaml", "quiet");
+    world.git(&["branch", "quiet"]);
+    let mirrors = within(&world, 1 << 20);
+    fetch(&mirrors, &world.source("quiet")).await.unwrap();
+    let mut largest = 0;
+    for round in 0..12_u64 {
+        world.git(&["checkout", "--quiet", "--orphan", &format!("round-{round}")]);
+        let id = world.commit("a.yaml", &noise(round * 40_000..(round + 1) * 40_000));
+        world.git(&["branch", "--force", "main"]);
+        assert_eq!(fetch(&mirrors, &world.source("main")).await.unwrap().to_string(), id);
+        largest = largest.max(taken(&world));
+    }
+    assert!((1 << 20..5 << 19).contains(&largest), "up to {largest} bytes");
+    // What else it followed comes again when it is asked for.
+    assert_eq!(fetch(&mirrors, &world.source("quiet")).await.unwrap().to_string(), quiet);
+}
+
+/// Text that hardly gets smaller.
+fn noise(numbers: std::ops::Range<u64>) -> String {
+    numbers.map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_string()).collect()
+}
+
+fn within(world: &World, limit: u64) -> Mirrors {
+    let served = Some(world.folder.path().join("served"));
+    Mirrors::new(world.cache(), served, std::time::Duration::from_secs(30), limit)
+}
+
+fn taken(world: &World) -> u64 {
+    walk(&world.cache()).iter().map(|path| fs::metadata(path).unwrap().len()).sum()
 }
 
 fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
