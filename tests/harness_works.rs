@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use axum::{Router, routing::get};
 use harness::{
     Cluster, ClusterOptions, Server,
-    background::{Background, listen},
+    background::{Background, free_port, listen},
     eventually,
     process::{Process, Signal},
     publish::PublishedPort,
@@ -66,7 +66,19 @@ async fn a_phase_ends_with_the_api_server_or_with_its_time_and_shows_the_log() -
     let dead = cluster.phase("another", SOON, std::future::pending::<Result<()>>()).await;
     let said = format!("{:#}", dead.expect_err("it never ends"));
     assert!(said.starts_with("failed while this was done: another: kube-apiserver ended: signal: 9"), "{said}");
-    assert!(said.ends_with(": the API server ended meanwhile") && said.contains("\nI1"), "{said}");
+    assert!(said.ends_with(": a server ended meanwhile") && said.contains("\nI1"), "{said}");
+
+    // As when etcd's port is taken: the API server goes too, later and with another reason.
+    cluster.stop(Server::Etcd).await?;
+    let said = cluster.ensure_running().await.expect_err("both ended").to_string();
+    assert!(said.starts_with("etcd ended: signal: 9"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn no_port_is_given_twice() -> Result<()> {
+    let ports = std::iter::repeat_with(free_port).take(100).collect::<Result<Vec<_>>>()?;
+    assert_eq!(ports.iter().collect::<std::collections::BTreeSet<_>>().len(), ports.len(), "{ports:?}");
     Ok(())
 }
 

@@ -4,11 +4,19 @@
 use std::{
     future::Future,
     net::{Ipv4Addr, TcpListener},
+    ops::Range,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
 };
 
 use anyhow::{Context as _, Result};
 use tokio::{runtime, sync::oneshot};
+
+/// Ends where Linux' `ip_local_port_range` begins. Their number divides 2^16, so that counting goes round.
+const PORTS: Range<u16> = 16_384..32_768;
 
 /// Runs until dropped.
 pub struct Background {
@@ -60,7 +68,12 @@ pub fn listen() -> Result<(TcpListener, u16)> {
     Ok((listener, port))
 }
 
-/// A loopback port that was free a moment ago, for a program that must be told its port.
+/// A loopback port that nobody has, for a program that must be told its port: never the same twice, and outside the
+/// range from which the kernel takes those of outgoing connections, of which one would have it before the program does.
 pub fn free_port() -> Result<u16> {
-    Ok(listen()?.1)
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
+    PORTS
+        .map(|_| PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start))
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .context("no loopback port is free")
 }

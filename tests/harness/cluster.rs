@@ -200,7 +200,7 @@ impl Cluster {
         self.control_plane.api_server_id().await
     }
 
-    /// An error with the end of its log when the API server runs no more.
+    /// An error with the end of its log when the API server or etcd runs no more.
     pub async fn ensure_running(&self) -> Result<()> {
         self.control_plane.ensure_running().await
     }

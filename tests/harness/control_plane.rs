@@ -100,9 +100,12 @@ impl ControlPlane {
         self.api_server.process.lock().await.id()
     }
 
-    /// An error with the end of its log when the API server runs no more.
+    /// An error with the end of its log when the API server or etcd runs no more; etcd is the cause where both ended.
     pub async fn ensure_running(&self) -> Result<()> {
-        self.api_server.process.lock().await.ensure_running()
+        for server in [&self.etcd, &self.api_server] {
+            server.process.lock().await.ensure_running()?;
+        }
+        Ok(())
     }
 
     /// SIGKILL.

@@ -7,12 +7,12 @@ use anyhow::{Result, anyhow};
 
 use crate::{Cluster, process::tail};
 
-/// How often the API server is looked at, which costs one system call.
+/// How often the servers are looked at, which costs a system call each.
 const LOOK: Duration = Duration::from_millis(500);
 
 impl Cluster {
-    /// Does `work` as long as the API server runs, and no longer than `limit`. The error names the phase and has the
-    /// end of the API server's log.
+    /// Does `work` as long as the API server and etcd run, and no longer than `limit`. The error names the phase and has the
+    /// end of the log of the one that ended, or of the API server's.
     pub async fn phase<T>(&self, name: &str, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
         let ended = async {
             while self.ensure_running().await.is_ok() {
@@ -23,7 +23,7 @@ impl Cluster {
             done = tokio::time::timeout(limit, work) => {
                 done.unwrap_or_else(|_| Err(anyhow!("not done after {limit:?}")))
             }
-            () = ended => Err(anyhow!("the API server ended meanwhile")),
+            () = ended => Err(anyhow!("a server ended meanwhile")),
         };
         match done {
             Ok(done) => Ok(done),
