@@ -23,6 +23,7 @@ use crate::{
     },
     exit::{self, Error, Exit},
     io::Io,
+    lint::Skipped,
     output::{self, Format},
     renewal::{self, Found},
     verbs::{self, Manifests, Recovery},
@@ -64,7 +65,7 @@ pub fn files(command: verbs::Unseal, io: &mut Io<'_>) -> Result<Exit, Error> {
     if ring.keys().is_empty() {
         return Err(KeyringError::None.into());
     }
-    let mut failed = Vec::new();
+    let (mut failed, mut skipped) = (Vec::new(), Vec::new());
     let (mut seen, mut opened) = (0, 0);
     let mut taken: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     for named in paths {
@@ -79,14 +80,16 @@ pub fn files(command: verbs::Unseal, io: &mut Io<'_>) -> Result<Exit, Error> {
                     continue;
                 }
             };
-            let Found { sealed, wrong, passed: _ } = renewal::found(&text, namespace.as_deref());
+            let shown = file.display().to_string();
+            let Found { sealed, wrong, passed } = renewal::found(&text, namespace.as_deref());
             seen += sealed.len() + wrong.len();
-            failed.extend(wrong.into_iter().map(|(place, why)| format!("{}: {place}: {why}", file.display())));
+            failed.extend(wrong.into_iter().map(|(place, why)| format!("{shown}: {place}: {why}")));
+            skipped.extend(passed.into_iter().map(|(place, values)| Skipped::new(&shown, place, values)));
             let mut secrets = Vec::new();
             for (place, sealed) in sealed {
                 match open(&sealed, &ring) {
                     Ok(secret) => secrets.push(secret),
-                    Err(error) => failed.push(format!("{}: {place}: {}", file.display(), exit::chain(&error))),
+                    Err(error) => failed.push(format!("{shown}: {place}: {}", exit::chain(&error))),
                 }
             }
             if secrets.is_empty() {
@@ -100,11 +103,7 @@ pub fn files(command: verbs::Unseal, io: &mut Io<'_>) -> Result<Exit, Error> {
             };
             let target = folder.join(below(&named, &file));
             if let Some(other) = taken.insert(target.clone(), file.clone()) {
-                failed.push(format!(
-                    "{} would be written over {}: name one of them alone",
-                    file.display(),
-                    other.display()
-                ));
+                failed.push(format!("{shown} would be written over {}: name one of them alone", other.display()));
                 continue;
             }
             let json = target.extension().is_some_and(|extension| extension == "json");
@@ -115,6 +114,7 @@ pub fn files(command: verbs::Unseal, io: &mut Io<'_>) -> Result<Exit, Error> {
             }
         }
     }
+    skipped.iter().for_each(|it| io.warning(&it.to_string()));
     failed.iter().for_each(|error| io.error(error));
     if seen == 0 && failed.is_empty() {
         return Err(InputError::NoSealedSecrets.into());

@@ -105,6 +105,17 @@ fn what_does_not_open_stops_nothing_else_and_two_files_never_become_one() {
 }
 
 #[test]
+fn sealed_values_that_are_no_sealed_secrets_are_named() {
+    let tree = tree();
+    let manifest = crds::yaml::documents(&sealed("x", ("new", "new"))).remove(0).value.unwrap();
+    let value = manifest["spec"]["encryptedData"]["a"].as_str().unwrap();
+    tree.write("a/chart/values.yaml", &format!("db:\n  password: {value}\n"));
+    let (code, stdout, stderr) = tree.seal("unseal", "a --recovery-private-key keys.pem");
+    assert_eq!((code, stdout.matches("kind: Secret\n").count()), (Some(0), 3), "{stderr}");
+    assert!(stderr.contains("warning: a/chart/values.yaml:1: passed over"), "{stderr}");
+}
+
+#[test]
 fn a_backup_is_as_good_as_its_keys_wherever_keys_are_named() {
     let tree = tree();
     let (mine, other) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());

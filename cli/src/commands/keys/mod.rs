@@ -1,5 +1,5 @@
 //! `seal keys`: what an operator does with the keys of a cluster, one verb in each file. Private keys that a verb does
-//! not write somewhere on purpose are wiped without having been looked at.
+//! not write somewhere on purpose are looked at for whether they are whole, and wiped.
 
 pub mod backup;
 pub mod compromised;
@@ -72,7 +72,9 @@ impl Found {
         let (mut keys, mut malformed) = (Vec::new(), Vec::new());
         for secret in clear.iter().map(ClearSecret::expose) {
             let Some(mark) = key_secret::mark(secret, DEFAULT_PREFIX) else { continue };
-            match key_secret::describe(secret, mark, key_order_priority) {
+            // A certificate says nothing of the private key beside it.
+            let whole = key_secret::read(secret, key_order_priority);
+            match whole.and_then(|_| key_secret::describe(secret, mark, key_order_priority)) {
                 Ok(key) => keys.push(key),
                 Err(error) => malformed.push((secret.name_any(), exit::chain(&error))),
             }
