@@ -11,7 +11,7 @@ use harness::{
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
@@ -276,6 +276,17 @@ async fn a_spoilt_key_spoils_no_backup() -> Result<()> {
     let restored = it.keys(&["restore", &closed, "--identity", &me]).await?;
     assert!(restored.status.code() == Some(3) && restored.stderr.contains("spoilt"), "{restored}");
     assert_eq!(api.get(&good.name_any()).await?.data, good.data);
+
+    // With its private key spoilt, a certificate is no key: the way of the alert SignetKeyMalformed.
+    let spoil = Patch::Merge(json!({"stringData": {"tls.key": "hunter2"}}));
+    api.patch(&good.name_any(), &PatchParams::default(), &spoil).await?;
+    let list = it.report(&["list"]).await?;
+    let malformed = list["malformed"].as_array().context("malformed")?;
+    assert!(malformed.iter().any(|it| it["secret"] == good.name_any()) && malformed.len() == 2, "{list}");
+    let restored = it.keys(&["restore", &closed, "--identity", &me]).await?;
+    assert!(restored.stdout.contains(": its own name is taken"), "{restored}");
+    let keys = api.list(&ListParams::default().labels(KEYS)).await?.items;
+    assert!(keys.iter().any(|key| key.data == good.data), "{restored}");
     Ok(())
 }
 
@@ -309,6 +320,12 @@ async fn a_restore_merges_and_tells_what_opened() -> Result<()> {
     let (superseded, gone) = (name(1)?, name(2)?);
     let api: Api<Secret> = Api::namespaced(it.world.cluster.admin().await?, "kube-system");
     api.delete(&gone, &DeleteParams::default()).await?;
+    eventually("the loss to be told", SOON, || async {
+        let lost = it.world.controller.metric("sealed_secrets_controller_keys_lost_total").await?;
+        let told = it.world.cluster.kubectl(&["-n", "kube-system", "get", "events", "-o", "name"]).await?;
+        Ok((lost > 0.0 && told.contains(&gone)).then_some(()))
+    })
+    .await?;
     it.world.cluster.apply(&sealed).await?;
     place.synced("db", "False").await?;
     it.world.cluster.kubectl(&["-n", "kube-system", "create", "secret", "generic", &gone]).await?;

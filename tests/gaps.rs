@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use crds::{GitSync, git_sync::RECONCILE_REQUESTED};
-use harness::{At, Cluster, ControllerOptions, Gate, GitServer, eventually};
+use harness::{Asked, At, Cluster, ControllerOptions, Gate, GitServer, eventually};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, ResourceExt as _,
@@ -10,7 +10,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{KEYS, SOON, World, config_map, follow};
+use crate::world::{KEYS, SOON, World, config_map, document, follow};
 
 /// Gone without a word from any watch: the list that comes after is all that tells of it.
 #[tokio::test]
@@ -64,6 +64,64 @@ async fn what_went_while_the_watches_were_broken_is_missed_by_the_next_list() ->
     .await?;
     let logs = world.controller.logs().await?;
     assert!(logs.contains("SealedSecrets; trying again") && logs.contains("too old resource version"), "{logs}");
+    for kind in ["SealedSecret", "Secret", "GitSync"] {
+        let errors = format!("sealed_secrets_controller_watch_errors_total{{kind=\"{kind}\"");
+        assert!(world.controller.metric(&errors).await? > 0.0, "{errors}");
+    }
+    Ok(())
+}
+
+/// What a list tells of stands nowhere before its last page: a pass that is made sooner sees what was there before.
+#[tokio::test]
+async fn what_was_made_or_edited_while_the_watches_were_broken_is_opened_after_the_last_page() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let gate = Gate::start(&cluster)?;
+    let args = vec!["--leader-elect=false".to_owned()];
+    let options = ControllerOptions { server: Some(gate.address()), args, ..ControllerOptions::default() };
+    let world = World::on(cluster, "deploy", options).await?;
+    let place = world.place("pages").await?;
+    let sealed = document(&world.seal(&place.secret("any", &[("a", "1")]), &["--scope", "cluster-wide"]).await?)?;
+    let apply = async |name: &str, team: &str| {
+        let mut named = sealed.clone();
+        named["metadata"]["name"] = json!(name);
+        named["spec"]["template"]["metadata"]["labels"] = json!({"team": team});
+        world.cluster.apply(&named.to_string()).await
+    };
+    // More than a page.
+    for number in 10..70 {
+        apply(&format!("old-{number}"), "blue").await?;
+    }
+    eventually("all to be opened", SOON, || async {
+        let all = place.secrets().list_metadata(&ListParams::default()).await?;
+        Ok((all.items.len() == 60).then_some(()))
+    })
+    .await?;
+    place.synced("old-69", "True").await?;
+
+    let seen = gate.passed().len();
+    let shut = gate.shut();
+    apply("new", "blue").await?;
+    apply("old-10", "green").await?;
+    world.cluster.restart_api_server().await?;
+    let lists = |asked: &Asked, what: &str| asked.path.ends_with(what) && !asked.query.contains("watch=true");
+    let mut held =
+        gate.hold(At::Request, move |asked| lists(asked, "/sealedsecrets") && asked.query.contains("continue="));
+    drop(shut);
+    held.caught().await?;
+    // They have all of them looked at, too.
+    eventually("the Secrets to be listed and watched", SOON, || async {
+        let asked = gate.passed();
+        let after = asked.iter().skip(seen).filter(|asked| asked.path == "/api/v1/secrets");
+        Ok(after.clone().any(|asked| lists(asked, "")).then_some(()))
+    })
+    .await?;
+    held.pass();
+    place.holds("new", &[("a", "1")]).await?;
+    eventually("the edited one to be opened again", SOON, || async {
+        let labels = place.secrets().get("old-10").await?.metadata.labels.unwrap_or_default();
+        Ok((labels.get("team").map(String::as_str) == Some("green")).then_some(()))
+    })
+    .await?;
     Ok(())
 }
 

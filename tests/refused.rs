@@ -83,6 +83,35 @@ async fn a_conflict_is_no_name_that_is_taken() -> Result<()> {
     Ok(())
 }
 
+/// As when a webhook has no endpoints. A failure or two may be an API server that starts, and are not worth a word.
+#[tokio::test]
+async fn a_failure_that_stays_is_told() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("fails").await?;
+    let namespace = place.namespace.clone();
+    let errors = format!("sealed_secrets_controller_unseal_errors_total{{reason=\"update\",namespace=\"{namespace}\"");
+    let creation: fn(&Asked) -> bool = |asked| asked.method == "POST" && asked.path.ends_with("/secrets");
+    let why = "failed calling webhook \"x.example.com\": no endpoints available";
+    let mut held = gate.hold(At::Request, creation);
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    for failures in 0..4 {
+        held.caught().await?;
+        assert!(place.sealed().get("db").await?.synced().is_none(), "after {failures}");
+        assert!(world.controller.metric(&errors).await? >= f64::from(failures));
+        let next = gate.hold(At::Request, creation);
+        held.refuse(Status::failure(why, "InternalError").with_code(500));
+        held = next;
+    }
+    let told = place.synced("db", "False").await?;
+    assert_eq!(told.reason.as_deref(), Some("UpdateFailed"));
+    assert!(told.message.unwrap_or_default().contains(why));
+    held.caught().await?;
+    held.pass();
+    place.holds("db", &[("a", "1")]).await?;
+    place.synced("db", "True").await?;
+    Ok(())
+}
+
 /// Nothing ends a namespace here, so it stays as it is while it goes.
 #[tokio::test]
 async fn in_a_namespace_that_goes_nothing_is_made_anew_or_complained_of() -> Result<()> {
@@ -125,6 +154,9 @@ async fn a_secret_that_is_made_anew_and_has_a_finalizer_is_deleted_once() -> Res
         Ok(place.secrets().get("db").await?.metadata.deletion_timestamp)
     })
     .await?;
+    let told = place.synced("db", "False").await?;
+    assert_eq!(told.reason.as_deref(), Some("BeingDeleted"));
+    assert!(told.message.unwrap_or_default().contains("waits for its metadata.finalizers"));
     for team in ["blue", "green"] {
         sealed["metadata"]["labels"] = json!({"team": team});
         place.world.cluster.apply(&sealed.to_string()).await?;

@@ -1,6 +1,12 @@
 //! Calls to the API server, bounded in time, and what their refusals mean. Decides nothing.
 
-use std::{error::Error, fmt::Debug, future::ready, io, iter, mem, time::Duration};
+use std::{
+    error::Error,
+    fmt::Debug,
+    future::{Ready, ready},
+    io, iter, mem,
+    time::Duration,
+};
 
 use axum::http::{Request, header::CONTENT_TYPE};
 use crds::{GitSync, git_sync::RECONCILE_REQUESTED};
@@ -24,6 +30,7 @@ use serde_json::json;
 
 use crate::{
     context::{FIELD_MANAGER, chain},
+    metrics::{Metrics, Watched},
     pulse,
 };
 
@@ -226,9 +233,16 @@ fn patient<K: Send>(
     held.flatten().backoff(backoff)
 }
 
-/// What a watch brings, with its errors logged.
-pub fn logged<T>(what: &str, event: watcher::Result<T>) -> Option<T> {
-    event.inspect_err(|error| tracing::warn!(error = chain(error), "cannot watch {what}; trying again")).ok()
+/// What a watch brings, with its errors logged and counted.
+pub fn logged<T>(kind: &'static str, metrics: &Metrics) -> impl FnMut(watcher::Result<T>) -> Ready<Option<T>> + use<T> {
+    let errors = metrics.watch_errors.get_or_create(&Watched { kind }).clone();
+    move |event| {
+        let told = |error: &watcher::Error| {
+            errors.inc();
+            tracing::warn!(error = chain(error), "cannot watch {kind}s; trying again");
+        };
+        ready(event.inspect_err(told).ok())
+    }
 }
 
 #[cfg(test)]

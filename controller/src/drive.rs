@@ -35,9 +35,9 @@ pub struct Ends {
     pub lost: CancellationToken,
 }
 
-/// Runs `pass` for every trigger.
+/// Runs `pass` for every trigger; it is told how often it has failed in a row.
 pub async fn drive<K, C, E, Pass>(
-    pass: impl Fn(Arc<K>, Arc<C>) -> Pass,
+    pass: impl Fn(Arc<K>, Arc<C>, u32) -> Pass,
     context: Arc<C>,
     store: Store<K>,
     triggers: impl Stream<Item = ObjectRef<K>>,
@@ -54,11 +54,12 @@ pub async fn drive<K, C, E, Pass>(
         let (key, failures) = (ObjectRef::from_obj(object.as_ref()), failures.clone());
         queue.leave(&key);
         let pulse = queue.pass(&key);
+        let failed = failures.of(&key, object.meta().uid.as_ref());
         let succeeded = move |action| {
             failures.forget(&key);
             action
         };
-        Box::pin(pulse.scope(pass(object, context)).map_ok(succeeded))
+        Box::pin(pulse.scope(pass(object, context, failed)).map_ok(succeeded))
     };
     let retry = |object: Arc<K>, error: &E, _: Arc<C>| {
         let key = ObjectRef::from_obj(object.as_ref());
@@ -100,6 +101,10 @@ type Key = (Option<String>, String);
 struct Failures(Mutex<HashMap<Key, (Option<String>, u32)>>);
 
 impl Failures {
+    fn of<K: Lookup>(&self, object: &ObjectRef<K>, uid: Option<&String>) -> u32 {
+        self.0.lock().get(&key(object)).filter(|(of, _)| of.as_ref() == uid).map_or(0, |(_, count)| *count)
+    }
+
     fn again<K: Lookup>(&self, object: &ObjectRef<K>, uid: Option<&String>) -> u32 {
         let mut all = self.0.lock();
         let (of, count) = all.entry(key(object)).or_default();
@@ -141,7 +146,9 @@ mod tests {
         let object = ObjectRef::<Secret>::new("db").within("shop");
         let [one, other] = ["1", "2"].map(str::to_owned);
         assert_eq!([1, 2].map(|_| failures.again(&object, Some(&one))), [1, 2]);
+        assert_eq!(failures.of(&object, Some(&other)), 0);
         assert_eq!([1, 2].map(|_| failures.again(&object, Some(&other))), [1, 2]);
+        assert_eq!(failures.of(&object, Some(&other)), 2);
         failures.forget(&object);
         assert_eq!(failures.again(&object, Some(&other)), 1);
     }
@@ -159,7 +166,7 @@ mod tests {
         let (begun, has_begun) = oneshot::channel();
         let (end, may_end) = oneshot::channel::<()>();
         let hangs = Arc::new(Mutex::new(Some((begun, may_end))));
-        let pass = |secret: Arc<Secret>, hangs: Arc<Mutex<Option<Hang>>>| async move {
+        let pass = |secret: Arc<Secret>, hangs: Arc<Mutex<Option<Hang>>>, _| async move {
             let Some((begun, may_end)) = hangs.lock().take() else { return Ok(Action::await_change()) };
             let _ = begun.send(secret.name_any());
             let _ = may_end.await;

@@ -9,9 +9,10 @@
 mod book;
 mod exposition;
 mod git_syncs;
+mod labels;
 mod process;
 
-use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use crds::{
     KeyRing, SealedSecret,
@@ -28,120 +29,8 @@ use prometheus_client::{
 };
 
 use self::book::Book;
-pub use self::{exposition::Format, git_syncs::GitSyncs};
+pub use self::{exposition::Format, git_syncs::GitSyncs, labels::*};
 use crate::kept::Kept;
-
-/// Labels of `unseal_errors_total`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct UnsealError {
-    /// One of [`UnsealError::REASONS`].
-    pub reason: &'static str,
-    /// Of the SealedSecret.
-    pub namespace: String,
-}
-
-impl UnsealError {
-    /// Upstream's.
-    pub const REASONS: [&str; 5] = ["fetch", "status", "unseal", "unmanaged", "update"];
-}
-
-/// Labels of `http_requests_total`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct HttpRequest {
-    /// One of those under /v1.
-    pub path: &'static str,
-    /// Of the answer.
-    pub code: u16,
-    /// In lower case; unknown for one that is no method.
-    pub method: &'static str,
-}
-
-/// Labels of `http_request_duration_seconds`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct HttpPath {
-    /// See [`HttpRequest`].
-    pub path: &'static str,
-    /// See [`HttpRequest`].
-    pub method: &'static str,
-}
-
-/// Labels of `queue_depth` and `queue_wait_seconds`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct QueueName {
-    /// unseal or sync.
-    pub queue: &'static str,
-}
-
-/// Labels of `api_requests_total`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ApiRequest {
-    /// As Kubernetes calls it.
-    pub verb: &'static str,
-    /// Of the answer.
-    pub code: Cow<'static, str>,
-}
-
-/// Labels of counters of outcomes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Outcome {
-    /// success, or the reason of the condition.
-    pub outcome: &'static str,
-}
-
-/// Labels of `git_sync_steps_total`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Step {
-    /// apply, heal, run or prune.
-    pub step: &'static str,
-}
-
-/// Labels of `git_sync_revisions_total`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Triggered {
-    /// See [`crds::sync::history::Trigger`].
-    pub trigger: &'static str,
-}
-
-/// Labels of `git_sync_drifts_total`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DriftBy {
-    /// See [`Managers`].
-    pub manager: Arc<str>,
-    /// corrected or left.
-    pub action: &'static str,
-}
-
-/// Names of field managers as labels. Whoever may write an object chooses one, so only the first few are told by name.
-#[derive(Clone, Debug, Default)]
-pub struct Managers(Arc<RwLock<BTreeSet<Arc<str>>>>);
-
-impl Managers {
-    /// So many by name; the rest is `other`.
-    const NAMED: usize = 50;
-
-    /// The label for a name.
-    pub fn of(&self, name: &str) -> Arc<str> {
-        let mut known = self.0.write();
-        if let Some(known) = known.get(name) {
-            return known.clone();
-        }
-        if known.len() >= Self::NAMED {
-            return "other".into();
-        }
-        let name: Arc<str> = name.into();
-        known.insert(name.clone());
-        name
-    }
-}
-
-/// Labels of `git_sync_notifications_total`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Notified {
-    /// See [`crds::sync::notify::NotifyKind`].
-    pub r#type: &'static str,
-    /// delivered, failed or dropped.
-    pub outcome: &'static str,
-}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildInfo {
@@ -200,6 +89,10 @@ pub struct Metrics {
     pub keys: Gauge,
     /// Key Secrets that cannot be read.
     pub malformed_keys: Gauge,
+    /// Keys that opened, and are gone.
+    pub keys_lost: Counter,
+    /// Watches that broke off, or could not begin.
+    pub watch_errors: Family<Watched, Counter>,
     /// Keys minted by this process.
     pub keys_minted: Counter,
     /// Keys that could not be made.
@@ -259,6 +152,8 @@ impl Metrics {
             queue_waits: Family::new_with_constructor(waits),
             keys: Gauge::default(),
             malformed_keys: Gauge::default(),
+            keys_lost: Counter::default(),
+            watch_errors: Family::default(),
             keys_minted: Counter::default(),
             key_mint_failures: Counter::default(),
             known_keys: Known::default(),
@@ -312,6 +207,9 @@ impl Metrics {
         book.one("keys", "Keys that can open", self.keys.clone());
         let help = "Secrets that should hold a key and cannot be read";
         book.one("malformed_keys", help, self.malformed_keys.clone());
+        book.one("keys_lost", "Keys that opened, and whose Secrets are gone", self.keys_lost.clone());
+        let help = "Watches that broke off or could not begin, by kind; each is tried again";
+        book.family("watch_errors", help, self.watch_errors.clone());
         book.one("keys_minted", "Keys made by this process", self.keys_minted.clone());
         book.one("key_mint_failures", "Tries to make a key that failed", self.key_mint_failures.clone());
         self.known_keys.register(book);
@@ -384,7 +282,7 @@ impl Snapshot {
                 };
                 conditions.get_or_create(&labels).set(value);
             }
-            states.get_or_create(&State::of(&status)).inc();
+            states.get_or_create(&State::of(&status, meta.generation)).inc();
         }
         book.family("sealed_secrets", "SealedSecrets by state, and by the reason for it", states);
         if !self.omit_names {
@@ -400,8 +298,11 @@ impl Snapshot {
 }
 
 impl State {
-    fn of(status: &SealedSecretStatus) -> Self {
-        let Some(condition) = status.synced() else { return Self { synced: "Unknown", reason: "Pending".to_owned() } };
+    /// What was said of another generation says nothing of this one.
+    fn of(status: &SealedSecretStatus, generation: Option<i64>) -> Self {
+        let Some(condition) = status.synced().filter(|_| status.observed_generation >= generation) else {
+            return Self { synced: "Unknown", reason: "Pending".to_owned() };
+        };
         let synced = match condition.status.as_str() {
             "True" => "True",
             "False" => "False",
@@ -445,12 +346,15 @@ mod tests {
     fn conditions_are_told_as_upstream_tells_them() {
         let mut invalid = sealed("invalid", Some(("False", "Invalid")));
         invalid["spec"] = json!("none");
+        let mut edited = sealed("edited", Some(("True", "Unsealed")));
+        (edited["metadata"]["generation"], edited["status"]["observedGeneration"]) = (json!(2), json!(1));
         let all = [
             sealed("good", Some(("True", "Unsealed"))),
             sealed("bad", Some(("False", "NoKey"))),
             sealed("odd", Some(("Unknown", "a reason\" of somebody else's"))),
             sealed("new", None),
             invalid,
+            edited,
         ];
         let told = text(&snapshot(&all));
         let lines = |name: &str| told.lines().filter(|line| line.starts_with(name)).count();
@@ -464,16 +368,20 @@ mod tests {
         info("bad", -1);
         info("odd", 0);
         info("invalid", -1);
-        assert_eq!(lines("sealed_secrets_controller_condition_info{"), 4);
-        for (state, reason) in
-            [("True", "Unsealed"), ("False", "NoKey"), ("False", "Invalid"), ("Unknown", "Pending"), ("Unknown", "")]
-        {
-            let line =
-                format!("sealed_secrets_controller_sealed_secrets{{synced=\"{state}\",reason=\"{reason}\"}} 1\n");
+        assert_eq!(lines("sealed_secrets_controller_condition_info{"), 5);
+        for (state, reason, count) in [
+            ("True", "Unsealed", 1),
+            ("False", "NoKey", 1),
+            ("False", "Invalid", 1),
+            ("Unknown", "Pending", 2),
+            ("Unknown", "", 1),
+        ] {
+            let labels = format!("synced=\"{state}\",reason=\"{reason}\"");
+            let line = format!("sealed_secrets_controller_sealed_secrets{{{labels}}} {count}\n");
             assert!(told.contains(&line), "{line}{told}");
         }
         assert!(told.contains("sealed_secrets_controller_build_info{revision=\"v"));
-        let told = text(&snapshot(&all[1..]));
+        let told = text(&snapshot(&all[1..5]));
         assert!(!told.contains("name=\"good\"") && !told.contains("Unsealed"), "gone with its object");
     }
 

@@ -55,6 +55,7 @@ pub struct Asked {
     pub method: String,
     /// Without the query.
     pub path: String,
+    pub query: String,
     pub body: String,
 }
 
@@ -214,7 +215,8 @@ async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response<Bod
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, usize::MAX).await else { return cut_off() };
     let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
-    let asked = Asked { method, path, body: String::from_utf8_lossy(&body).into_owned() };
+    let query = head.uri.query().unwrap_or_default().to_owned();
+    let asked = Asked { method, path, query, body: String::from_utf8_lossy(&body).into_owned() };
     // The sender lives as long as the door.
     drop(door.shut.subscribe().wait_for(|shut| !shut).await);
     let mut rule = door.rule(&asked);

@@ -29,7 +29,8 @@ use tracing::{Instrument as _, Span, field::Empty};
 use self::name::Names;
 use crate::{
     audit::Audit,
-    backoff, calls,
+    backoff,
+    calls::{self, logged},
     context::chain,
     events::{Events, Severity},
     lead::{Role, Roles},
@@ -93,7 +94,7 @@ struct Held {
 /// Why the keeper does something.
 enum Turn {
     End,
-    Seen(Box<watcher::Result<Event<PartialObjectMeta<Secret>>>>),
+    Seen(Box<Event<PartialObjectMeta<Secret>>>),
     /// What could not be read may be readable now.
     Read,
     /// A key may be due.
@@ -177,7 +178,7 @@ impl Keeper {
     pub async fn run(mut self, renew: impl Stream<Item = ()> + Send, mut roles: Roles, stop: CancellationToken) {
         // Whatever the label says: one that is set aside is known too, and taken up again as soon as it is active.
         let config = watcher::Config::default().labels(key_secret::LABEL);
-        let mut watch = pin!(calls::watch(self.watched.clone(), config));
+        let mut watch = pin!(calls::watch(self.watched.clone(), config).filter_map(logged("Secret", &self.metrics)));
         let mut renew = pin!(renew.fuse());
         loop {
             let (leads, now) = (*roles.borrow_and_update() == Role::Leading, Timestamp::now());
@@ -198,10 +199,7 @@ impl Keeper {
             });
             match turn.await {
                 Turn::End => return,
-                Turn::Seen(event) => match *event {
-                    Ok(event) => self.on_event(event).await,
-                    Err(error) => tracing::warn!(error = chain(&error), "cannot watch the key Secrets; trying again"),
-                },
+                Turn::Seen(event) => self.on_event(*event).await,
                 Turn::Read => self.read().await,
                 Turn::Due if wait.is_some_and(|wait| wait <= LOOK) => self.mint(&roles).await,
                 Turn::Due | Turn::Look => {}
@@ -255,13 +253,7 @@ impl Keeper {
             key.not_after
         );
         tracing::warn!(name = key.name, fingerprint = %key.fingerprint, "{message}");
-        let metadata = ObjectMeta {
-            name: Some(key.name.clone()),
-            namespace: Some(self.options.namespace.clone()),
-            uid: self.held.get(&key.name).and_then(|held| held.uid.clone()),
-            ..ObjectMeta::default()
-        };
-        let about = Secret { metadata, ..Secret::default() };
+        let about = self.about(&key.name, self.held.get(&key.name).and_then(|held| held.uid.clone()));
         self.events.publish(&about, Severity::Warning, reason, &message).await;
         self.warned = warned;
     }
@@ -272,13 +264,17 @@ impl Keeper {
             Event::InitApply(secret) => self.listing.get_or_insert_default().push(secret.name_any()),
             Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
-                self.held.retain(|name, _| listed.contains(name) || *name == self.options.prefix);
+                let is_gone = |name: &&String| !listed.contains(name) && **name != self.options.prefix;
+                let gone: Vec<_> = self.held.keys().filter(is_gone).cloned().collect();
+                for name in gone {
+                    self.lose(&name).await;
+                }
                 self.read().await;
             }
             Event::Apply(secret) if self.knows(&secret.name_any(), secret.metadata.resource_version.as_ref()) => {}
             Event::Apply(_) => self.read().await,
             Event::Delete(secret) => {
-                self.lose(&secret.name_any());
+                self.lose(&secret.name_any()).await;
                 self.publish();
             }
         }
@@ -293,7 +289,7 @@ impl Keeper {
                 }
                 match legacy {
                     Some(secret) => self.take(&secret).await,
-                    None => self.lose(&self.options.prefix.clone()),
+                    None => self.lose(&self.options.prefix.clone()).await,
                 }
                 (self.unread, self.listed) = (None, true);
                 self.publish();
@@ -319,15 +315,26 @@ impl Keeper {
         Ok((labelled.items, self.api.get_opt(&self.options.prefix).await?))
     }
 
-    fn lose(&mut self, name: &str) {
-        if self.held.remove(name).is_some() {
-            tracing::warn!(name, "a key is gone: what only it can open stays closed");
+    async fn lose(&mut self, name: &str) {
+        let Some(held) = self.held.remove(name) else { return };
+        tracing::warn!(name, "a key is gone: what only it can open stays closed");
+        // Nobody misses one that was set aside before.
+        if held.key.is_some_and(|(key, _)| key.mark.opens()) {
+            self.metrics.keys_lost.inc();
+            let message = "the key is gone, and what only it can open stays closed: restore it with seal keys restore";
+            self.events.publish(&self.about(name, held.uid), Severity::Warning, "KeyLost", message).await;
         }
+    }
+
+    /// A key Secret, for an Event.
+    fn about(&self, name: &str, uid: Option<String>) -> Secret {
+        let (name, namespace) = (Some(name.to_owned()), Some(self.options.namespace.clone()));
+        Secret { metadata: ObjectMeta { name, namespace, uid, ..ObjectMeta::default() }, ..Secret::default() }
     }
 
     async fn take(&mut self, secret: &Secret) {
         let (name, version) = (secret.name_any(), secret.resource_version());
-        let Some(mark) = key_secret::mark(secret, &self.options.prefix) else { return self.lose(&name) };
+        let Some(mark) = key_secret::mark(secret, &self.options.prefix) else { return self.lose(&name).await };
         if self.knows(&name, version.as_ref()) {
             return;
         }

@@ -10,7 +10,7 @@ use std::{
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api, Client,
+    Api,
     core::PartialObjectMeta,
     runtime::{
         controller::Action,
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Guarded, Syncer, guarded_key};
 use crate::{
     calls::{logged, watch},
+    context::Context,
     drive::{Ends, Limits, drive},
     queue::Queue,
 };
@@ -83,13 +84,13 @@ async fn work(
         triggers.recv().await.map(|sync| (sync, (triggers, ended)))
     });
     let changes = match &lane {
-        Some(at) => changes(syncer.context.client.clone(), at.clone(), store.clone()).boxed(),
+        Some(at) => changes(&syncer, at.clone(), store.clone()).boxed(),
         None => stream::empty().boxed(),
     };
     let triggers = stream::select(triggers, changes.take_until(end.clone().cancelled_owned()));
     let concurrency = if lane.is_some() { ELSEWHERE } else { CONCURRENCY };
     let queue = Queue::new("sync", syncer.context.metrics.clone(), syncer.context.pulses.clone());
-    let pass = move |guarded: Arc<Guarded>, syncer: Arc<Syncer>| {
+    let pass = move |guarded: Arc<Guarded>, syncer: Arc<Syncer>, _| {
         // One that has gone over to another lane is passed over there.
         let is_here = lane_of(&guarded) == lane;
         async move { if is_here { Box::pin(syncer.reconcile(&guarded)).await } else { Ok(Action::await_change()) } }
@@ -100,14 +101,15 @@ async fn work(
 
 /// All of a lane, whenever its kubeconfig changes.
 fn changes(
-    client: Client,
+    syncer: &Syncer,
     (namespace, name): (String, String),
     store: Store<Guarded>,
-) -> impl Stream<Item = ObjectRef<Guarded>> {
-    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client, &namespace);
+) -> impl Stream<Item = ObjectRef<Guarded>> + use<> {
+    let Context { client, metrics, .. } = &syncer.context;
+    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), &namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let lane: Lane = Some((namespace, name));
-    watch(api, config).filter_map(|event| std::future::ready(logged("a kubeconfig", event))).flat_map(move |event| {
+    watch(api, config).filter_map(logged("Secret", metrics)).flat_map(move |event| {
         let concerned = match event {
             Event::Apply(_) | Event::Delete(_) | Event::InitDone => store.state(),
             Event::Init | Event::InitApply(_) => Vec::new(),

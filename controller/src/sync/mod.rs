@@ -375,7 +375,7 @@ impl Syncer {
         calls::watch(api, watcher::Config::default())
             .modify(|sync| sync.managed_fields_mut().clear())
             .reflect(writer)
-            .filter_map(|event| std::future::ready(logged("GitSyncs", event)))
+            .filter_map(logged("GitSync", &self.context.metrics))
             .flat_map(move |event| {
                 let (moved, itself) = match event {
                     Event::Apply(sync) => {

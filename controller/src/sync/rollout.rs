@@ -222,7 +222,7 @@ impl Syncer {
         if let Some(refused) = planned.refused_prune {
             return Verdict::Waiting(cause("PruneRefused", refused));
         }
-        let opened = status::judge_sealed(opened.into_iter());
+        let opened = status::judge_sealed(opened.into_iter(), is_late);
         let unhealthy = if sync.spec.wait { unhealthy } else { Vec::new() };
         if opened.is_none() && unhealthy.is_empty() {
             state.since = None;

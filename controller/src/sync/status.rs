@@ -228,8 +228,9 @@ pub fn opened(status: Option<&SealedSecretStatus>, newest: Option<i64>, applied:
     }
 }
 
-/// What the SealedSecrets of a commit mean for the whole: failures with their place, and how many are under way.
-pub fn judge_sealed(all: impl Iterator<Item = (Problem, Opened)>) -> Option<Verdict> {
+/// What the SealedSecrets of a commit mean for the whole: failures with their place, and those that are under way or, once
+/// there is no time left, should not be any more.
+pub fn judge_sealed(all: impl Iterator<Item = (Problem, Opened)>, is_late: bool) -> Option<Verdict> {
     let (mut failed, mut waiting) = (Vec::new(), Vec::new());
     for (subject, opened) in all {
         match opened {
@@ -241,7 +242,14 @@ pub fn judge_sealed(all: impl Iterator<Item = (Problem, Opened)>) -> Option<Verd
     if !failed.is_empty() {
         return Some(Verdict::Failed(Cause { reason: "SealedSecretFailed", message: list(failed.iter()) }));
     }
-    let waits = || Verdict::Progressing(format!("waiting to be opened: {}", list(waiting.iter())));
+    let waits = || match list(waiting.iter()) {
+        those if is_late => {
+            let message =
+                format!("not opened within spec.timeout, and nobody said why; is it this controller's?: {those}");
+            Verdict::Failed(Cause { reason: "SealedSecretFailed", message })
+        }
+        those => Verdict::Progressing(format!("waiting to be opened: {those}")),
+    };
     (!waiting.is_empty()).then(waits)
 }
 
@@ -313,9 +321,15 @@ mod tests {
             (subject("c"), Opened::No("no key could decrypt secret (x)".to_owned())),
         ];
         let expected = "c.yaml:1: SealedSecret shop/c: no key could decrypt secret (x)".to_owned();
-        assert_eq!(judge_sealed(all.clone().into_iter()), Some(failed("SealedSecretFailed", &expected)));
-        assert!(matches!(judge_sealed(all.into_iter().take(2)), Some(Verdict::Progressing(_))));
-        assert_eq!(judge_sealed([(subject("a"), Opened::Yes)].into_iter()), None);
+        for is_late in [false, true] {
+            let judged = judge_sealed(all.clone().into_iter(), is_late);
+            assert_eq!(judged, Some(failed("SealedSecretFailed", &expected)));
+            assert_eq!(judge_sealed([(subject("a"), Opened::Yes)].into_iter(), is_late), None);
+        }
+        let waiting = |is_late| judge_sealed(all.clone().into_iter().take(2), is_late);
+        assert!(matches!(waiting(false), Some(Verdict::Progressing(_))));
+        let late = "not opened within spec.timeout, and nobody said why; is it this controller's?: b.yaml:1: SealedSecret shop/b";
+        assert_eq!(waiting(true), Some(failed("SealedSecretFailed", late)));
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub async fn run(
     listed: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
-    let mut wanted = pin!(options.namespaces.clone().watches(context.client.clone()));
+    let mut wanted = pin!(options.namespaces.clone().watches(context.client.clone(), &context.metrics));
     let options = Arc::new(options);
     let mut asked = BTreeSet::new();
     let mut running: HashMap<Option<String>, CancellationToken> = HashMap::new();

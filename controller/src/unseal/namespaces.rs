@@ -9,6 +9,7 @@ use kube::{Api, Client, ResourceExt as _, core::PartialObjectMeta, runtime::watc
 
 use crate::{
     calls::{logged, watch},
+    metrics::Metrics,
     observed::{Observed, version},
 };
 
@@ -30,23 +31,27 @@ impl Namespaces {
     }
 
     /// The watches that there shall be, each time that changes: `None` is one for all namespaces.
-    pub fn watches(self, client: Client) -> impl Stream<Item = BTreeSet<Option<String>>> + Send {
+    pub fn watches(self, client: Client, metrics: &Metrics) -> impl Stream<Item = BTreeSet<Option<String>>> + Send {
         match self {
             Self::All => stream::once(async { BTreeSet::from([None]) }).chain(stream::pending()).boxed(),
             Self::Listed(listed) => {
                 stream::once(async { listed.into_iter().map(Some).collect() }).chain(stream::pending()).boxed()
             }
-            Self::Selected(selector) => selected(client, &selector).boxed(),
+            Self::Selected(selector) => selected(client, &selector, metrics).boxed(),
         }
     }
 }
 
-fn selected(client: Client, selector: &str) -> impl Stream<Item = BTreeSet<Option<String>>> + Send + use<> {
+fn selected(
+    client: Client,
+    selector: &str,
+    metrics: &Metrics,
+) -> impl Stream<Item = BTreeSet<Option<String>>> + Send + use<> {
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
     let config = watcher::Config::default().labels(selector);
     let mut observed = Observed::<String, ()>::default();
     let mut known = false;
-    watch(api, config).filter_map(|event| std::future::ready(logged("Namespaces", event))).filter_map(move |event| {
+    watch(api, config).filter_map(logged("Namespace", metrics)).filter_map(move |event| {
         let sighting = |namespace: PartialObjectMeta<Namespace>| {
             (namespace.name_any(), version(namespace.metadata.resource_version.as_deref()), ())
         };

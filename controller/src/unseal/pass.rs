@@ -40,6 +40,9 @@ use crate::{
     traces::{self, span},
 };
 
+/// Failures in a row that may pass before anybody looks, such as those of an API server that starts: told from then on.
+const HICCUPS: u32 = 3;
+
 /// Namespace and name, shared by a SealedSecret and its Secret.
 pub type Key = (String, String);
 
@@ -109,7 +112,8 @@ impl Unsealer {
         listed
     }
 
-    pub(super) async fn reconcile(&self, kept: &Kept<SealedSecret>) -> Result<Action, Error> {
+    /// `failed` is how often a pass over it has in a row.
+    pub(super) async fn reconcile(&self, kept: &Kept<SealedSecret>, failed: u32) -> Result<Action, Error> {
         let sealed = match kept.read() {
             Ok(sealed) => Arc::new(sealed),
             Err(error) => {
@@ -138,12 +142,14 @@ impl Unsealer {
                 let failure = Failure::NotManaged(sealed.name_any());
                 self.report(&sealed, Err(failure), &live, ring.version()).await
             }
-            Verdict::Going if self.options.watch_secrets => Ok(Action::await_change()),
-            Verdict::Going => Err(Error::Refused("the Secret is being deleted".to_owned())),
+            Verdict::Going => {
+                let failure = Failure::Going(sealed.name_any());
+                self.report(&sealed, Err(failure), &live, ring.version()).await
+            }
             Verdict::Unseal => {
                 let (namespace, name) = key(&sealed);
                 let span = span!("unseal", namespace, name);
-                self.unseal(&sealed, &live, (last, ring)).instrument(span).await
+                self.unseal(&sealed, &live, (last, ring), failed).instrument(span).await
             }
         }
     }
@@ -153,13 +159,19 @@ impl Unsealer {
         sealed: &Arc<SealedSecret>,
         live: &Live,
         (last, ring): (Option<LastPass>, Arc<KeyRing>),
+        failed: u32,
     ) -> Result<Action, Error> {
         let (version, began) = (ring.version(), Instant::now());
         let outcome = match self.open(sealed.clone(), last, ring).await? {
             Ok((secret, record)) => match self.write(sealed, secret, record, live.secret()).await {
                 // The SealedSecret goes with its namespace.
                 Err(Error::Secret(error)) if error.is_ending() => return Ok(Action::await_change()),
-                written => written?,
+                Err(Error::Secret(error)) if failed >= HICCUPS => Err(Failure::Update(chain(&error))),
+                Err(error) => {
+                    self.count("update", sealed);
+                    return Err(error);
+                }
+                Ok(written) => written,
             },
             Err(failure) => Err(failure),
         };

@@ -29,7 +29,12 @@ pub enum Failure {
         "Error updating {0}: {1}. Delete it or, to have it made anew, annotate the SealedSecret with {REPLACE}=true"
     )]
     Immutable(String, Fixed),
-    /// The API server refused the Secret.
+    /// The Secret is being deleted, and stays until whoever holds it lets go.
+    #[error(
+        "cannot write the Secret: {0} is being deleted, and waits for its metadata.finalizers; it is made anew then"
+    )]
+    Going(String),
+    /// The API server refused the Secret, or failed more than once.
     #[error("cannot write the Secret: {0}")]
     Update(String),
 }
@@ -67,6 +72,7 @@ impl Failure {
             Self::Unseal(error) => error.into(),
             Self::NotManaged(_) => "NotManaged",
             Self::Immutable(..) => "Immutable",
+            Self::Going(_) => "BeingDeleted",
             Self::Update(_) => "UpdateFailed",
         }
     }
@@ -77,7 +83,9 @@ impl Failure {
             Self::Invalid(_) | Self::Deprecated | Self::Unseal(_) => {
                 ("ErrUnsealFailed", format!("Failed to unseal: {self}"))
             }
-            Self::NotManaged(_) | Self::Immutable(..) | Self::Update(_) => ("ErrUpdateFailed", self.to_string()),
+            Self::NotManaged(_) | Self::Immutable(..) | Self::Going(_) | Self::Update(_) => {
+                ("ErrUpdateFailed", self.to_string())
+            }
         }
     }
 
@@ -87,7 +95,7 @@ impl Failure {
             Self::Invalid(_) => "fetch",
             Self::Deprecated | Self::Unseal(_) => "unseal",
             Self::NotManaged(_) => "unmanaged",
-            Self::Immutable(..) | Self::Update(_) => "update",
+            Self::Immutable(..) | Self::Going(_) | Self::Update(_) => "update",
         }
     }
 
@@ -96,7 +104,7 @@ impl Failure {
     pub fn waits_for(&self) -> Option<WaitsFor> {
         match self {
             Self::Invalid(_) | Self::Deprecated | Self::Unseal(_) => Some(WaitsFor::Object),
-            Self::NotManaged(_) | Self::Immutable(..) => Some(WaitsFor::Secret),
+            Self::NotManaged(_) | Self::Immutable(..) | Self::Going(_) => Some(WaitsFor::Secret),
             Self::Update(_) => None,
         }
     }

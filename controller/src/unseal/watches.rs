@@ -54,7 +54,9 @@ pub async fn run(
         secrets,
         new_keys(&unsealer, store.clone()).boxed(),
     ]);
-    let pass = |kept: Arc<Kept<SealedSecret>>, unsealer: Arc<Unsealer>| async move { unsealer.reconcile(&kept).await };
+    let pass = |kept: Arc<Kept<SealedSecret>>, unsealer: Arc<Unsealer>, failed| async move {
+        unsealer.reconcile(&kept, failed).await
+    };
     let queue = Queue::new("unseal", unsealer.context.metrics.clone(), unsealer.context.pulses.clone());
     let events = unsealer.events.clone();
     let ends = Ends { stop, lost: context.lost.clone() };
@@ -89,29 +91,28 @@ fn sealed_secrets(
                 drop(answered.take());
             }
         })
-        .filter_map(|event| std::future::ready(logged("SealedSecrets", event)))
-        .filter_map(move |event| {
-            let (mut moved, mut gone) = (None, Vec::new());
+        .filter_map(logged("SealedSecret", &unsealer.context.metrics))
+        .flat_map(move |event| {
+            let (mut moved, mut gone) = (Vec::new(), Vec::new());
             match event {
-                Event::Apply(sealed) | Event::InitApply(sealed) => {
-                    changed(&sealed);
-                    moved = Some(ObjectRef::from_obj(&sealed));
-                }
+                Event::Apply(sealed) => moved.push(Arc::new(sealed)),
                 Event::Delete(sealed) => gone.push(Arc::new(sealed)),
-                // Until the list is whole the store has what was there before it.
                 Event::Init => known = store.state(),
-                Event::InitDone => gone = std::mem::take(&mut known),
+                // Until the list is whole the store has what was there before it: a pass would see that.
+                Event::InitApply(_) => {}
+                // What a list does not bring any more went while nobody watched.
+                Event::InitDone => (moved, gone) = (store.state(), std::mem::take(&mut known)),
             }
-            // What a list does not bring any more went while nobody watched.
             gone.retain(|sealed| store.get(&ObjectRef::from_obj(sealed.as_ref())).is_none());
-            gone.iter().for_each(|sealed| changed(sealed));
-            let unsealer = unsealer.clone();
-            async move {
+            moved.iter().chain(&gone).for_each(|sealed| changed(sealed));
+            let (unsealer, moved) = (unsealer.clone(), refs(&moved));
+            let cleared = async move {
                 for sealed in gone {
                     unsealer.gone(&sealed).await;
                 }
-                moved
-            }
+                stream::iter(moved)
+            };
+            stream::once(cleared).flatten()
         })
 }
 
@@ -122,7 +123,7 @@ fn secrets(
 ) -> impl Stream<Item = ObjectRef<Kept<SealedSecret>>> {
     let api: Api<PartialObjectMeta<Secret>> = unsealer.api();
     watch(api, watcher::Config::default().page_size(PAGE))
-        .filter_map(|event| std::future::ready(logged("Secrets", event)))
+        .filter_map(logged("Secret", &unsealer.context.metrics))
         .flat_map(move |event| {
             let touched = match &event {
                 Event::Apply(secret) | Event::Delete(secret) => {
@@ -133,7 +134,7 @@ fn secrets(
             };
             let listed = unsealer.saw(observed::map(event, |secret| sighting(&secret)));
             // After a gap in the watch anything may have happened.
-            let all = if listed { refs(&store) } else { Vec::new() };
+            let all = if listed { refs(&store.state()) } else { Vec::new() };
             stream::iter(touched.into_iter().chain(all))
         })
 }
@@ -145,9 +146,9 @@ fn new_keys(
 ) -> impl Stream<Item = ObjectRef<Kept<SealedSecret>>> + use<> {
     let ring = unsealer.context.ring.clone();
     stream::unfold(ring, |mut ring| async move { ring.changed().await.ok().map(|()| ((), ring)) })
-        .flat_map(move |()| stream::iter(refs(&store)))
+        .flat_map(move |()| stream::iter(refs(&store.state())))
 }
 
-fn refs(store: &Store<Kept<SealedSecret>>) -> Vec<ObjectRef<Kept<SealedSecret>>> {
-    store.state().iter().map(|sealed| ObjectRef::from_obj(sealed.as_ref())).collect()
+fn refs(all: &[Arc<Kept<SealedSecret>>]) -> Vec<ObjectRef<Kept<SealedSecret>>> {
+    all.iter().map(|sealed| ObjectRef::from_obj(sealed.as_ref())).collect()
 }
