@@ -1,6 +1,8 @@
 //! What Kustomize and Helm wrote, as documents with the places in the repository that they come from; and what they
 //! said when they failed, as problems. Pure. It shows one line of what they said: the rest may quote manifests.
 
+use std::collections::HashMap;
+
 use crds::{
     sync::{
         choice::{KUSTOMIZATIONS, resolve},
@@ -31,10 +33,11 @@ pub fn wrapper(path: &str) -> String {
 /// Reads what `kustomize build` wrote.
 pub fn kustomized(output: &str, files: &[SourceFile], path: &str, variables: Option<&Variables>) -> Documents {
     let (mut read, mut room) = (Documents::default(), Room::default());
+    let mut originals = Originals::of(files);
     for document in yaml::documents(output) {
         match document.value {
             Ok(mut value) => {
-                let place = origin(&mut value).and_then(|origin| traced(&value, &origin, files));
+                let place = origin(&mut value).and_then(|origin| originals.place(&value, origin));
                 let place = place.unwrap_or_else(|| Place { file: kustomization(files, path), line: 0 });
                 match substitute::document(output, &document.range, value, variables, &mut room) {
                     Ok(mut value) => {
@@ -74,18 +77,45 @@ fn origin(value: &mut Value) -> Option<String> {
     resolve("", path)?.strip_prefix(&format!("{REPOSITORY}/")).map(str::to_owned)
 }
 
-/// The file, and in it the first document that the object may have been: overlays change names by their ends.
-fn traced(value: &Value, file: &str, files: &[SourceFile]) -> Option<Place> {
-    let source = files.iter().find(|source| source.path == file)?;
-    let name = value["metadata"]["name"].as_str().unwrap_or_default();
-    let matches = |document: &&yaml::Document| {
-        document.value.as_ref().is_ok_and(|original| {
-            let original_name = original["metadata"]["name"].as_str();
-            original["kind"] == value["kind"] && original_name.is_some_and(|original| name.contains(original))
-        })
-    };
-    let line = source.text.as_deref().map(yaml::documents).unwrap_or_default().iter().find(matches).map(|it| it.line);
-    Some(Place { file: file.to_owned(), line: line.unwrap_or(0) })
+/// Where the objects of the repository's files stand; a file is read once, however many objects come from it.
+struct Originals<'a> {
+    files: &'a [SourceFile],
+    read: HashMap<String, Option<Vec<Original>>>,
+}
+
+/// What is known of an object in its file.
+struct Original {
+    kind: Value,
+    name: String,
+    line: usize,
+}
+
+impl<'a> Originals<'a> {
+    fn of(files: &'a [SourceFile]) -> Self {
+        Self { files, read: HashMap::new() }
+    }
+
+    /// The file, and in it the first document that the object may have been: overlays change names by their ends.
+    fn place(&mut self, value: &Value, file: String) -> Option<Place> {
+        let originals =
+            self.read.entry(file.clone()).or_insert_with_key(|file| originals(self.files, file)).as_ref()?;
+        let name = value["metadata"]["name"].as_str().unwrap_or_default();
+        let matches = |original: &&Original| original.kind == value["kind"] && name.contains(&original.name);
+        let line = originals.iter().find(matches).map_or(0, |original| original.line);
+        Some(Place { file, line })
+    }
+}
+
+/// What stands in a file with a name; `None` where there is no such file.
+fn originals(files: &[SourceFile], path: &str) -> Option<Vec<Original>> {
+    let source = files.iter().find(|source| source.path == path)?;
+    let documents = source.text.as_deref().map(yaml::documents).unwrap_or_default();
+    let named = documents.into_iter().filter_map(|document| {
+        let mut value = document.value.ok()?;
+        let name = value["metadata"]["name"].as_str()?.to_owned();
+        Some(Original { kind: value["kind"].take(), name, line: document.line })
+    });
+    Some(named.collect())
 }
 
 /// The kustomization of a folder.
