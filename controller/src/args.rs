@@ -125,10 +125,10 @@ pub struct KeyArgs {
 #[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
     /// Address of the /v1 and health endpoints.
-    #[arg(long, env = "SEALED_SECRETS_LISTEN_ADDR", default_value = "0.0.0.0:8080", value_parser = values::address)]
+    #[arg(long, env = "SEALED_SECRETS_LISTEN_ADDR", default_value = ":8080", value_parser = values::address)]
     pub listen_addr: SocketAddr,
     /// Address of /metrics.
-    #[arg(long, env = "SEALED_SECRETS_LISTEN_METRICS_ADDR", default_value = "0.0.0.0:8081", value_parser = values::address)]
+    #[arg(long, env = "SEALED_SECRETS_LISTEN_METRICS_ADDR", default_value = ":8081", value_parser = values::address)]
     pub listen_metrics_addr: SocketAddr,
     /// Time that a client has to send a request.
     #[arg(long, env = "SEALED_SECRETS_READ_TIMEOUT", default_value = "2m", value_parser = values::some_time, value_name = "DURATION")]

@@ -41,7 +41,7 @@ use crate::{
 /// between two requests, and taken up by the next leader.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Time after that to give the Lease back and to answer who has asked. A Pod gets 30 s for all.
-const CLOSE: Duration = Duration::from_secs(2);
+const CLOSE: Duration = Duration::from_secs(5);
 /// Where a container finds how much memory it has: the newer cgroups, and the older.
 const MEMORY_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 

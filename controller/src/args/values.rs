@@ -122,8 +122,8 @@ fn is_domain(text: &str) -> bool {
 }
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    // Go's short form for all addresses.
-    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    // Go's short form for all addresses, those of IPv4 too.
+    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
     full.parse().map_err(|_| "not an address such as :8080 or 127.0.0.1:8080".to_owned())
 }
 

@@ -1,6 +1,12 @@
 //! Connections: taken, bounded in number and in time, and ended when told to. What is served is not known here.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use http::Request;
@@ -32,7 +38,14 @@ pub struct Timeouts {
 
 /// Takes the address now, so that one that is taken ends the process and not just a log line.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+    let bound = match TcpListener::bind(address).await {
+        // There is no IPv6.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|source| StartError::Listen { address, source })
 }
 
 /// Serves until `stop`, then ends what is under way.
