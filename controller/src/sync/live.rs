@@ -51,7 +51,15 @@ pub struct Live {
 struct Watch {
     objects: Objects,
     /// Whether a list came in; until then, why not.
-    state: watch::Receiver<Result<bool, String>>,
+    state: watch::Receiver<Result<bool, Why>>,
+}
+
+/// Why there is no list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Why {
+    text: String,
+    /// The API server said no: to wait for another answer is of no use.
+    refused: bool,
 }
 
 impl Watch {
@@ -79,11 +87,15 @@ impl Live {
     pub async fn ensure(&self, kinds: impl Iterator<Item = &Kind>) -> Result<(), WatchError> {
         let watches: Vec<_> = kinds.map(|kind| (kind.resource.kind.clone(), self.watch(kind))).collect();
         for (kind, Watch { mut state, .. }) in watches {
-            let listed = state.wait_for(|state| *state == Ok(true));
-            if !matches!(tokio::time::timeout(FIRST_LIST, listed).await, Ok(Ok(_))) {
-                let why = state.borrow().clone().err().unwrap_or_else(|| "no answer".to_owned());
-                return Err(WatchError { kind, why });
-            }
+            let answered = state.wait_for(|state| state.as_ref().map_or_else(|why| why.refused, |listed| *listed));
+            // What came of it is in the state.
+            drop(tokio::time::timeout(FIRST_LIST, answered).await);
+            let why = match &*state.borrow() {
+                Ok(true) => continue,
+                Ok(false) => "no answer".to_owned(),
+                Err(why) => why.text.clone(),
+            };
+            return Err(WatchError { kind, why });
         }
         Ok(())
     }
@@ -168,11 +180,11 @@ impl Live {
                         take(&objects, &kind, event, &moved, &state);
                     }
                     Err(error) => {
-                        let why = chain(&error);
+                        let why = Why { text: chain(&error), refused: is_refused(&error) };
                         tracing::warn!(
                             kind = kind.resource.kind,
                             version = kind.resource.api_version,
-                            error = why,
+                            error = why.text,
                             "cannot watch what was applied; trying again"
                         );
                         if is_unserved(&error) {
@@ -196,9 +208,20 @@ impl Live {
 
 /// No object can be missing from a list.
 fn is_unserved(error: &watcher::Error) -> bool {
+    code(error) == Some(404)
+}
+
+/// Who asks may not.
+fn is_refused(error: &watcher::Error) -> bool {
+    matches!(code(error), Some(401 | 403))
+}
+
+fn code(error: &watcher::Error) -> Option<u16> {
     use watcher::Error::{InitialListFailed, WatchStartFailed};
-    let (InitialListFailed(error) | WatchStartFailed(error)) = error else { return false };
-    matches!(error, kube::Error::Api(status) if status.code == 404)
+    match error {
+        InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
+        _ => None,
+    }
 }
 
 /// Has everyone look again who had one of them. It knows none from then on.
@@ -220,7 +243,7 @@ fn take(
     kind: &Kind,
     event: Event<PartialObjectMeta<DynamicObject>>,
     moved: &mpsc::UnboundedSender<Key>,
-    state: &watch::Sender<Result<bool, String>>,
+    state: &watch::Sender<Result<bool, Why>>,
 ) {
     let (event, touched) = match event {
         Event::Init => (Event::Init, None),
