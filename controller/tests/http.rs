@@ -5,9 +5,11 @@
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
+use clap::Parser as _;
 use controller::{
+    args::Args,
     context::SealedSecrets,
-    http::{Endpoints, Rate, Timeouts, main_routes, metrics_routes, serve},
+    http::{Endpoints, Rate, Timeouts, bind, main_routes, metrics_routes, serve},
     metrics::Metrics,
     pulse::Pulses,
 };
@@ -463,4 +465,18 @@ async fn requests_are_counted_as_upstream_counts_them() {
     let open = scraped.ask("GET", "/metrics", "accept: application/openmetrics-text;version=1.0.0\r\n", "").await;
     assert_eq!(open.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
     assert!(open.body.ends_with("# EOF\n"));
+}
+
+/// As Go listens on `:8080`: a Pod may have addresses of one family or of both.
+#[tokio::test]
+async fn all_addresses_are_those_of_both_families() {
+    let args = Args::try_parse_from(["signet-controller", "--listen-addr=:0"]).unwrap();
+    let listener = bind(args.http.listen_addr).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for address in ["127.0.0.1", "::1"] {
+        // A machine may have no IPv6.
+        if TcpListener::bind((address, 0)).await.is_ok() {
+            TcpStream::connect((address, port)).await.unwrap();
+        }
+    }
 }
