@@ -146,7 +146,7 @@ async fn what_is_rendered_is_applied() -> Result<()> {
     for kind in ["ServiceMonitor", "PrometheusRule"] {
         cluster.apply(&definition("monitoring.coreos.com", kind)).await?;
     }
-    cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
+    cluster.established(&["servicemonitors.monitoring.coreos.com", "prometheusrules.monitoring.coreos.com"]).await?;
     let hardened = json!({
         "replicas": 3,
         "imagePullSecrets": [{"name": "registry"}], "priorityClassName": "system-cluster-critical",
@@ -269,7 +269,7 @@ async fn definitions_are_upgraded_with_the_release_and_stay_without_it() -> Resu
     assert_eq!(cluster.kubectl(&names).await?, r#"["oldname"]"#);
     cluster.helm(&[&["upgrade"], &flags[..], &[new]].concat()).await?;
     assert_eq!(cluster.kubectl(&names).await?, r#"["gs"]"#);
-    cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
+    cluster.established(&["gitsyncs.signet.dev", "sealedsecrets.bitnami.com"]).await?;
     let sealed = json!({
         "apiVersion": "bitnami.com/v1alpha1", "kind": "SealedSecret",
         "metadata": {"name": "db", "namespace": "default"}, "spec": {"encryptedData": {"a": "AgA="}},

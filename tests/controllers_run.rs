@@ -22,7 +22,7 @@ async fn a_controller_is_started_asked_ended_and_started_again() -> Result<()> {
 
     let path = format!("/api/v1/namespaces/{namespace}/services/http:sealed-secrets-controller:http/proxy/v1/cert.pem");
     let ask = || async { Ok(Some(cluster.kubectl(&["get", "--raw", &path]).await?)) };
-    let soon = Duration::from_secs(20);
+    let soon = Duration::from_mins(2);
     assert_eq!(eventually("the certificate", soon, ask).await?, "certificate");
 
     assert!(controller.terminate().await?.success(), "{}", controller.logs().await?);

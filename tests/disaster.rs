@@ -124,7 +124,7 @@ async fn a_cluster_that_is_gone_comes_back_from_git_and_a_backup() -> Result<()>
     new.cluster.kubectl(&["create", "namespace", SHOP]).await?;
     let early = fs::read_to_string(repository.work_tree().join("deploy/db.yaml"))?;
     new.cluster.apply(&early).await?;
-    let line = ["keys", "restore", &backup, "--identity", &safe.path("me.txt"), "-o", "json"];
+    let line = ["keys", "restore", &backup, "--identity", &safe.path("me.txt"), "-o", "json", "--timeout", "5m"];
     let report = seal(Some(new.cluster.kubeconfig()), &line, "").await?.success()?;
     let report: Value = serde_json::from_str(&report)?;
     let outcomes: Vec<_> = report["keys"].as_array().context("keys")?.iter().map(|key| &key["outcome"]).collect();
@@ -312,7 +312,7 @@ async fn a_restore_merges_and_tells_what_opened() -> Result<()> {
     it.world.renew_key().await?;
     let file = safe.path("keys.yaml");
     it.keys(&["backup", &file, "--recipients-file", &safe.path("me.txt.pub")]).await?.success()?;
-    let restore = ["restore", &file, "--identity", &safe.path("me.txt")];
+    let restore = ["restore", &file, "--identity", &safe.path("me.txt"), "--timeout", "5m"];
 
     // One key is gone and its name is another Secret's, one was marked since, and one is as it was.
     let list = it.report(&["list"]).await?;
@@ -387,9 +387,7 @@ async fn exchange(world: &World, change: impl FnOnce() -> Result<()>) -> Result<
         world.cluster.stop(server).await?;
     }
     change()?;
-    // Nobody is ready before both are there.
-    let (one, other) = tokio::join!(world.cluster.resume(Server::ApiServer), world.cluster.resume(Server::Etcd));
-    one.and(other)
+    world.cluster.resume_all(&[Server::Etcd, Server::ApiServer]).await
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -18,6 +18,7 @@ use harness::{
     publish::PublishedPort,
     scratch::Scratch,
     shared,
+    tools::Tool,
 };
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{
@@ -25,7 +26,7 @@ use kube::{
     api::{ListParams, ObjectMeta, PostParams},
 };
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_mins(2);
 
 /// Names the file into which the victim of `guardian_cleans_up_after` writes what it started.
 const VICTIM: &str = "SIGNET_TEST_VICTIM";
@@ -157,12 +158,16 @@ async fn guardian_cleans_up_after_ctrl_c() -> Result<()> {
 }
 
 async fn guardian_cleans_up_after(signal: Signal) -> Result<()> {
+    // It may wait for them as long as they take to build, and for its cluster as long as any test does.
+    for tool in [Tool::Etcd, Tool::ApiServer] {
+        tool.path().await?;
+    }
     let scratch = Arc::new(Scratch::new("signet-victim-")?);
     let told = scratch.path().join("told");
     let mut victim = Command::new(env::current_exe()?);
     victim.args(["--exact", "harness_works::victim", "--ignored"]).env(VICTIM, &told);
     let victim = Process::start(&scratch, "victim", &mut victim)?;
-    let (server, dir) = eventually("the victim to have a cluster", Duration::from_mins(1), || async {
+    let (server, dir) = eventually("the victim to have a cluster", Duration::from_mins(10), || async {
         let words = fs::read_to_string(&told)?;
         let (server, dir) = words.trim_end().split_once(' ').context("half a line")?;
         Ok(Some((server.to_owned(), PathBuf::from(dir))))

@@ -33,7 +33,7 @@ async fn a_missing_definition_or_right_is_told_with_what_to_do_and_a_code() -> R
     let (sealed, _) =
         definitions.rsplit_once("\n---\n").filter(|(_, more)| more.contains("gitsyncs")).context("two")?;
     cluster.apply(sealed).await?;
-    cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
+    cluster.established(&["sealedsecrets.bitnami.com"]).await?;
     is(&ended(&cluster, cluster.kubeconfig(), &[]).await?, 5, "cannot list gitsyncs");
     let wrong = ended(&cluster, cluster.kubeconfig(), &["--leader-election-retry-period=10s"]).await?;
     is(&wrong, 2, "--leader-election-retry-period (10s) must be shorter than --leader-election-renew-deadline (10s)");

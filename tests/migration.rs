@@ -132,7 +132,7 @@ impl Moving {
 
     /// Upstream runs and has opened all.
     async fn begun(&self) -> Result<Process> {
-        self.cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
+        self.cluster.established(&["sealedsecrets.bitnami.com"]).await?;
         let running = upstream(&self.cluster).await?;
         for name in NAMES {
             self.seal(name, |_| ()).await?;

@@ -21,8 +21,8 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-/// How soon anything is expected on a machine that does other things too.
-pub const SOON: Duration = Duration::from_secs(30);
+/// How soon anything is expected on a machine that does other things too; also of what tries again ever more seldom.
+pub const SOON: Duration = Duration::from_mins(2);
 
 /// Selects the key Secrets.
 pub const KEYS: &str = "sealedsecrets.bitnami.com/sealed-secrets-key=active";

@@ -143,7 +143,7 @@ async fn moved_from(
 ) -> Result<(World, GitServer)> {
     let world = world().await?;
     world.cluster.apply(&definition(group, kind)).await?;
-    world.cluster.kubectl(&["wait", "--for=condition=established", "--all", "customresourcedefinitions"]).await?;
+    world.cluster.established(&[&format!("{}s.{group}", kind.to_lowercase())]).await?;
     if namespace != "shop" {
         world.cluster.kubectl(&["create", "namespace", namespace]).await?;
     }

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Three seconds are usual; a machine that builds beside it needs more.
-const START: Duration = Duration::from_mins(1);
+const START: Duration = Duration::from_mins(5);
 
 /// Longer than any test, as nothing renews the token.
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
@@ -186,7 +186,14 @@ impl Cluster {
 
     /// Has it back, with its data, on the same address, and waits until all of it is ready.
     pub async fn resume(&self, server: Server) -> Result<()> {
-        self.control_plane.resume(server).await?;
+        self.resume_all(&[server]).await
+    }
+
+    /// The same with several, of which none is ready before all are there.
+    pub async fn resume_all(&self, servers: &[Server]) -> Result<()> {
+        for server in servers {
+            self.control_plane.resume(*server).await?;
+        }
         self.ready().await
     }
 

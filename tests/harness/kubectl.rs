@@ -11,6 +11,9 @@ use crate::{
     tools::Tool,
 };
 
+/// The custom resources of `crds/`.
+const OURS: [&str; 2] = ["sealedsecrets.bitnami.com", "gitsyncs.signet.dev"];
+
 impl Cluster {
     /// Runs the real kubectl as administrator; its stdout.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
@@ -47,18 +50,18 @@ impl Cluster {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(folder);
         let folder = folder.to_str().context("the workspace's path is not UTF-8")?;
         self.kubectl(&["apply", "--server-side", "--kustomize", folder]).await?;
-        self.established().await
+        self.established(&OURS).await
     }
 
     /// Applies our chart, rendered with these flags of helm, and waits likewise.
     pub async fn deploy_chart(&self, args: &[&str]) -> Result<()> {
         self.apply(&chart::template(args).await?.success()?).await?;
-        self.established().await
+        self.established(&OURS).await
     }
 
-    async fn established(&self) -> Result<()> {
-        self.kubectl(&["wait", "--for=condition=established", "--all", "--timeout=30s", "customresourcedefinitions"])
-            .await?;
-        Ok(())
+    /// Waits until these custom resources are served. By name: tests beside this one delete theirs.
+    pub async fn established(&self, names: &[&str]) -> Result<()> {
+        let wait = ["wait", "--for=condition=established", "--timeout=5m", "customresourcedefinitions"];
+        self.kubectl(&[&wait, names].concat()).await.map(drop)
     }
 }
