@@ -184,6 +184,20 @@ impl ClusterError {
         matches!(self, Self::Try { source, .. } if source.status() == Some(StatusCode::NOT_FOUND))
     }
 
+    /// Whether a GitSync could not be read this time, and may be the next.
+    pub fn is_momentary(&self) -> bool {
+        matches!(self, Self::GitSync { source, .. } if source.is_momentary())
+    }
+
+    /// Whether it would be the same with every other GitSync: nobody answers, or there is no such kind.
+    pub fn is_of_all(&self) -> bool {
+        match self {
+            Self::GitSync { source, .. } => source.status().is_none(),
+            Self::Undefined(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the cluster knows of no SealedSecrets at all.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Undefined("SealedSecrets"))

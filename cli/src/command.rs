@@ -295,13 +295,18 @@ pub fn access(connection: args::Connection) -> Result<Access, CommandError> {
     })
 }
 
+/// Nobody waits longer; a deadline that is further away than this could be past what clocks can hold.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// `30` are seconds; anything else is a duration as Go writes it.
 pub fn duration(text: &str) -> Result<Duration, CommandError> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    let duration: SignedDuration = text.parse().map_err(|_| CommandError::Timeout)?;
-    duration.try_into().map_err(|_| CommandError::Timeout)
+    let limit = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            text.parse::<SignedDuration>().ok().and_then(|limit| limit.try_into().ok()).ok_or(CommandError::Timeout)?
+        }
+    };
+    Ok(limit.min(LONGEST))
 }
 
 pub fn controller(certificate: &args::Certificate) -> Controller {
@@ -436,6 +441,10 @@ mod tests {
         assert_eq!(limit("0"), Ok(0));
         for bad in ["soon", "-1s", "1x"] {
             assert_eq!(limit(bad), Err(CommandError::Timeout), "{bad}");
+        }
+        // What nobody can live to see is no reason to panic.
+        for long in ["2562047788015215h30m", "18446744073709551615"] {
+            assert_eq!(duration(long), Ok(LONGEST), "{long}");
         }
     }
 

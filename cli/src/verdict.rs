@@ -7,7 +7,10 @@ use crds::{
     sync::state::{current, state},
 };
 use jiff::Timestamp;
-use kube::ResourceExt as _;
+use kube::{
+    ResourceExt as _,
+    core::{DeserializeGuard, error_boundary::InvalidObject},
+};
 use serde::Serialize;
 
 use crate::pending::{self, Pending};
@@ -80,6 +83,17 @@ impl Verdict {
             name,
             state,
             reason,
+        }
+    }
+
+    /// Judges what may not be readable.
+    pub fn of_any(found: &DeserializeGuard<GitSync>) -> Self {
+        match &found.0 {
+            Ok(sync) => Self::of(sync),
+            Err(InvalidObject { error, metadata }) => {
+                let [namespace, name] = [&metadata.namespace, &metadata.name].map(|it| it.clone().unwrap_or_default());
+                Self::unreadable(namespace, name, error.clone())
+            }
         }
     }
 
@@ -185,6 +199,16 @@ pub fn step(sync: Option<&GitSync>, goal: &Goal) -> Step {
         (true, ..) => Step::Reached,
         (_, State::Stalled | State::Suspended, goal) if *goal != Goal::Deleted => Step::Lost,
         _ => Step::Under,
+    }
+}
+
+/// The same of one that may not be readable: whether it is as wanted will not be known by waiting, but that it goes may be.
+pub fn step_of_any(found: Option<&DeserializeGuard<GitSync>>, goal: &Goal) -> Step {
+    match found.map(|found| &found.0) {
+        Some(Ok(sync)) => step(Some(sync), goal),
+        Some(Err(_)) if *goal == Goal::Deleted => Step::Under,
+        Some(Err(_)) => Step::Lost,
+        None => step(None, goal),
     }
 }
 

@@ -63,6 +63,15 @@ impl Answer {
         self.status().is_some_and(|status| passing.contains(&status))
     }
 
+    /// Whether the API server may answer otherwise in a moment: it was not there, had too much to do, or was in trouble.
+    pub(super) fn is_momentary(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            Self::Failed(error, _) => matches!(**error, kube::Error::Service(_) | kube::Error::HyperError(_)),
+            Self::Late(_) => true,
+        }
+    }
+
     pub(super) fn words(self) -> Option<String> {
         match self {
             Self::Refused { words, .. } => words,
@@ -146,6 +155,19 @@ mod tests {
             |words: &str| Answer::Refused { status: StatusCode::NOT_FOUND, words: Some(words.to_owned()), wait: None };
         assert!(refused("404 page not found").is_undefined());
         assert!(!refused("gitsyncs.signet.dev \"web\" not found").is_undefined());
+    }
+
+    #[test]
+    fn what_is_refused_for_good_is_not_asked_for_again() {
+        let refused = |status: u16| {
+            Answer::Refused { status: StatusCode::from_u16(status).unwrap(), words: None, wait: None }.is_momentary()
+        };
+        assert_eq!([429, 500, 502, 503, 504].map(refused), [true; 5]);
+        assert_eq!([400, 401, 403, 404, 422].map(refused), [false; 5]);
+        assert!(Answer::Late(PAUSE).is_momentary());
+        let failed = |error| Answer::of(error, "https://api").is_momentary();
+        assert!(failed(kube::Error::Service("connection refused".into())));
+        assert!(!failed(kube::Error::LinesCodecMaxLineLengthExceeded));
     }
 
     #[test]

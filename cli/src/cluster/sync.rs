@@ -37,12 +37,10 @@ impl Cluster {
         self.within(api.get(name)).await.map_err(|source| git_sync_error(namespace, name, source))
     }
 
-    /// The same, where it may not be there.
-    pub async fn git_sync_if_any(&self, namespace: &str, name: &str) -> Result<Option<GitSync>, ClusterError> {
-        match self.git_sync(namespace, name).await {
-            Err(ClusterError::NoGitSync { .. }) => Ok(None),
-            found => found.map(Some),
-        }
+    /// The same, also if it cannot be read.
+    pub async fn any_git_sync(&self, namespace: &str, name: &str) -> Result<DeserializeGuard<GitSync>, ClusterError> {
+        let api = Api::<DeserializeGuard<GitSync>>::namespaced(self.client.clone(), namespace);
+        self.within(api.get(name)).await.map_err(|source| git_sync_error(namespace, name, source))
     }
 
     /// Those of one namespace, or all. One that cannot be read is there too.
@@ -56,9 +54,14 @@ impl Cluster {
         Ok(found.map_err(|error| error.unless_undefined("GitSyncs"))?.items)
     }
 
-    /// Changes one; how it is then.
-    pub async fn change_git_sync(&self, namespace: &str, name: &str, patch: &Value) -> Result<GitSync, ClusterError> {
-        let api = Api::<GitSync>::namespaced(self.client.clone(), namespace);
+    /// Changes one; how it is then. One that cannot be read is changed all the same.
+    pub async fn change_git_sync(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<DeserializeGuard<GitSync>, ClusterError> {
+        let api = Api::<DeserializeGuard<GitSync>>::namespaced(self.client.clone(), namespace);
         let params = PatchParams { field_manager: Some("seal".to_owned()), ..PatchParams::default() };
         let changed = self.within(api.patch(name, &params, &Patch::Merge(patch))).await;
         changed.map_err(|source| {

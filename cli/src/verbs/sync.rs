@@ -194,9 +194,9 @@ const NOW: &str = "\
 Example:
   seal sync now shop/web
 
-With --all or -A those that are suspended are left out.
+With --all or -A those that are suspended are left out. One that cannot be asked keeps none of the others from it.
 
-Exit codes: 0 it is done and all is well, 1 not asked for, or something is wrong, 5 not done in time.";
+Exit codes: 0 it is done and all is well, 1 one is not asked for, or something is wrong, 5 not done in time.";
 
 /// How long to wait for what comes of it, and how to hear of it.
 #[derive(Debug, Args)]
@@ -226,9 +226,9 @@ const WAIT: &str = "\
 Example:
   seal sync wait shop/web --for revision=3f2a91c --timeout 10m
 
-What stalled is not waited for: only a change of the GitSync helps it.
+What stalled, goes meanwhile or cannot be read is not waited for, but the others are.
 
-Exit codes: 0 all are as wanted, 1 one will not be, 5 one is not in time.";
+Exit codes: 0 all are as wanted, 1 one will not be, or nobody can tell, 5 one is not in time.";
 
 #[derive(Debug, Args)]
 pub struct Wait {

@@ -8,6 +8,7 @@ mod reseal;
 mod shape;
 mod stub;
 mod subcommands;
+mod sync;
 mod verbs;
 
 use std::{fs, os::unix::fs::symlink, path::Path};

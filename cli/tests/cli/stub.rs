@@ -11,6 +11,7 @@ use std::{
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Request {
+    pub method: String,
     pub path: String,
     /// In lower case.
     pub headers: Vec<String>,
@@ -24,7 +25,7 @@ pub struct Stub {
 }
 
 impl Stub {
-    /// Answers each request to the controller with a status and a body.
+    /// Answers each request, but those for a Service, with a status and a body.
     pub fn start(answer: impl Fn(&Request) -> (u16, String) + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -48,7 +49,7 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &impl Fn(&Request
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
-    let Some(path) = line.split(' ').nth(1).map(str::to_owned) else { return };
+    let [Some(method), Some(path)] = [0, 1].map(|word| line.split(' ').nth(word).map(str::to_owned)) else { return };
     let mut headers = Vec::new();
     loop {
         let mut header = String::new();
@@ -61,10 +62,11 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &impl Fn(&Request
     let length = headers.iter().find_map(|header| header.strip_prefix("content-length: ")?.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body).unwrap();
-    let request = Request { path, headers, body: String::from_utf8(body).unwrap() };
+    let request = Request { method, path, headers, body: String::from_utf8(body).unwrap() };
     log.lock().unwrap().push(request.clone());
     let service = r#"{"kind": "Service", "apiVersion": "v1", "metadata": {"name": "c"}, "spec": {"ports": [{"name": "http", "port": 8080}]}}"#;
-    let (status, body) = if request.path.contains("/proxy/") { answer(&request) } else { (200, service.to_owned()) };
+    let is_service = request.path.contains("/services/") && !request.path.contains("/proxy/");
+    let (status, body) = if is_service { (200, service.to_owned()) } else { answer(&request) };
     let head = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     let _ = reader.get_mut().write_all((head + &body).as_bytes());
 }

@@ -4,16 +4,20 @@ use crds::{
     GitSync,
     git_sync::{NAME_LABEL, NAMESPACE_LABEL, ROLLBACK},
 };
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, core::DeserializeGuard};
 use serde_json::json;
 
-use super::{Site, SyncError, status::told, wait};
+use super::{
+    Site, SyncError, ended,
+    status::told,
+    wait::{Awaited, until},
+};
 use crate::{
     commands::keys::write,
-    exit::{self, Error, Exit},
+    exit::{Error, Exit},
     io::Io,
     verbs::sync::{Change, Rollback, Several, Waiting},
-    verdict::{self, Goal, Verdict},
+    verdict::{self, Goal, State, Verdict},
 };
 
 pub async fn suspend(command: Change, wanted: bool, io: &mut Io<'_>) -> Result<Exit, Error> {
@@ -26,20 +30,21 @@ pub async fn suspend(command: Change, wanted: bool, io: &mut Io<'_>) -> Result<E
         match site.cluster.change_git_sync(&namespace, &name, &patch).await {
             Ok(sync) => {
                 warn_of_git(&sync, "spec.suspend", io);
-                changed.push(Verdict::of(&sync));
+                changed.push(Verdict::of_any(&sync));
             }
             // Whoever holds everything holds the others all the same.
-            Err(error) => failed.push(error),
+            Err(error) => failed.push(error.into()),
         }
     }
     let (now, coloured) = (io.now, io.colour_stdout);
-    let words = |it: &Verdict| {
-        if wanted { told(it, now, coloured) } else { format!("{} goes on\n", it.key()) }
+    let words = |it: &Verdict| match it.state {
+        _ if !wanted => format!("{} goes on\n", it.key()),
+        // Only the rest of it is not understood here.
+        State::Unreadable => format!("{} is suspended; else it cannot be read: {}\n", it.key(), it.why.join("; ")),
+        _ => told(it, now, coloured),
     };
     write(&changed, || changed.iter().map(words).collect(), output, io)?;
-    let Some(last) = failed.pop() else { return Ok(Exit::Ok) };
-    failed.iter().for_each(|error| io.error(&exit::chain(error)));
-    Err(last.into())
+    ended(failed, Exit::Ok, io)
 }
 
 pub async fn rollback(command: Rollback, io: &mut Io<'_>) -> Result<Exit, Error> {
@@ -66,7 +71,7 @@ pub async fn rollback(command: Rollback, io: &mut Io<'_>) -> Result<Exit, Error>
     let changed = site.cluster.change_git_sync(&namespace, &name, &patch).await?;
     warn_of_git(&changed, "the annotation", io);
     if no_wait || to.is_none() {
-        let verdict = Verdict::of(&changed);
+        let verdict = Verdict::of_any(&changed);
         let words = || match &to {
             Some(to) => format!("{} is asked to go back to {}\n", verdict.key(), verdict::short(to)),
             None => format!("{} follows Git again\n", verdict.key()),
@@ -74,12 +79,12 @@ pub async fn rollback(command: Rollback, io: &mut Io<'_>) -> Result<Exit, Error>
         write(&verdict, words, output, io)?;
         return Ok(Exit::Ok);
     }
-    let goal = Goal::Applied(to.unwrap_or_default());
-    wait::until(&site, vec![((namespace, name), goal)], timeout, &lookout, output, io).await
+    let awaited = Awaited::of((namespace, name), Goal::Applied(to.unwrap_or_default()), Some(&changed));
+    until(&site, vec![awaited], Vec::new(), timeout, &lookout, output, io).await
 }
 
 /// What stands in Git itself is put back from there.
-fn warn_of_git(sync: &GitSync, what: &str, io: &mut Io<'_>) {
+fn warn_of_git(sync: &DeserializeGuard<GitSync>, what: &str, io: &mut Io<'_>) {
     if let (Some(namespace), Some(name)) = (sync.labels().get(NAMESPACE_LABEL), sync.labels().get(NAME_LABEL)) {
         io.warning(&format!(
             "{} is itself applied by the GitSync {namespace}/{name}, which puts {what} back if Git says otherwise",

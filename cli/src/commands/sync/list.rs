@@ -40,17 +40,7 @@ pub async fn run(command: List, io: &mut Io<'_>) -> Result<Exit, Error> {
     let site = Site::at(at).await?;
     let namespace = Some(site.namespace.as_str()).filter(|_| !all_namespaces);
     let found = site.cluster.git_syncs(namespace).await?;
-    let mut git_syncs: Vec<Verdict> = found
-        .into_iter()
-        .map(|guarded| match guarded.0 {
-            Ok(sync) => Verdict::of(&sync),
-            Err(invalid) => {
-                let (namespace, name) =
-                    (invalid.metadata.namespace.unwrap_or_default(), invalid.metadata.name.unwrap_or_default());
-                Verdict::unreadable(namespace, name, invalid.error)
-            }
-        })
-        .collect();
+    let mut git_syncs: Vec<Verdict> = found.iter().map(Verdict::of_any).collect();
     git_syncs.sort_by_key(|it| (it.state, it.namespace.clone(), it.name.clone()));
     let idle = site.idle(&lookout, git_syncs.iter().any(Verdict::waits), io).await;
     let report = Report { git_syncs, idle };

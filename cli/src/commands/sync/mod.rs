@@ -14,12 +14,12 @@ pub mod wait;
 
 use crds::GitSync;
 use jiff::Timestamp;
-use kube::Resource as _;
+use kube::{Resource as _, core::DeserializeGuard};
 
 use crate::{
-    cluster::{self, Cluster},
+    cluster::{self, Cluster, ClusterError},
     command,
-    exit::{Error, Exit},
+    exit::{self, Error, Exit},
     idle::Idle,
     io::Io,
     verbs::sync::{At, Lookout, Names, Sync},
@@ -102,6 +102,9 @@ impl SyncError {
 /// Namespace and name.
 pub type Key = (String, String);
 
+/// One that was looked for.
+pub type Found = Result<DeserializeGuard<GitSync>, ClusterError>;
+
 /// A cluster, and the namespace of names that have none.
 pub struct Site {
     pub cluster: Cluster,
@@ -129,20 +132,37 @@ impl Site {
 
     /// Which ones are meant.
     pub async fn keys(&self, which: &Names, io: &mut Io<'_>) -> Result<Vec<Key>, Error> {
-        if !which.names.is_empty() {
-            return Ok(which.names.iter().map(|name| self.key(name)).collect::<Result<_, _>>()?);
+        if which.names.is_empty() {
+            return Ok(self.all(which, io).await?.into_iter().map(|(key, _)| key).collect());
         }
+        Ok(which.names.iter().map(|name| self.key(name)).collect::<Result<_, _>>()?)
+    }
+
+    /// The same, each as it is or why it was not seen. Fails where no other would be seen either.
+    pub async fn found(&self, which: &Names, io: &mut Io<'_>) -> Result<Vec<(Key, Found)>, Error> {
+        if which.names.is_empty() {
+            return Ok(self.all(which, io).await?.into_iter().map(|(key, it)| (key, Ok(it))).collect());
+        }
+        let mut all = Vec::new();
+        for (namespace, name) in self.keys(which, io).await? {
+            match self.cluster.any_git_sync(&namespace, &name).await {
+                Err(error) if error.is_of_all() => return Err(error.into()),
+                found => all.push(((namespace, name), found)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Every one, also those that cannot be read: what is done to them takes no more than their names.
+    async fn all(&self, which: &Names, io: &mut Io<'_>) -> Result<Vec<(Key, DeserializeGuard<GitSync>)>, Error> {
         let namespace = Some(self.namespace.as_str()).filter(|_| !which.all_namespaces);
-        // Also those that cannot be read: what is done to them takes no more than their names.
         let all = self.cluster.git_syncs(namespace).await?.into_iter();
-        let keys: Vec<Key> = all
-            .map(|it| (it.meta().namespace.clone(), it.meta().name.clone()))
-            .filter_map(|(namespace, name)| Some((namespace?, name?)))
-            .collect();
-        if keys.is_empty() {
+        let all: Vec<_> =
+            all.filter_map(|it| Some(((it.meta().namespace.clone()?, it.meta().name.clone()?), it))).collect();
+        if all.is_empty() {
             io.remark(&none(namespace));
         }
-        Ok(keys)
+        Ok(all)
     }
 
     /// Whether nobody works. `waits` says that something was not taken up yet. Whoever may not see it is told nothing.
@@ -157,6 +177,13 @@ impl Site {
         let (namespace, name) = self.key(name)?;
         Ok(self.cluster.git_sync(&namespace, &name).await?)
     }
+}
+
+/// How a verb ends that went on with the others where it failed.
+fn ended(mut failed: Vec<Error>, otherwise: Exit, io: &mut Io<'_>) -> Result<Exit, Error> {
+    let Some(last) = failed.pop() else { return Ok(otherwise) };
+    failed.iter().for_each(|error| io.error(&exit::chain(error)));
+    Err(last)
 }
 
 /// That there is none.
