@@ -22,7 +22,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{Place, SOON, World, config_map, document};
+use crate::world::{Place, SOON, World, config_map, document, follow};
 
 const PREFIX: &str = "sealed_secrets_controller_";
 /// The minute at which the second scrape takes the place of the first. One more comes each minute.
@@ -49,19 +49,23 @@ fn samples(exposition: &str) -> BTreeMap<&str, f64> {
         .collect()
 }
 
-/// Scrapes as promtool takes them. What tells when Git was asked goes on with the time if it did so between them.
+/// Scrapes as promtool takes them. What tells when Git was asked goes on with the time if it did so between them: the
+/// scrapes may have been made faster than one a minute.
 fn series(scrapes: &[&str]) -> Vec<Value> {
     let scrapes: Vec<_> = scrapes.iter().map(|text| samples(text)).collect();
     let names: BTreeSet<&str> = scrapes.iter().flat_map(BTreeMap::keys).copied().collect();
     let held = |name: &str| {
         let told: Vec<Option<f64>> = scrapes.iter().map(|scrape| scrape.get(name).copied()).collect();
         let (first, last) = (told.first().copied().flatten(), told.last().copied().flatten());
-        let plain = |value: &Option<f64>| value.map_or_else(|| "_".to_owned(), |value| value.to_string());
+        let pace = if name.contains(LAST_FETCH) && first != last { 60 } else { 0 };
+        let later = |minutes: usize, value: f64| value + f64::from(u32::try_from(pace * minutes).unwrap_or_default());
+        let plain = |(minutes, value): (usize, &Option<f64>)| {
+            value.map_or_else(|| "_".to_owned(), |value| later(minutes, value).to_string())
+        };
         let mut values = vec![first.map_or_else(|| format!("_x{STEP}"), |value| format!("{value}x{}", STEP - 1))];
-        values.extend(told.iter().skip(1).take(told.len().saturating_sub(2)).map(plain));
+        values.extend(told.iter().skip(1).take(told.len().saturating_sub(2)).enumerate().map(plain));
         values.push(match last {
-            Some(value) if name.contains(LAST_FETCH) && first != last => format!("{value}+60x120"),
-            Some(value) => format!("{value}x120"),
+            Some(value) => format!("{}+{pace}x120", later(told.len().saturating_sub(2), value)),
             None => "stale".to_owned(),
         });
         values.join(" ")
@@ -220,24 +224,48 @@ async fn keys(world: &World, place: &Place<'_>) -> Result<()> {
     .await?;
     controller.signal(Signal::USR1).await?;
     until(controller, "key_mint_failures_total", |some| some > 0.0).await?;
-    fires(&[&before, &later(controller, &before).await?], 25, &["SignetKeyNotMade"]).await?;
+    let failed = later(controller, &before).await?;
+    for minute in [15, 20, 25, 30] {
+        fires(&[&before, &failed], minute, &[]).await.context("one failure is made good by the next try")?;
+    }
+    // One more after each five minutes, which is as long as it may take.
+    let mut tries = vec![before, failed];
+    for number in 2..=6 {
+        until(controller, "key_mint_failures_total", |some| some >= f64::from(number)).await?;
+        let failed = controller.metrics().await?;
+        tries.extend(vec![failed; 5]);
+    }
+    fires(&tries.iter().map(String::as_str).collect::<Vec<_>>(), 25, &["SignetKeyNotMade"]).await?;
     world.cluster.kubectl(&["-n", "kube-system", "delete", "resourcequota", "full"]).await?;
     Ok(())
 }
 
 async fn syncs(place: &Place<'_>, git: &GitServer) -> Result<()> {
     let controller = &place.world.controller;
-    for (name, path, state, minute, alert) in [
-        ("broken", "", "failed", 30, "GitSyncFailing"),
-        ("outside", "../..", "stalled", 15, "GitSyncStalled"),
-        ("left", "", "drifted", 45, "GitSyncDrifted"),
+    for (name, spec, state, minute, alerts) in [
+        ("broken", json!({}), "failed", 30, &["GitSyncFailing"][..]),
+        ("outside", json!({"path": "../.."}), "stalled", 15, &["GitSyncStalled"]),
+        ("left", json!({}), "drifted", 45, &["GitSyncDrifted"]),
+        ("dependent", json!({"dependsOn": [{"name": "nobody"}]}), "waiting", 70, &["GitSyncStuck"]),
+        ("starting", json!({"wait": true, "timeout": "2h"}), "progressing", 70, &["GitSyncStuck"]),
+        ("held", json!({"deletionPolicy": "WaitForTermination"}), "deleting", 70, &["GitSyncStuck"]),
+        ("asked", json!({"syncPolicy": "Manual"}), "planned", 110, &[]),
     ] {
         let before = controller.metrics().await?;
         let repository = git.create(name).await?;
-        let text = if name == "broken" { "key: [".to_owned() } else { config_map(name, "right") };
+        let text = match name {
+            "broken" => "key: [".to_owned(),
+            "starting" => deployment(name),
+            "held" => config_map(name, "right").replace("metadata:\n", "metadata:\n  finalizers: [example.com/held]\n"),
+            _ => config_map(name, "right"),
+        };
         repository.write("map.yaml", text)?;
         let commit = repository.commit("one").await?;
-        place.sync(name, &repository.url(), path).await?;
+        follow(place, name, &repository, spec).await?;
+        if name == "held" {
+            place.applied(name, &commit).await?;
+            place.syncs().delete(name, &DeleteParams::default()).await?;
+        }
         if name == "left" {
             place.applied(name, &commit).await?;
             let report = json!({"spec": {"drift": "Report"}});
@@ -247,11 +275,26 @@ async fn syncs(place: &Place<'_>, git: &GitServer) -> Result<()> {
         }
         let its = format!("git_sync_state{{namespace={:?},name={name:?}", place.namespace);
         until(controller, &format!("{its},state={state:?}"), |some| some > 0.0).await?;
-        fires(&[&before, &later(controller, &before).await?], minute, &[alert]).await?;
-        place.syncs().delete(name, &DeleteParams::default()).await?;
+        let after = later(controller, &before).await?;
+        fires(&[&before, &after], minute, alerts).await.with_context(|| name.to_owned())?;
+        if name == "held" {
+            let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            place.maps().patch(name, &PatchParams::default(), &free).await?;
+        } else {
+            place.syncs().delete(name, &DeleteParams::default()).await?;
+        }
         until(controller, &its, |some| some == 0.0).await?;
     }
     Ok(())
+}
+
+/// Of Pods that nobody runs.
+fn deployment(name: &str) -> String {
+    let labels = json!({"app": name});
+    let containers = json!([{"name": "app", "image": "example.com/app"}]);
+    let template = json!({"metadata": {"labels": labels}, "spec": {"containers": containers}});
+    let spec = json!({"selector": {"matchLabels": labels}, "template": template});
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}).to_string()
 }
 
 async fn drift_that_returns(place: &Place<'_>) -> Result<()> {

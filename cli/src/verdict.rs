@@ -143,7 +143,7 @@ impl Verdict {
             State::Suspended => format!("{key} is suspended"),
             State::Gone => format!("{key} is gone"),
             State::Deleting => format!("{key} is being deleted"),
-            State::Waiting => format!("{key} is not well, it waits: {reason}"),
+            State::Waiting | State::Planned => format!("{key} is not well, it waits: {reason}"),
             State::Drifted => format!("{key} is not well, it has drifted"),
             State::Degraded => format!("{key} is not well, though applied: {reason}"),
             State::Stalled => format!("{key} is not well, and stays so until it is changed: {reason}"),
@@ -352,7 +352,8 @@ mod tests {
             (vec![ready("True", "R")], State::Well, "is well", ""),
             (vec![ready("Unknown", "Progressing")], State::Progressing, "is under way", ""),
             (vec![ready("False", "BuildFailed")], State::Failed, "is not well: BuildFailed", "Correct these files"),
-            (vec![ready("False", "ApprovalRequired")], State::Waiting, "it waits", "seal sync approve shop/web"),
+            (vec![ready("False", "PruneRefused")], State::Waiting, "it waits", "if not, put the files back"),
+            (vec![ready("False", "ApprovalRequired")], State::Planned, "it waits", "seal sync approve shop/web"),
             (vec![ready("False", "SealedSecretFailed")], State::Failed, "SealedSecretFailed", "Moved or renamed"),
             (vec![ready("False", "Unheard")], State::Failed, "is not well: Unheard", "seal sync events shop/web"),
             (

@@ -130,7 +130,7 @@ impl GitSyncs {
 
     /// `started` is the start of the process.
     pub(super) fn register(&self, book: &mut Book<'_>, started: Timestamp) {
-        let help = "How each GitSync fares, as seal sync says it: 1 with the state that it is in (unreadable, stalled, failed, degraded, waiting, drifted, deleting, progressing, suspended, well)";
+        let help = "How each GitSync fares, as seal sync says it: 1 with the state that it is in (unreadable, stalled, failed, degraded, waiting, planned, drifted, deleting, progressing, suspended, well)";
         let states = Family::<NameAndState, Gauge>::default();
         let (asked, intervals) = (Family::<Name, Gauge>::default(), Family::<Name, Gauge>::default());
         let corrected = Family::<Name, Counter>::default();

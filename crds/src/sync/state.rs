@@ -18,8 +18,10 @@ pub enum State {
     Failed,
     /// It was applied, and does not do what it is for.
     Degraded,
-    /// It waits for somebody, or for another GitSync.
+    /// It waits for another GitSync, or for somebody to say that so much is to be deleted.
     Waiting,
+    /// Its plan waits for leave, as its spec asks.
+    Planned,
     /// Others changed what was applied, and it is left so.
     Drifted,
     /// It is being deleted.
@@ -50,8 +52,12 @@ pub fn state(sync: &GitSync) -> (State, Option<Condition>) {
     match ready {
         None => (State::Progressing, None),
         Some(ready) if ready.status == "False" => {
-            let waits = ["ApprovalRequired", "PruneRefused", "DependencyNotReady"].contains(&ready.reason.as_str());
-            (if waits { State::Waiting } else { State::Failed }, Some(ready))
+            let state = match ready.reason.as_str() {
+                "ApprovalRequired" => State::Planned,
+                "PruneRefused" | "DependencyNotReady" => State::Waiting,
+                _ => State::Failed,
+            };
+            (state, Some(ready))
         }
         Some(ready) if ready.status != "True" => (State::Progressing, Some(ready)),
         Some(ready) => match (find("Healthy", "False"), find("Drifted", "True"), find("Healthy", "Unknown")) {

@@ -197,7 +197,7 @@ fn colour(state: State) -> &'static str {
     use crate::table::{CYAN, DIM, GREEN, RED, YELLOW};
     match state {
         State::Unreadable | State::Stalled | State::Failed | State::Degraded => RED,
-        State::Waiting | State::Drifted => YELLOW,
+        State::Waiting | State::Planned | State::Drifted => YELLOW,
         State::Deleting | State::Progressing => CYAN,
         State::Suspended | State::Gone => DIM,
         State::Well => GREEN,
