@@ -75,7 +75,7 @@ pub struct Metrics {
     pub leading: Gauge,
     /// Requests to the API server.
     pub api_requests: Family<ApiRequest, Counter>,
-    /// Requests to the endpoints under /v1.
+    /// Requests to the endpoints under /v1 and /hook.
     pub http_requests: Family<HttpRequest, Counter>,
     /// How long they took.
     pub http_durations: Family<HttpPath, Histogram>,
@@ -197,7 +197,7 @@ impl Metrics {
         let help = "How long a try took, from opening to the Secret being written";
         book.one("unseal_duration_seconds", help, self.unseal_durations.clone());
         book.one("rsa_operations", "RSA private-key operations: what unsealing costs", self.rsa_operations.clone());
-        book.family("http_requests", "Requests to the endpoints under /v1", self.http_requests.clone());
+        book.family("http_requests", "Requests to the endpoints under /v1 and /hook", self.http_requests.clone());
         book.family("http_request_duration_seconds", "How long they took", self.http_durations.clone());
         let help = "Requests to the API server, by verb (get, watch, create, update, patch, delete) and code of the answer (none without one)";
         book.family("api_requests", help, self.api_requests.clone());

@@ -22,7 +22,7 @@ impl UnsealError {
 /// Labels of `http_requests_total`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HttpRequest {
-    /// One of those under /v1.
+    /// One of those under /v1, or that of the webhooks.
     pub path: &'static str,
     /// Of the answer.
     pub code: u16,
