@@ -118,6 +118,8 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
         ("flags.additionalNamespaces={a},flags.gitSync=true", "GitSyncs are followed in all namespaces or not at all"),
         ("replicas=0", "/replicas"),
         ("replicas=2,flags.leaderElect=false", "without flags.leaderElect there can be one only"),
+        ("strategy.type=RollingUpdate,flags.leaderElect=false", "without flags.leaderElect there can be one only"),
+        ("strategy.type=OnDelete", "/strategy/type"),
         ("image.digest=abc", "/image/digest"),
         ("prometheusRule.runbook=https://example.com/#it", "/prometheusRule/runbook"),
         ("serviceProxier.verbs={delete}", "/serviceProxier/verbs"),
@@ -138,6 +140,53 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
     Ok(())
 }
 
+/// A reader of YAML may refuse a key that stands twice in a mapping; ours does.
+#[tokio::test]
+async fn a_label_of_its_own_takes_the_place_of_that_of_all() -> Result<()> {
+    let aggregated = "rbac.authorization.k8s.io/aggregate-to-view";
+    let objects = rendered(&json!({
+        "labels": {"team": "all", "tier": "all", "grafana_dashboard": "all", aggregated: "false"}, "podLabels": {"team": "own"},
+        "serviceMonitor": {"enabled": true, "labels": {"team": "own"}},
+        "prometheusRule": {"enabled": true, "labels": {"team": "own"}},
+        "dashboard": {"enabled": true, "labels": {"team": "own"}},
+        "syncOperator": {"subjects": [{"kind": "ServiceAccount", "name": "ops", "namespace": "kube-system"}]},
+    }))
+    .await?;
+    let labels = |kind: &str| of_kind(&objects, kind).next().unwrap()["metadata"]["labels"].clone();
+    let of_pods = &of_kind(&objects, "Deployment").next().unwrap()["spec"]["template"]["metadata"]["labels"];
+    for own in [of_pods.clone(), labels("ServiceMonitor"), labels("PrometheusRule"), labels("ConfigMap")] {
+        assert_eq!((&own["team"], &own["tier"]), (&json!("own"), &json!("all")), "{own}");
+    }
+    assert_eq!(
+        (&labels("Deployment")["team"], &labels("ConfigMap")["grafana_dashboard"]),
+        (&json!("all"), &json!("1"))
+    );
+    let viewer =
+        of_kind(&objects, "ClusterRole").find(|role| role["metadata"]["name"] == "signet-sync-viewer").unwrap();
+    assert_eq!(viewer["metadata"]["labels"][aggregated], "true");
+    Ok(())
+}
+
+/// What lies in no namespace must have another name in another installation. Only one can follow GitSyncs.
+#[tokio::test]
+async fn two_installations_share_no_name() -> Result<()> {
+    let people = json!({"subjects": [{"kind": "ServiceAccount", "name": "ops", "namespace": "kube-system"}]});
+    let mut names = Vec::new();
+    for name in ["sealed-secrets-controller", "team-controller"] {
+        let flags = json!({"namespaceSelector": "team=blue", "authenticate": true});
+        let values = json!({
+            "fullnameOverride": name, "flags": flags, "crds": {"install": false}, "keysOperator": people, "syncOperator": people,
+        });
+        let objects = rendered(&values).await?;
+        let cluster = objects.iter().filter(|object| object["metadata"]["namespace"].is_null());
+        names.push(cluster.map(|object| format!("{} {}", object["kind"], object["metadata"]["name"])).collect());
+    }
+    let [one, other]: [BTreeSet<String>; 2] = names.try_into().unwrap();
+    assert!(one.is_disjoint(&other) && one.len() == other.len() && one.len() > 8, "{one:?} {other:?}");
+    assert!(one.contains(r#""ClusterRole" "signet-keys-operator""#), "as docs call it: {one:?}");
+    Ok(())
+}
+
 /// The combinations that make other objects, each as the real API server takes it.
 #[tokio::test]
 async fn what_is_rendered_is_applied() -> Result<()> {
@@ -148,7 +197,7 @@ async fn what_is_rendered_is_applied() -> Result<()> {
     }
     cluster.established(&["servicemonitors.monitoring.coreos.com", "prometheusrules.monitoring.coreos.com"]).await?;
     let hardened = json!({
-        "replicas": 3,
+        "replicas": 3, "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "imagePullSecrets": [{"name": "registry"}], "priorityClassName": "system-cluster-critical",
         "image": {"repository": "registry.example.com/signet", "digest": format!("sha256:{}", "0".repeat(64))},
         "serviceAccount": {"annotations": {"a": "b"}}, "service": {"annotations": {"a": "b"}},
@@ -179,7 +228,7 @@ async fn what_is_rendered_is_applied() -> Result<()> {
         hardened,
         alone,
         every,
-        json!({"flags": {"gitSync": false}}),
+        json!({"flags": {"gitSync": false}, "strategy": {"type": "Recreate"}}),
         json!({"flags": {"allNamespaces": false}}),
         json!({"flags": {"additionalNamespaces": [place]}}),
         json!({"flags": {"namespaceSelector": "team=blue"}}),
@@ -267,7 +316,8 @@ async fn definitions_are_upgraded_with_the_release_and_stay_without_it() -> Resu
     let (old, new) = (old.to_str().context("UTF-8")?, chart.to_str().context("UTF-8")?);
     cluster.helm(&[&["install"], &flags[..], &[old]].concat()).await?;
     assert_eq!(cluster.kubectl(&names).await?, r#"["oldname"]"#);
-    cluster.helm(&[&["upgrade"], &flags[..], &[new]].concat()).await?;
+    // What the API server made of the old strategy must not stand in the way of another.
+    cluster.helm(&[&["upgrade", "--set=strategy.type=Recreate"], &flags[..], &[new]].concat()).await?;
     assert_eq!(cluster.kubectl(&names).await?, r#"["gs"]"#);
     cluster.established(&["gitsyncs.signet.dev", "sealedsecrets.bitnami.com"]).await?;
     let sealed = json!({

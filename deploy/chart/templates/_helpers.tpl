@@ -12,11 +12,20 @@
 {{ default (include "signet.name" .) .Values.serviceAccount.name }}
 {{- end }}
 
-{{- define "signet.labels" -}}
-app.kubernetes.io/name: signet
-{{- with .Values.labels }}
-{{ toYaml . }}
+{{/* What the roles for people begin with: in a default installation what deploy/ calls them. */}}
+{{- define "signet.people" -}}
+{{ if eq (include "signet.name" .) "sealed-secrets-controller" }}signet{{ else }}{{ include "signet.prefix" . }}{{ end }}
 {{- end }}
+
+{{/* The labels of an object. */}}
+{{- define "signet.labels" -}}
+{{ include "signet.labelsAnd" (list . dict) }}
+{{- end }}
+
+{{/* With labels of its own, which win: no key may stand there twice. */}}
+{{- define "signet.labelsAnd" -}}
+{{- $all := (index . 0).Values.labels | default dict }}
+{{- toYaml (merge dict (index . 1 | default dict) $all (dict "app.kubernetes.io/name" "signet")) }}
 {{- end }}
 
 {{/* Whether only some namespaces are watched, as the controller decides it. */}}
