@@ -6,7 +6,9 @@ RUN go install -trimpath -ldflags "-s -w -X sigs.k8s.io/kustomize/api/provenance
     && go install -trimpath -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=v3.19.5" \
         helm.sh/helm/v3/cmd/helm@v3.19.5
 
-FROM rust:1.95-bookworm AS build
+# Of rust-toolchain.toml, whose other components nobody needs here: with the variable rustup fetches none.
+FROM rust:1.95.0-bookworm AS build
+ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
 COPY . .
 RUN cargo static --package controller && mv target/*/release/signet-controller /

@@ -1,5 +1,7 @@
 //! What `deploy/` says to itself: names that must meet. That it works is shown by every other test, which runs with it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::Result;
 use harness::chart::{self, RENDERINGS};
 use serde_json::Value;
@@ -42,6 +44,33 @@ fn the_controller_runs_as_the_account_that_has_the_rights() -> Result<()> {
     let bound = |object: &&Value| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Binding"));
     let to_account = |object: &&Value| object["subjects"][0]["name"] == *account;
     assert_eq!(rights.iter().filter(bound).filter(to_account).count(), 3, "its own, the cluster's, and to impersonate");
+    Ok(())
+}
+
+/// kubectl leaves what only the old mode has: the page on installing lists it, by the modes that have it.
+#[test]
+fn what_a_mode_leaves_behind_is_listed() -> Result<()> {
+    let modes = ["", "sealing/", "namespaced/", "selected/"];
+    let mut having: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (folder, file) in modes.map(|mode| (mode, "install.yaml")).into_iter().chain([("authenticated/", "rbac.yaml")])
+    {
+        for object in objects(&format!("{folder}{file}"))? {
+            let words = [&object["kind"], &object["metadata"]["name"]].map(|word| word.as_str().unwrap_or_default());
+            let name = format!("{}/{}", words[0].to_lowercase(), words[1]);
+            let mode = format!("deploy/{folder}").trim_end_matches('/').to_owned();
+            having.entry(name).or_default().insert(mode);
+        }
+    }
+    having.retain(|_, having| having.len() < modes.len());
+    let page = std::fs::read_to_string(chart::folder().with_file_name("docs").join("install.md"))?;
+    let rows = page.lines().skip_while(|line| !line.starts_with("| modes |")).skip(2);
+    let spans = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+    let mut told = BTreeMap::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.split('|').collect();
+        told.extend(spans(cells[2]).into_iter().map(|name| (name, spans(cells[1]))));
+    }
+    assert_eq!(told, having);
     Ok(())
 }
 

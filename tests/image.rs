@@ -41,6 +41,17 @@ fn dockerfile() -> Result<String> {
 fn the_image_is_what_is_tested_and_what_the_chart_expects() -> Result<()> {
     let dockerfile = dockerfile()?;
     assert!(dockerfile.contains(&format!("RUN cargo {} --package controller", release::STATIC)), "{dockerfile}");
+    // What it takes, no more: rustup would fetch what rust-toolchain.toml names beside the compiler.
+    let toolchain = fs::read_to_string("../rust-toolchain.toml")?;
+    let channel = toolchain.lines().find_map(|line| line.strip_prefix("channel = ")).context("a channel")?;
+    let channel = channel.trim_matches('"');
+    for line in [format!("FROM rust:{channel}-bookworm AS build"), format!("ENV RUSTUP_TOOLCHAIN={channel}")] {
+        assert!(dockerfile.lines().any(|it| it == line), "{line}");
+    }
+    let page = fs::read_to_string("../docs/install.md")?;
+    for base in dockerfile.lines().filter_map(|line| line.strip_prefix("FROM ")?.split(' ').next()) {
+        assert!(page.contains(&format!("`{base}`")), "docs/install.md does not name {base}");
+    }
     let (_, image) = dockerfile.rsplit_once("\nFROM ").context("stages")?;
     let lines: Vec<&str> = image.lines().collect();
     assert_eq!(lines.first(), Some(&"gcr.io/distroless/static-debian12:nonroot"), "nothing but a CA bundle and a user");

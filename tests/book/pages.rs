@@ -61,6 +61,38 @@ async fn the_quick_start() -> Result<()> {
     desk.follow_all(rest).await
 }
 
+/// What is orphaned stays, with Secrets and definitions; and what was deleted too late is let go by hand.
+#[tokio::test]
+async fn uninstalling() -> Result<()> {
+    let page = Page::read("install.md")?;
+    let world = world().await?;
+    let place = shop(&world, world.cluster.admin().await?);
+    place.apply_sealed("db", &[("password", "1")]).await?;
+    place.synced("db", "True").await?;
+    let git = GitServer::start()?;
+    let repository = git.create("shop").await?;
+    let head = commit(&repository, "blue").await?;
+    follow(&place, "web", &repository, json!({})).await?;
+    place.applied("web", &head).await?;
+    let desk = Desk::new(None, Some(world.cluster.kubeconfig())).await?;
+    desk.bring("deploy", &harness::chart::folder())?;
+    let (last, first) = page.steps.split_last().context("no steps")?;
+    desk.follow_all(first).await?;
+    world.controller.terminate().await?;
+    place.says("web", &[("value", "blue")]).await?;
+    place.holds("db", &[("password", "1")]).await?;
+
+    let metadata = json!({"name": "api", "namespace": "shop", "finalizers": [crds::git_sync::FINALIZER]});
+    let spec = json!({"source": {"url": repository.url()}});
+    let late = json!({"apiVersion": "signet.dev/v1alpha1", "kind": "GitSync", "metadata": metadata, "spec": spec});
+    world.cluster.apply(&late.to_string()).await?;
+    world.cluster.kubectl(&["-n", "shop", "delete", "gitsync", "api", "--wait=false"]).await?;
+    ensure!(place.syncs().get_opt("api").await?.is_some(), "nobody is there to let it go");
+    desk.follow(last).await?;
+    ensure!(place.syncs().get_opt("api").await?.is_none(), "it is gone");
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_keys() -> Result<()> {
     let world = world().await?;
@@ -91,7 +123,7 @@ async fn the_guide_of_git_syncs() -> Result<()> {
     desk.call("4f1d2a9c", &first[..8]);
     // Without a kubelet nobody has a Pod's log.
     desk.write("log", world.controller.logs().await?)?;
-    desk.call("kubectl logs -n kube-system deployment/sealed-secrets-controller", "cat log");
+    desk.call("kubectl logs -n kube-system -l app.kubernetes.io/name=signet --tail=-1", "cat log");
     desk.follow_all(&Page::read("gitsync-guide.md")?.steps).await?;
     place.says("web", &[("value", "blue")]).await?;
     Ok(())
@@ -116,6 +148,7 @@ async fn what_the_alerts_runbook_looks_at() -> Result<()> {
     follow(&place, "web", &repository, json!({})).await?;
     place.applied("web", &head).await?;
     let desk = Desk::new(None, Some(world.cluster.kubeconfig())).await?;
+    desk.bring("deploy", &harness::chart::folder())?;
     desk.follow_all(&Page::read("runbook-alerts.md")?.steps).await
 }
 
