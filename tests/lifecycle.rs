@@ -53,22 +53,29 @@ async fn a_missing_definition_or_right_is_told_with_what_to_do_and_a_code() -> R
 /// It is looked at again and again, and told once what is in the way of that.
 #[tokio::test]
 async fn a_lease_that_cannot_be_looked_at_does_not_fill_the_log() -> Result<()> {
-    let world = World::with(ClusterOptions::default(), ControllerOptions::hasty()).await?;
+    let times = ["lease-duration=20s", "renew-deadline=10s", "retry-period=500ms"];
+    let args = times.map(|flag| format!("--leader-election-{flag}")).into();
+    let options = ControllerOptions { args, ..ControllerOptions::default() };
+    let world = World::with(ClusterOptions::default(), options).await?;
     let binding = ["-n", "kube-system", "get", "rolebinding", "sealed-secrets-key-admin", "-o", "json"];
     let mut kept: Value = serde_json::from_str(&world.cluster.kubectl(&binding).await?)?;
     kept["metadata"] = json!({"name": "sealed-secrets-key-admin", "namespace": "kube-system"});
+    let before = world.controller.logs().await?.len();
     world.cluster.kubectl(&["-n", "kube-system", "delete", "rolebinding", "sealed-secrets-key-admin"]).await?;
+    let since = async || anyhow::Ok(world.controller.logs().await?.get(before..).unwrap_or_default().to_owned());
     let refused = "sealed_secrets_controller_api_requests_total{verb=\"get\",code=\"403\"}";
     eventually("it to be refused again and again", SOON, || async {
         Ok((sum(&world.controller.metrics().await?, refused)? > 4.0).then_some(()))
     })
     .await?;
-    let logs = world.controller.logs().await?;
-    let told = logs.lines().filter(|line| line.contains("cannot hold or look at the Lease")).count();
+    let logs = since().await?;
+    // On a loaded machine an answer may be late, too: that is told in other words.
+    let refused = |line: &&str| line.contains("cannot hold or look at the Lease") && line.contains("forbidden");
+    let told = logs.lines().filter(refused).count();
     assert!((1..=2).contains(&told), "once as the one that leads, once as one that follows: {logs}");
     world.cluster.apply(&kept.to_string()).await?;
     eventually("that to be told", SOON, || async {
-        Ok(world.controller.logs().await?.contains("the Lease can be looked at again").then_some(()))
+        Ok(since().await?.contains("the Lease can be looked at again").then_some(()))
     })
     .await?;
     Ok(())

@@ -227,8 +227,11 @@ async fn a_sync_has_the_rights_of_its_account_alone() -> Result<()> {
     let ready =
         place.ready("shop", |ready, _| ready.status == "False" && ready.message.contains("signet-sync")).await?;
     // It is told once, in words for people.
-    let logs = world.controller.logs().await?;
-    assert!(logs.contains("cannot watch what was applied"), "{logs}");
+    let logs = eventually("that to be told", SOON, || async {
+        let logs = world.controller.logs().await?;
+        Ok(logs.contains("cannot watch what was applied").then_some(logs))
+    })
+    .await?;
     for text in [logs, ready.message] {
         assert!(!text.contains("Status {") && !text.contains("watch list error"), "{text}");
     }
