@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use crds::git_sync::{RECONCILE_REQUESTED, ROLLBACK};
-use harness::{GitServer, eventually};
+use harness::{ClusterOptions, ControllerOptions, GitServer, eventually};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
@@ -13,9 +13,15 @@ const HANGING: usize = 12;
 /// As many of one namespace as ask at once.
 const AT_ONCE: u64 = 8;
 
+/// One that waits longer for a host than this test does for it.
+async fn patient() -> Result<World> {
+    let args = vec!["--git-timeout=10m".to_owned()];
+    World::with(ClusterOptions::default(), ControllerOptions { args, ..ControllerOptions::default() }).await
+}
+
 #[tokio::test]
 async fn hosts_that_never_answer_delay_nobody() -> Result<()> {
-    let world = World::new().await?;
+    let world = patient().await?;
     let (tenant, other) = (world.place("hangs").await?, world.place("well").await?);
     let (dead, git) = (GitServer::start()?, GitServer::start()?);
     let (before, repository) = (dead.create("before").await?, git.create("app").await?);
@@ -78,7 +84,7 @@ async fn hosts_that_never_answer_delay_nobody() -> Result<()> {
 /// Nor do commits that must be fetched anew to go back to them.
 #[tokio::test]
 async fn a_rollback_whose_commit_does_not_come_delays_nobody() -> Result<()> {
-    let world = World::new().await?;
+    let world = patient().await?;
     let (tenant, other) = (world.place("back").await?, world.place("well").await?);
     let (dead, git) = (GitServer::start()?, GitServer::start()?);
     let (repository, healthy) = (dead.create("app").await?, git.create("app").await?);
@@ -100,9 +106,7 @@ async fn a_rollback_whose_commit_does_not_come_delays_nobody() -> Result<()> {
     }
 
     dead.pause();
-    for mirror in std::fs::read_dir(world.controller.git_cache())? {
-        std::fs::remove_dir_all(mirror?.path())?;
-    }
+    world.controller.forget_mirrors().await?;
     let back = json!({"metadata": {"annotations": {ROLLBACK: first}}});
     for name in &names {
         patch(&tenant, name, &back).await?;

@@ -74,11 +74,7 @@ async fn a_rollback_to_a_commit_that_is_nowhere_says_what_to_do() -> Result<()> 
         commits.push(repository.commit(value).await?);
         place.applied("app", commits.last().map_or("", String::as_str)).await?;
     }
-    let forget = || -> Result<()> {
-        let mirrors = std::fs::read_dir(world.controller.git_cache())?.collect::<std::io::Result<Vec<_>>>()?;
-        mirrors.iter().try_for_each(|mirror| Ok(std::fs::remove_dir_all(mirror.path())?))
-    };
-    forget()?;
+    world.controller.forget_mirrors().await?;
     annotate(&place, json!(commits[0])).await?;
     place.applied("app", &commits[0]).await?;
     value(&place, "one").await?;
@@ -97,7 +93,7 @@ async fn a_rollback_to_a_commit_that_is_nowhere_says_what_to_do() -> Result<()> 
     let bare = bare.to_str().context("a path")?;
     repository.git(&["--git-dir", bare, "reflog", "expire", "--expire=now", "--all"]).await?;
     repository.git(&["--git-dir", bare, "gc", "--quiet", "--prune=now"]).await?;
-    forget()?;
+    world.controller.forget_mirrors().await?;
     annotate(&place, json!(commits[1])).await?;
     let ready = place.ready("app", |ready, _| ready.reason == "RollbackNotFound").await?;
     for words in [

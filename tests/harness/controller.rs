@@ -133,9 +133,16 @@ impl Controller {
         &self.name
     }
 
-    /// The folder of its mirrors.
-    pub fn git_cache(&self) -> PathBuf {
-        self.scratch.path().join(git_cache(&self.name))
+    /// Removes its mirrors, into which it may be writing.
+    pub async fn forget_mirrors(&self) -> Result<()> {
+        let folder = self.scratch.path().join(git_cache(&self.name));
+        eventually("the mirrors to go", END, || async {
+            for mirror in std::fs::read_dir(&folder)? {
+                std::fs::remove_dir_all(mirror?.path())?;
+            }
+            Ok(Some(()))
+        })
+        .await
     }
 
     /// Its process.
