@@ -5,10 +5,10 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use axum::http::Request;
-use harness::{Cluster, Controller, ControllerOptions, binaries, command, kubeseal};
+use harness::{Cluster, Controller, ControllerOptions, binaries, command, eventually, kubeseal};
 use serde_json::{Value, json};
 
-use crate::world::{Place, World, document};
+use crate::world::{Place, SOON, World, document};
 
 const AUDIENCE: &str = "--audience=signet-controller";
 
@@ -59,12 +59,16 @@ async fn only_who_may_has_something_verified_or_re_encrypted() -> Result<()> {
     // Straight to the controller, as any Pod can ask.
     let http = reqwest::Client::builder().no_proxy().build()?;
     let ask = async |path: &str, authorization: Option<String>, body: &Value| {
-        let mut request = http.post(world.controller.url(path)).body(body.to_string());
-        if let Some(authorization) = authorization {
-            request = request.header("authorization", authorization);
-        }
-        let answer = request.send().await?;
-        anyhow::Ok((answer.status().as_u16(), answer.text().await?))
+        // The API server may take too long to say who asks.
+        eventually("an answer", SOON, || async {
+            let request = http.post(world.controller.url(path)).body(body.to_string());
+            let request = authorization.iter().fold(request, |request, it| request.header("authorization", it));
+            let answer = request.send().await?;
+            let status = answer.status();
+            let told = answer.text().await?;
+            Ok((!status.is_server_error()).then_some((status.as_u16(), told)))
+        })
+        .await
     };
     let developer = token(&place, "developer", &[AUDIENCE]).await?;
     let stranger = token(&place, "stranger", &[AUDIENCE]).await?;
@@ -97,7 +101,7 @@ async fn only_who_may_has_something_verified_or_re_encrypted() -> Result<()> {
     };
     let refused = proxied(None).await.unwrap_err().to_string();
     assert!(refused.contains("send a token in X-Signet-Token"), "{refused}");
-    proxied(Some(&developer)).await?;
+    eventually("it to be let in", SOON, || async { proxied(Some(&developer)).await.map(Some) }).await?;
 
     // The real kubeseal has no way to send it; ours has.
     let kubeconfig = world.cluster.kubeconfig();

