@@ -119,6 +119,7 @@ async fn ask_through_proxy(cluster: &Cluster, namespace: &str, service: &str) ->
     })?;
     cluster.publish_service(namespace, service, PublishedPort { name: "http", port: 8080, loopback_port }).await?;
     let path = format!("/api/v1/namespaces/{namespace}/services/http:{service}:http/proxy/v1/hello");
+    Tool::Kubectl.path().await?; // built now, and not while it is waited for
     // The API server learns of Endpoints by watching, so its first answer may be that there are none.
     eventually("the service proxy to answer", SOON, || async {
         Ok(Some(cluster.kubectl(&["get", "--raw", &path]).await?))

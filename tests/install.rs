@@ -43,8 +43,8 @@ async fn what_it_applies_is_waited_for() -> Result<()> {
     // Nobody runs Pods here: the Deployment is told to be well.
     let deployments = Api::<Deployment>::namespaced(cluster.admin().await?, "kube-system");
     let well = json!({"status": {"observedGeneration": 9, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1}});
-    let applying = seal(kubeconfig, &["install", "--apply", "--timeout=60"], "");
-    let becoming = eventually("the Deployment to be told so", Duration::from_secs(30), || async {
+    let applying = seal(kubeconfig, &["install", "--apply", "--timeout=300"], "");
+    let becoming = eventually("the Deployment to be told so", Duration::from_mins(2), || async {
         Ok(deployments.patch_status(DEPLOYMENT, &PatchParams::default(), &Patch::Merge(&well)).await.ok())
     });
     let (applied, became) = tokio::join!(applying, becoming);

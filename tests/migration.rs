@@ -62,6 +62,7 @@ async fn upstream(cluster: &Cluster) -> Result<Process> {
     let port = PublishedPort { name, port: 8080, loopback_port: http };
     cluster.publish_service("kube-system", NAME, port).await?;
     let client = cluster.kubeconfig();
+    Tool::Kubeseal.path().await?; // built now, and not while it is waited for
     eventually("upstream to serve its certificate", SOON, || async {
         process.ensure_running()?;
         Ok(kubeseal(Some(client), &["--fetch-cert"], "").await?.success().ok())
@@ -75,6 +76,7 @@ async fn upstreams_sources() -> Result<PathBuf> {
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/upstream-controller");
     let home = std::env::var("HOME")?;
     let mut go = command::clean("go", home.as_ref());
+    go.envs(["GOPATH", "GOMODCACHE"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     go.current_dir(tools).args(["list", "-m", "-f", "{{.Dir}}", "github.com/bitnami/sealed-secrets"]);
     let folder = command::run(&mut go, b"").await?.success()?;
     ensure!(!folder.trim().is_empty(), "Go's module cache holds no sources of upstream's controller any more");

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -144,9 +144,12 @@ impl Cluster {
 
     /// The same over another address of the API server.
     pub async fn kubeconfig_through(&self, server: &str, namespace: &str, name: &str) -> Result<PathBuf> {
+        // Of its own: whoever reads another may do so now.
+        static WRITTEN: AtomicUsize = AtomicUsize::new(1);
         let token = self.service_account_token(namespace, name).await?;
         let text = render(server, &self.control_plane.authority, &Credentials::Token(&token), namespace);
-        self.scratch.file(&format!("{namespace}.{name}.kubeconfig"), text)
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        self.scratch.file(&format!("{namespace}.{name}.{number}.kubeconfig"), text)
     }
 
     /// The ServiceAccount's token, as a Pod finds it in a file; `ca.crt` in [`Self::scratch`] goes with it.
