@@ -256,7 +256,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (started, pipe) = (folder.path().join("started"), folder.path().join("pipe"));
         let script = format!("mkfifo {0}; (echo up > {1}; cat {0}) & wait", pipe.display(), started.display());
-        let limits = Limits { time: Duration::from_secs(2), ..LIMITS };
+        let limits = Limits { time: Duration::from_secs(10), ..LIMITS };
         assert!(matches!(shell(&script, limits).await, Err(SandboxError::Time(_))));
         assert!(started.exists());
         // Opening to write succeeds only while somebody reads.
