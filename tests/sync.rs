@@ -22,7 +22,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{Place, SOON, World, config_map, start};
+use crate::world::{Place, SOON, World, config_map, follow, start};
 
 /// Nine objects of a public repository, a SealedSecret beside them, and one file that goes.
 #[tokio::test]
@@ -167,15 +167,21 @@ async fn what_only_another_spec_can_mend_is_stalled() -> Result<()> {
     let (place, git) = start("stalled").await?;
     let repository = git.create("app").await?;
     repository.write("map.yaml", config_map("settings", "one"))?;
-    repository.commit("one").await?;
+    let commit = repository.commit("one").await?;
     place.sync("outside", &repository.url(), "../..").await?;
     place.sync("password", "http://robot:hunter2@127.0.0.1/app.git", "").await?;
-    for (name, reason) in [("outside", "InvalidPath"), ("password", "InvalidUrl")] {
+    // As many hours as there is a number for.
+    follow(&place, "rarely", &repository, json!({"interval": "2562047788015215h"})).await?;
+    let all = [("outside", "InvalidPath"), ("password", "InvalidUrl"), ("rarely", "InvalidSpec")];
+    for (name, reason) in all {
         let ready = place.ready(name, |ready, _| ready.reason == reason).await?;
         assert!(!ready.message.contains("hunter2"), "{}", ready.message);
         let status = place.syncs().get(name).await?.status.unwrap_or_default();
         assert!(status.conditions.iter().any(|it| it.type_ == "Stalled" && it.status == "True"), "{name}: {status:?}");
     }
+    // Nobody else is.
+    place.sync("app", &repository.url(), "").await?;
+    place.applied("app", &commit).await?;
     Ok(())
 }
 

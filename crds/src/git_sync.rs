@@ -80,7 +80,7 @@ pub struct GitSyncSpec {
     /// variable needs a value. $${name} stands for ${name} itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub post_build: Option<PostBuild>,
-    /// How often to look for a new commit, such as 30s or 5m.
+    /// How often to look for a new commit, such as 30s or 5m; from a second to a year, which is 8760h.
     #[serde(default = "default_interval")]
     #[schemars(schema_with = "duration")]
     pub interval: String,
@@ -105,7 +105,7 @@ pub struct GitSyncSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub health_check_exprs: Vec<HealthCheckExpr>,
-    /// How long a revision may take to become healthy, where anything waits for that.
+    /// How long a revision may take to become healthy, where anything waits for that; from a second to a year.
     #[serde(default = "default_timeout")]
     #[schemars(schema_with = "timeout")]
     pub timeout: String,
@@ -353,9 +353,9 @@ pub struct SecretReference {
     pub name: String,
 }
 
-/// A time that is no duration.
+/// A time that is no duration, or none that anybody waits for.
 #[derive(Debug, thiserror::Error)]
-#[error("spec.{field} {text:?} is not a duration of at least one second, such as 30s or 5m")]
+#[error("spec.{field} {text:?} is not a duration from one second to a year (8760h); write one such as 30s or 5m")]
 pub struct BadDuration {
     field: &'static str,
     text: String,
@@ -374,7 +374,9 @@ impl GitSyncSpec {
 }
 
 fn some_time(field: &'static str, text: &str) -> Result<SignedDuration, BadDuration> {
-    let parsed = text.parse::<SignedDuration>().ok().filter(|time| *time >= SignedDuration::from_secs(1));
+    // What may be longer cannot always be added to a time.
+    let bounds = SignedDuration::from_secs(1)..=SignedDuration::from_hours(8760);
+    let parsed = text.parse::<SignedDuration>().ok().filter(|time| bounds.contains(time));
     parsed.ok_or_else(|| BadDuration { field, text: text.to_owned() })
 }
 
@@ -442,7 +444,8 @@ mod tests {
         let interval = |text: &str| GitSyncSpec { interval: text.to_owned(), ..GitSyncSpec::default() }.interval();
         assert_eq!(interval("1m").unwrap(), SignedDuration::from_secs(60));
         assert_eq!(interval("1h30m").unwrap(), SignedDuration::from_secs(5400));
-        for bad in ["", "0s", "-1m", "soon"] {
+        assert_eq!(interval("8760h").unwrap(), SignedDuration::from_hours(8760));
+        for bad in ["", "0s", "-1m", "soon", "8760h1s", "2562047788015215h", "99999999999999999999h"] {
             assert!(interval(bad).unwrap_err().to_string().contains("30s"), "{bad}");
         }
     }

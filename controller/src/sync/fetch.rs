@@ -137,7 +137,8 @@ pub struct Fetching {
     asked: Option<Asked>,
     /// The revision that another GitSync has seen.
     pub call: Option<String>,
-    next: Option<Instant>,
+    /// When the last one that counts began, and how long after that the next does.
+    next: Option<(Instant, Duration)>,
     failures: u32,
     /// Why the last fetch failed.
     pub error: Option<Cause>,
@@ -154,7 +155,7 @@ pub struct Fetching {
 impl Fetching {
     /// Whether the interval is over, the source changed, or somebody wants it now.
     pub fn is_due(&self, sync: &GitSync, now: Instant) -> bool {
-        self.next.is_none_or(|at| at <= now) || self.asked.as_ref() != Some(&self.asked_by(sync))
+        self.left(now).is_zero() || self.asked.as_ref() != Some(&self.asked_by(sync))
     }
 
     fn asked_by(&self, sync: &GitSync) -> Asked {
@@ -170,8 +171,11 @@ impl Fetching {
 
     /// How long until the next fetch.
     pub fn wait(&self, sync: &GitSync, now: Instant) -> Duration {
-        let next = self.next.filter(|_| !self.is_due(sync, now));
-        next.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+        if self.is_due(sync, now) { Duration::ZERO } else { self.left(now) }
+    }
+
+    fn left(&self, now: Instant) -> Duration {
+        self.next.map_or(Duration::ZERO, |(began, wait)| wait.saturating_sub(now.saturating_duration_since(began)))
     }
 
     /// Whether what is known is about the source that is followed by now.
@@ -254,7 +258,7 @@ impl Fetching {
             }
         }
         let wait = if self.failures > 0 { backoff::after(self.failures).min(interval) } else { interval };
-        self.next = Some(began + wait);
+        self.next = Some((began, wait));
     }
 }
 

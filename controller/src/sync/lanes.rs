@@ -49,24 +49,52 @@ pub(super) async fn run(
     triggers: impl Stream<Item = ObjectRef<Guarded>> + Send,
     stop: CancellationToken,
 ) {
-    let mut lanes: HashMap<Lane, mpsc::UnboundedSender<ObjectRef<Guarded>>> = HashMap::new();
+    let store = syncer.store.clone();
+    let triggers = triggers.take_until(stop.clone().cancelled_owned());
+    let placed = triggers.filter_map(|sync| {
+        let lane = store.get(&sync).map(|guarded| lane_of(&guarded));
+        std::future::ready(lane.map(|lane| (lane, sync)))
+    });
+    let wanted = || store.state().iter().map(|guarded| lane_of(guarded)).collect();
+    hand_out(placed, wanted, |lane, triggers| work(syncer.clone(), lane, triggers, stop.clone())).await;
+}
+
+/// Until there are no more triggers, or one of the lanes ends in a defect: rather nobody follows Git, and that is seen, than
+/// that nothing is done about those in it, and nobody knows.
+async fn hand_out<T, Work: Future<Output = ()> + Send + 'static>(
+    triggers: impl Stream<Item = (Lane, T)> + Send,
+    wanted: impl Fn() -> HashSet<Lane>,
+    work: impl Fn(Lane, mpsc::UnboundedReceiver<T>) -> Work,
+) {
+    let mut lanes: HashMap<Lane, mpsc::UnboundedSender<T>> = HashMap::new();
     let mut running = JoinSet::new();
-    let mut triggers = pin!(triggers.take_until(stop.clone().cancelled_owned()));
-    while let Some(sync) = triggers.next().await {
-        let Some(lane) = syncer.store.get(&sync).map(|guarded| lane_of(&guarded)) else { continue };
+    let mut triggers = pin!(triggers);
+    loop {
+        let (lane, trigger) = tokio::select! {
+            Some(ended) = running.join_next() => match ended {
+                Ok(()) => continue,
+                Err(defect) => {
+                    tracing::error!(%defect, "the passes over GitSyncs ended in a defect");
+                    return;
+                }
+            },
+            next = triggers.next() => match next {
+                Some(next) => next,
+                None => break,
+            },
+        };
         if !lanes.contains_key(&lane) {
             // Those that nobody is in any more end.
-            let wanted: HashSet<Lane> = syncer.store.state().iter().map(|guarded| lane_of(guarded)).collect();
+            let wanted = wanted();
             lanes.retain(|lane, _| wanted.contains(lane));
-            while running.try_join_next().is_some() {}
         }
         let sender = lanes.entry(lane).or_insert_with_key(|lane| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            running.spawn(work(syncer.clone(), lane.clone(), receiver, stop.clone()));
+            running.spawn(work(lane.clone(), receiver));
             sender
         });
-        // It ends with its sender, or with everything.
-        let _ = sender.send(sync);
+        // It ends with its sender, with everything, or in a defect, which is heard of next.
+        let _ = sender.send(trigger);
     }
     drop(lanes);
     while running.join_next().await.is_some() {}
@@ -117,4 +145,38 @@ fn changes(
         let concerned = concerned.into_iter().filter(|guarded| lane_of(guarded) == lane);
         stream::iter(concerned.map(|guarded| ObjectRef::from_obj(&*guarded)).collect::<Vec<_>>())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lane_that_ends_in_a_defect_ends_all_and_one_that_nobody_is_in_ends_alone() {
+        let lane = |name: &str| Some(("shop".to_owned(), name.to_owned()));
+        let (done, mut did) = mpsc::unbounded_channel();
+        let work = move |lane: Lane, mut triggers: mpsc::UnboundedReceiver<&'static str>| {
+            let done = done.clone();
+            async move {
+                while let Some(trigger) = triggers.recv().await {
+                    assert_ne!(trigger, "a defect");
+                    let _ = done.send((lane.clone(), trigger));
+                }
+                let _ = done.send((lane, "ended"));
+            }
+        };
+        let (tell, told) = mpsc::unbounded_channel();
+        let triggers = stream::unfold(told, |mut told| async move { told.recv().await.map(|it| (it, told)) });
+        let run = tokio::spawn(hand_out(triggers, || HashSet::from([None]), work));
+        tell.send((lane("goes"), "one")).unwrap();
+        assert_eq!(did.recv().await, Some((lane("goes"), "one")));
+        tell.send((None, "two")).unwrap();
+        let both = HashSet::from([did.recv().await.unwrap(), did.recv().await.unwrap()]);
+        assert_eq!(both, HashSet::from([(lane("goes"), "ended"), (None, "two")]));
+        tell.send((None, "three")).unwrap();
+        assert_eq!(did.recv().await, Some((None, "three")));
+        tell.send((None, "a defect")).unwrap();
+        run.await.unwrap();
+        assert!(tell.is_closed(), "though there could be more triggers");
+    }
 }

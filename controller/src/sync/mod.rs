@@ -74,7 +74,7 @@ use kube::{
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 
 use self::{
     asks::Asks,
@@ -299,8 +299,11 @@ pub async fn run(context: Context, git: Git, sealed: mpsc::UnboundedReceiver<Key
     ]);
     let metrics = syncer.context.metrics.clone();
     metrics.git_syncs.follow(store);
-    let _sweeping = AbortOnDropHandle::new(tokio::spawn(syncer.clone().sweep()));
-    lanes::run(syncer.clone(), triggers, stop).await;
+    // Both go on until all ends; with a defect of the one the other ends, too.
+    tokio::select! {
+        () = lanes::run(syncer.clone(), triggers, stop) => {}
+        () = syncer.sweep() => {}
+    }
     // With what is known of them go their fetches: nobody would take in what these come to.
     syncer.keep(|_| false);
     syncer.post.finish().await;

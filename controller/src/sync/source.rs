@@ -55,6 +55,9 @@ const ALL_HISTORY: u32 = i32::MAX.unsigned_abs();
 /// How long an answer is kept for others. Longer intervals ask for themselves.
 const REMEMBERED: Duration = Duration::from_hours(1);
 
+/// No fetch may take longer, however long it may.
+const FOR_EVER: Duration = Duration::from_hours(8760);
+
 /// A mirror goes when no GitSync has used it for so long. After a start each has used its own long before.
 const UNUSED: Duration = Duration::from_mins(15);
 
@@ -204,6 +207,7 @@ impl Mirrors {
     pub fn new(root: PathBuf, file_root: Option<PathBuf>, timeout: Duration, max_size: u64) -> Self {
         let (opened, users, idle) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (answers, permits) = (Arc::default(), Permits::new(ALL, EACH));
+        let timeout = timeout.min(FOR_EVER);
         Self { root, file_root, timeout, max_size, opened, users, idle, answers, permits }
     }
 

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashSet,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +12,7 @@ const EVERY: Duration = Duration::from_mins(5);
 
 impl Syncer {
     /// Goes on until it is dropped.
-    pub(super) async fn sweep(self: Arc<Self>) {
+    pub(super) async fn sweep(&self) {
         // Until all GitSyncs are known, none is known to be gone.
         if self.store.wait_until_ready().await.is_err() {
             return;
