@@ -17,12 +17,12 @@ use harness::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams},
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
-use crate::world::{Place, SOON, World, config_map, document, follow};
+use crate::world::{KEYS, Place, SOON, World, config_map, document, follow};
 
 const PREFIX: &str = "sealed_secrets_controller_";
 /// The minute at which the second scrape takes the place of the first. One more comes each minute.
@@ -187,6 +187,12 @@ async fn each_condition_fires_its_alert_and_no_other() -> Result<()> {
     let after = later(controller, &before).await?;
     fires(&[&before, &after], 30, &["GitSyncNotFetched"]).await?;
 
+    place.syncs().delete("silent", &DeleteParams::default()).await?;
+    until(controller, &its, |asked| asked == 0.0).await?;
+
+    statuses(&place).await?;
+    watches(&place).await?;
+
     dashboard(&first, &after).await?;
     let table = fs::read_to_string(chart::folder().with_file_name("docs").join("metrics.md"))?;
     for name in after.lines().filter_map(|line| line.strip_prefix("# HELP ")?.strip_prefix(PREFIX)?.split(' ').next()) {
@@ -207,6 +213,20 @@ async fn keys(world: &World, place: &Place<'_>) -> Result<()> {
     let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(place.client.clone(), "kube-system");
     secrets.delete("no-key", &DeleteParams::default()).await?;
     until(controller, "malformed_keys", |some| some == 0.0).await?;
+
+    // Neither the one that db was sealed with nor the one that seals.
+    let names = async || -> Result<BTreeSet<String>> {
+        let keys = secrets.list_metadata(&ListParams::default().labels(KEYS)).await?;
+        Ok(keys.items.iter().map(ResourceExt::name_any).collect())
+    };
+    let first = names().await?;
+    world.renew_key().await?;
+    let second = names().await?;
+    world.renew_key().await?;
+    let before = controller.metrics().await?;
+    secrets.delete(second.difference(&first).next().context("a key")?, &DeleteParams::default()).await?;
+    until(controller, "keys_lost_total", |some| some > 0.0).await?;
+    fires(&[&before, &later(controller, &before).await?], 20, &["SignetKeyLost"]).await?;
 
     let before = controller.metrics().await?;
     let metadata = json!({"name": "full", "namespace": "kube-system"});
@@ -229,16 +249,63 @@ async fn keys(world: &World, place: &Place<'_>) -> Result<()> {
     for minute in [15, 20, 25, 30] {
         fires(&[&before, &failed], minute, &[]).await.context("one failure is made good by the next try")?;
     }
-    // One more after each five minutes, which is as long as it may take.
-    let mut tries = vec![before, failed];
-    for number in 2..=6 {
-        until(controller, "key_mint_failures_total", |some| some >= f64::from(number)).await?;
+    fails_on(controller, before, "key_mint_failures_total", "SignetKeyNotMade").await?;
+    world.cluster.kubectl(&["-n", "kube-system", "delete", "resourcequota", "full"]).await?;
+    Ok(())
+}
+
+/// One more failure after each five minutes, which is as long as it may take.
+async fn fails_on(controller: &Controller, before: String, counter: &str, alert: &str) -> Result<()> {
+    let since = sum(&before, &format!("{PREFIX}{counter}"))?;
+    let mut tries = vec![before];
+    for failures in 1..=5 {
+        until(controller, counter, |some| some >= since + f64::from(failures)).await?;
         let failed = controller.metrics().await?;
         tries.extend(vec![failed; 5]);
     }
-    fires(&tries.iter().map(String::as_str).collect::<Vec<_>>(), 25, &["SignetKeyNotMade"]).await?;
-    world.cluster.kubectl(&["-n", "kube-system", "delete", "resourcequota", "full"]).await?;
+    fires(&tries.iter().map(String::as_str).collect::<Vec<_>>(), 25, &[alert]).await
+}
+
+/// Nobody may write a status.
+async fn statuses(place: &Place<'_>) -> Result<()> {
+    let (controller, cluster) = (&place.world.controller, &place.world.cluster);
+    let named = |kind: &str, spec: Value| {
+        let api = "admissionregistration.k8s.io/v1";
+        json!({"apiVersion": api, "kind": kind, "metadata": {"name": "no-status"}, "spec": spec}).to_string()
+    };
+    let status = json!({"apiGroups": ["bitnami.com"], "apiVersions": ["*"], "operations": ["*"],
+        "resources": ["sealedsecrets/status"]});
+    let policy = json!({"matchConstraints": {"resourceRules": [status]}, "validations": [{"expression": "false"}]});
+    cluster.apply(&named("ValidatingAdmissionPolicy", policy)).await?;
+    let binding = json!({"policyName": "no-status", "validationActions": ["Deny"]});
+    cluster.apply(&named("ValidatingAdmissionPolicyBinding", binding)).await?;
+    let mut number = 0;
+    let errors = "unseal_errors_total{reason=\"status\"";
+    eventually("the policy to hold", SOON, || {
+        number += 1;
+        let sealed = closed(&place.namespace, &format!("mute-{number}"));
+        async move {
+            cluster.apply(&sealed).await?;
+            Ok((controller.metric(&format!("{PREFIX}{errors}")).await? > 0.0).then_some(()))
+        }
+    })
+    .await?;
+    // Before it held some were told that they are closed.
+    place.sealed().delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+    until(controller, "sealed_secrets{synced=\"False\"", |some| some == 0.0).await?;
+    let before = controller.metrics().await?;
+    cluster.apply(&closed(&place.namespace, "mute")).await?;
+    fails_on(controller, before, errors, "SignetStatusNotWritten").await?;
+    cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "no-status"]).await?;
+    place.sealed().delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
     Ok(())
+}
+
+/// Ends what the watch of SealedSecrets lives on.
+async fn watches(place: &Place<'_>) -> Result<()> {
+    let before = place.world.controller.metrics().await?;
+    place.world.cluster.kubectl(&["delete", "crd", "sealedsecrets.bitnami.com"]).await?;
+    fails_on(&place.world.controller, before, "watch_errors_total", "SignetWatchFailing").await
 }
 
 async fn syncs(place: &Place<'_>, git: &GitServer) -> Result<()> {
