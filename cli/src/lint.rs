@@ -2,7 +2,11 @@
 //! ciphertext tells its size and nothing else: a value sealed for another key of the same size, or under another name,
 //! looks well here.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use crds::{
     Certificate, KeyRing, SealedSecret, base64, envelope, explain,
@@ -26,40 +30,40 @@ pub struct Rules {
     pub certificates: Vec<Certificate>,
     /// One of these must open it; none is no demand.
     pub keys: KeyRing,
-    /// A Secret in the clear is no finding.
-    pub allow_plain: bool,
+    /// These are no findings.
+    pub allowed: Vec<Rule>,
 }
 
 /// What a finding is about; the words stand in its output and do not change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::IntoStaticStr, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Rule {
-    /// No YAML or JSON.
+    /// No YAML or JSON
     Syntax,
-    /// A field that is missing, unknown or of another type.
+    /// A field that is missing, unknown or of another type
     Schema,
-    /// A value that is no sealed value.
+    /// A value that is no sealed value
     Value,
-    /// A value that the certificates' keys do not make.
+    /// A value of a size that the key of no --cert makes
     KeySize,
-    /// An annotation that does not say what it seems to.
+    /// A mark of the scope that does not mean what it seems to
     Scope,
-    /// No name, or one that Kubernetes refuses.
+    /// No name, or one that Kubernetes refuses
     Name,
-    /// No namespace, though the scope is bound to one.
+    /// No namespace, though the scope is bound to one; allowed, such a value is not opened
     Namespace,
-    /// A key that a Secret cannot have.
+    /// A key that a Secret cannot have
     Item,
-    /// The same namespace and name twice.
+    /// The same namespace and name twice in one folder, as overlays have their own
     Duplicate,
-    /// A Secret that is not sealed.
+    /// A Secret that is not sealed
     Plain,
-    /// A template that cannot be rendered, whatever the values.
+    /// A template that cannot be rendered, whatever the values
     Template,
-    /// Entries for further recipients that open nothing.
+    /// An item that not all recipients open, or an entry that opens nothing
     Recipients,
-    /// Something that no key opens.
+    /// A value that no --recovery-private-key opens
     Closed,
 }
 
@@ -88,8 +92,8 @@ impl fmt::Display for Finding {
 /// Looks at files one after the other, and remembers what it saw.
 pub struct Linter<'a> {
     rules: &'a Rules,
-    /// Every SealedSecret's first place, by namespace and name.
-    seen: BTreeMap<(String, String), String>,
+    /// Every SealedSecret's last place, by folder, namespace and name.
+    seen: BTreeMap<(PathBuf, String, String), String>,
     pub findings: Vec<Finding>,
     /// SealedSecrets looked at.
     pub checked: usize,
@@ -162,7 +166,7 @@ impl<'a> Linter<'a> {
     fn object(&mut self, subject: &Subject<'_>, object: Value) {
         let says = |field: &str| object.get(field).and_then(Value::as_str);
         match (says("kind"), says("apiVersion")) {
-            (Some("Secret"), Some("v1")) if !self.rules.allow_plain => self.plain(subject, &object),
+            (Some("Secret"), Some("v1")) => self.plain(subject, &object),
             (Some("SealedSecret"), _) => {
                 self.checked += 1;
                 self.fields(subject, &object);
@@ -249,7 +253,7 @@ impl<'a> Linter<'a> {
         for fault in template.map(template::check).unwrap_or_default() {
             self.add(subject, &["spec", "template", "data", &fault.key], Rule::Template, format!("spec.{fault}"));
         }
-        for fault in Recipients::faults(sealed.annotations(), |item| sealed.spec.encrypted_data.contains_key(item)) {
+        for fault in Recipients::faults(sealed.annotations(), &sealed.spec.encrypted_data) {
             let message = format!("the annotation {RECIPIENTS} {fault}");
             self.add(subject, &["metadata", "annotations", RECIPIENTS], Rule::Recipients, message);
         }
@@ -258,7 +262,7 @@ impl<'a> Linter<'a> {
             self.item(subject, &path);
             self.value(subject, &path, blob);
         }
-        if self.findings.len() == before && !self.rules.keys.keys().is_empty() {
+        if self.findings.len() == before && !is_homeless(sealed) && !self.rules.keys.keys().is_empty() {
             self.open(subject, sealed);
         }
     }
@@ -300,13 +304,14 @@ impl<'a> Linter<'a> {
             let message = "Kubernetes takes lower case letters, digits, '-' and '.' for a name, 253 at most".to_owned();
             self.add(subject, &["metadata", "name"], Rule::Name, message);
         }
-        let bound = crds::Scope::from_annotations(sealed.annotations()) != crds::Scope::ClusterWide;
-        if bound && namespace.is_empty() {
+        if is_homeless(sealed) {
             let message = "metadata.namespace is missing, and the values open in one namespace only".to_owned();
             self.add(subject, &["metadata"], Rule::Namespace, message);
         }
         let here = format!("{}:{}", subject.file, subject.place.line);
-        match self.seen.insert((namespace, name), here.clone()) {
+        // Overlays have folders of their own, and each fills in or replaces what others have too.
+        let folder = Path::new(subject.file).parent().unwrap_or(Path::new("")).to_owned();
+        match self.seen.insert((folder, namespace, name), here.clone()) {
             Some(before) if before != here => {
                 let message = format!("the same SealedSecret stands at {before}");
                 self.add(subject, &["metadata", "name"], Rule::Duplicate, message);
@@ -361,10 +366,19 @@ impl<'a> Linter<'a> {
     }
 
     fn add(&mut self, subject: &Subject<'_>, path: &[&str], rule: Rule, message: String) {
+        if self.rules.allowed.contains(&rule) {
+            return;
+        }
         let Subject { file, text, place } = subject;
         let line = surgery::line(text, place.document, &place.item, path).unwrap_or(place.line);
         self.findings.push(Finding { file: (*file).to_owned(), line, object: place.name.clone(), rule, message });
     }
+}
+
+/// Whether a namespace is missing without which nothing opens.
+fn is_homeless(sealed: &SealedSecret) -> bool {
+    let bound = crds::Scope::from_annotations(sealed.annotations()) != crds::Scope::ClusterWide;
+    bound && sealed.namespace().unwrap_or_default().is_empty()
 }
 
 /// What Kubernetes takes for a key of a Secret.

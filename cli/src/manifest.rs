@@ -226,6 +226,10 @@ fn secret(mut object: Map<String, Value>) -> Result<ClearSecret, Fault> {
             return Err(field(key, expected));
         }
     }
+    // A ConfigMap's. An API server would drop it, and the values with it.
+    if object.get("binaryData").is_some_and(|it| !it.is_null()) {
+        return Err(field("binaryData", "spelled data in a Secret"));
+    }
     secret.type_ = text(object.remove("type"), || "type".to_owned())?.filter(|word| !word.is_empty());
     secret.immutable = immutable(object.get("immutable"), "immutable")?;
     secret.metadata = metadata(object.remove("metadata"), "metadata")?;
@@ -412,6 +416,7 @@ mod tests {
             ("stringData: {on: yes}", "stringData.on must be a string: put it in quotes"),
             ("stringdata: {password: hunter2}", "stringdata must be spelled stringData"),
             ("Data: {password: hunter2}", "Data must be spelled data"),
+            ("binaryData: {password: aHVudGVyMg==}", "binaryData must be spelled data in a Secret"),
             ("stringData: {nested: {password: hunter2}}", "stringData.nested must be a string"),
             ("data: hunter2", "data must be a mapping"),
             ("stringData: [hunter2]", "stringData must be a mapping"),

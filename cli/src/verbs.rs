@@ -10,7 +10,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use crds::Scope;
 
-use crate::args::{Certificate, Connection};
+use crate::{
+    args::{Certificate, Connection},
+    lint::Rule,
+};
 
 // No documentation comment: it would take the place of the program's own.
 #[derive(Debug, Subcommand)]
@@ -153,6 +156,9 @@ named is read whatever it is called. What of a chart only Helm can read is left 
 the same. A ciphertext shows the size of its key, and no more: whether a value opens under \
 its name is known only with --recovery-private-key.
 
+Whole trees of bases and overlays: --allow namespace, where kustomize fills it in. The same SealedSecret in two folders \
+is no finding.
+
 Exit codes: 0 nothing is wrong, 1 something is, 2 the command line makes no sense, 3 a file, a certificate or a key cannot \
 be read.";
 
@@ -166,7 +172,10 @@ pub struct Verify {
     pub cert: Vec<String>,
     #[command(flatten)]
     pub recovery: Recovery,
-    /// Let Secrets in the clear pass
+    /// Let pass what breaks a rule; repeatable, or with commas
+    #[arg(long, value_name = "RULE", value_enum, value_delimiter = ',')]
+    pub allow: Vec<Rule>,
+    /// The same as --allow plain
     #[arg(long)]
     pub allow_plain: bool,
     /// How to report

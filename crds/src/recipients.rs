@@ -19,7 +19,7 @@
 //! Limits: upstream's controller opens with the first recipient's key only. The annotation has to survive overlays and
 //! copies, and Kubernetes takes 256 KiB of annotations, which is some 370 entries for keys of 4096 bits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::CryptoRng;
 
@@ -83,23 +83,51 @@ impl Recipients {
         text.and_then(|text| serde_json::from_str(text).ok()).map(Self).unwrap_or_default()
     }
 
-    /// What is wrong with the annotation, as far as it shows without a key. `has` says which items there are.
-    pub fn faults(annotations: &BTreeMap<String, String>, has: impl Fn(&str) -> bool) -> Vec<String> {
+    /// What is wrong with the annotation, as far as it shows without a key.
+    pub fn faults(annotations: &BTreeMap<String, String>, items: &BTreeMap<String, String>) -> Vec<String> {
         let Some(text) = annotations.get(RECIPIENTS) else { return Vec::new() };
-        let Ok(Self(recipients)) = serde_json::from_str(text).map(Self) else {
+        let Ok(all) = serde_json::from_str(text).map(Self) else {
             return vec!["is not what seal writes, so that only the first recipient opens the values".to_owned()];
         };
-        let entries =
-            recipients.iter().flat_map(|(name, items)| items.iter().map(move |(item, wrap)| (name, item, wrap)));
+        let entries = all.0.iter().flat_map(|(name, items)| items.iter().map(move |(item, wrap)| (name, item, wrap)));
         let fault = |(name, item, wrap): (&String, &String, &String)| {
-            if !has(item) {
+            if !items.contains_key(item) {
                 return Some(format!("has an entry for {item:?}, which is no item here"));
             }
             let wrap = base64::decode(wrap).map(|wrap| wrap.len());
             let usable = name.starts_with("SHA256:") && wrap.is_some_and(|bytes| (64..=2048).contains(&bytes));
             (!usable).then(|| format!("has an entry for {item:?} that opens nothing; seal the item again"))
         };
-        entries.filter_map(fault).collect()
+        let fewer = items.keys().filter_map(|item| {
+            let (count, most) = (all.count(item), all.most());
+            (count < most).then(|| {
+                let for_others = format!("{item:?} is sealed for {count} and other items for {most}");
+                format!("shows that {for_others}, and who cannot open all gets none; seal it again with every --cert")
+            })
+        });
+        entries.filter_map(fault).chain(fewer).collect()
+    }
+
+    /// For how many an item is sealed: for whoever the blob is, which nothing tells without a key, and for its entries.
+    fn count(&self, item: &str) -> usize {
+        1 + self.0.values().filter(|items| items.contains_key(item)).count()
+    }
+
+    /// The same of the item that is sealed for the most.
+    fn most(&self) -> usize {
+        let items = self.0.values().flat_map(|items| items.keys());
+        items.map(|item| self.count(item)).max().unwrap_or(1)
+    }
+
+    /// Who opens what is here, and not what is sealed for `all` of these. The one whose name nothing tells, since it has
+    /// no entry, is `None`.
+    pub fn left_out<'a>(&'a self, all: &[&Fingerprint]) -> Vec<Option<&'a str>> {
+        let all: BTreeSet<String> = all.iter().map(ToString::to_string).collect();
+        let mut left: Vec<Option<&str>> = self.names().filter(|name| !all.contains(*name)).map(Some).collect();
+        if left.is_empty() && all.len() < self.most() {
+            left.push(None);
+        }
+        left
     }
 
     /// The recipients.
@@ -277,7 +305,7 @@ mod tests {
         let mut sealed = sealed();
         let faults = |sealed: &SealedSecret| {
             let annotations = sealed.metadata.annotations.as_ref().unwrap();
-            Recipients::faults(annotations, |item| sealed.spec.encrypted_data.contains_key(item))
+            Recipients::faults(annotations, &sealed.spec.encrypted_data)
         };
         assert_eq!(faults(&sealed), Vec::<String>::new());
         sealed.spec.encrypted_data.remove("b");
@@ -291,6 +319,33 @@ mod tests {
             let found = faults(&sealed);
             assert!(found.len() == 1 && found[0].starts_with(words), "{found:?}");
         }
+    }
+
+    #[test]
+    fn an_item_for_fewer_than_the_others_is_told() {
+        let mut sealed = sealed();
+        sealed.spec.encrypted_data.insert("new".to_owned(), "blob".to_owned());
+        let annotations = sealed.metadata.annotations.as_ref().unwrap();
+        let found = Recipients::faults(annotations, &sealed.spec.encrypted_data);
+        assert!(found.len() == 1 && found[0].starts_with("shows that \"new\" is sealed for 1 and"), "{found:?}");
+        // Sealed for the same ones in another order, which nobody can tell from others.
+        let mut recipients = Recipients::of(annotations);
+        let wrap = recipients.entries("a")[0].1.clone();
+        recipients.set("new", vec![(certificate(FIRST).fingerprint().to_string(), wrap)]);
+        let annotations = [(RECIPIENTS.to_owned(), recipients.annotation().unwrap().unwrap())].into();
+        assert_eq!(Recipients::faults(&annotations, &sealed.spec.encrypted_data), Vec::<String>::new());
+    }
+
+    #[test]
+    fn who_would_open_a_new_value_no_more_is_known() {
+        let sealed = sealed();
+        let recipients = Recipients::of(sealed.metadata.annotations.as_ref().unwrap());
+        let (first, second) = (certificate(FIRST), certificate(SECOND));
+        let (first, second) = (first.fingerprint(), second.fingerprint());
+        assert_eq!(recipients.left_out(&[first]), [Some(second.to_string().as_str())]);
+        assert_eq!(recipients.left_out(&[second]), [None], "the first recipient has no entry");
+        assert_eq!(recipients.left_out(&[second, first]), []);
+        assert_eq!(Recipients::default().left_out(&[first]), []);
     }
 
     #[test]

@@ -87,16 +87,20 @@ async fn apply(
 ) -> Result<(), Error> {
     let (scope, namespace, name) = file.destination()?;
     let mut object = file.object()?;
-    let news = wanted.items.values().any(|becomes| matches!(becomes, Becomes::Value(_)));
-    let certificates = if news { Some(certificate::fetch_all(origins, io).await?) } else { None };
+    let is_new = |(item, becomes): (&'_ String, &_)| matches!(becomes, Becomes::Value(_)).then(|| item.clone());
+    let news: Vec<String> = wanted.items.iter().filter_map(is_new).collect();
+    let certificates = if news.is_empty() { None } else { Some(certificate::fetch_all(origins, io).await?) };
+    if let Some(certificates) = &certificates {
+        sealed_file::tell_left_out(&file.sealed, &news, certificates, io);
+    }
     for item in items.keys().filter(|item| !wanted.items.contains_key(*item)) {
-        file.put(&mut object, item, None, io)?;
+        file.put(&mut object, item, None)?;
     }
     for (item, becomes) in wanted.items {
         if let (Becomes::Value(value), Some(Certificates { first, others })) = (becomes, &certificates) {
             let label = scope.label(&namespace, &name);
             let sealed = recipients::seal(value.expose(), &label, first, others, &mut rand::rng());
-            file.put(&mut object, &item, Some(sealed.map_err(RawError::Seal)?), io)?;
+            file.put(&mut object, &item, Some(sealed.map_err(RawError::Seal)?))?;
         }
     }
     let before = file.sealed.spec.template.as_ref().map(serde_json::to_value).and_then(Result::ok);

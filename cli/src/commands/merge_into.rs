@@ -20,7 +20,8 @@ use crate::{
     command::MergeInto,
     commands::{
         input::{self, InputError},
-        seal::{DocumentError, mark, settle},
+        seal::{DocumentError, mark, settle, tell_unfit},
+        sealed_file,
     },
     exit::Error,
     io::{Io, ReadError},
@@ -89,16 +90,20 @@ pub async fn run(command: MergeInto, io: &mut Io<'_>) -> Result<(), Error> {
         }),
     )
     .map_err(InputError::from)?;
+    settled.iter().for_each(|(place, clear, ..)| tell_unfit(place, clear, io));
     if let Some(implicit) = implicit {
         input::told(implicit, "sealing for", io);
     }
-    let Certificates { first, others } = certificate::fetch_all(&certificates, io).await?;
+    let certificates = certificate::fetch_all(&certificates, io).await?;
 
     let mut documents: Vec<_> = crds::yaml::documents(&text).into_iter().map(|document| document.value).collect();
     let mut changed = BTreeSet::new();
     for (place, clear, scope, target) in settled {
-        let update = seal::secret_for(clear.expose(), scope, &first, &others, &mut rand::rng());
+        let Certificates { first, others } = &certificates;
+        let update = seal::secret_for(clear.expose(), scope, first, others, &mut rand::rng());
         let update = update.map_err(|error| InputError::one(place, &DocumentError::from(error)))?;
+        let items: Vec<String> = update.spec.encrypted_data.keys().cloned().collect();
+        sealed_file::tell_left_out(&target.sealed, &items, &certificates, io);
         changed.insert(target.place.document - 1);
         let merged = manifest::at(&mut documents, &target.place).and_then(|object| merge(object, update));
         merged.ok_or_else(|| target.fault(&path, "a field of it is not a mapping"))?;

@@ -15,9 +15,13 @@ use crate::{
     certificate::{self, Certificates},
     cluster,
     command::{Rules, Seal},
-    commands::input::{self, InputError, all},
+    commands::{
+        input::{self, InputError, all},
+        set::ItemError,
+    },
     exit::Error,
     io::Io,
+    lint,
     manifest::{self, Entry, Fault, Place},
     output,
 };
@@ -65,6 +69,7 @@ pub async fn run(command: Seal, io: &mut Io<'_>) -> Result<(), Error> {
             Err(error) => Err((place, error)),
         }
     }))?;
+    settled.iter().for_each(|Settled { place, secret, .. }| tell_unfit(place, secret, io));
     if let Some(implicit) = implicit {
         input::told(implicit, "sealing for", io);
     }
@@ -80,6 +85,15 @@ pub async fn run(command: Seal, io: &mut Io<'_>) -> Result<(), Error> {
 
 fn refused<T>(results: impl Iterator<Item = Result<T, (Place, DocumentError)>>) -> Result<Vec<T>, InputError> {
     Ok(all("Secrets cannot be sealed", results)?)
+}
+
+/// Says which keys no Secret can have, though kubeseal seals them.
+pub fn tell_unfit(place: &Place, secret: &ClearSecret, io: &mut Io<'_>) {
+    let Secret { data, string_data, .. } = secret.expose();
+    let items = data.iter().flat_map(BTreeMap::keys).chain(string_data.iter().flat_map(BTreeMap::keys));
+    for item in items.filter(|item| !lint::is_item(item)) {
+        io.warning(&format!("{place}: {}, so no Secret comes of this", ItemError::Key(item.clone())));
+    }
 }
 
 /// Whether a kubeconfig has to be asked, so that none is touched without need.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crds::{
-    Scope, SealedSecret,
+    Certificate, Scope, SealedSecret,
     recipients::{Recipients, Sealed},
 };
 use kube::ResourceExt as _;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
-    certificate::{Origin, Origins},
+    certificate::{Certificates, Origin, Origins},
     cluster, command,
     commands::{input::InputError, keyring},
     exit::Error,
@@ -180,20 +180,8 @@ impl SealedFile {
         surgery::mapping(object, path).ok_or_else(|| FileError::Shape { path: self.path.clone() })
     }
 
-    /// Puts an item in, or takes it out. Recipients that are not named again do not get the new value; that is said.
-    pub fn put(
-        &self,
-        object: &mut Value,
-        item: &str,
-        sealed: Option<Sealed>,
-        io: &mut Io<'_>,
-    ) -> Result<(), FileError> {
-        let before = Recipients::of(self.sealed.annotations()).entries(item);
-        if let Some(sealed) = &sealed {
-            for (recipient, _) in before.iter().filter(|(name, _)| !sealed.others.iter().any(|(new, _)| new == name)) {
-                io.warning(&format!("{item} is no longer sealed for {recipient}: name its --cert too to keep it"));
-            }
-        }
+    /// Puts an item in, or takes it out.
+    pub fn put(&self, object: &mut Value, item: &str, sealed: Option<Sealed>) -> Result<(), FileError> {
         item::put(object, item, sealed).ok_or_else(|| FileError::Shape { path: self.path.clone() })
     }
 
@@ -203,6 +191,19 @@ impl SealedFile {
 
     fn documents(&self) -> impl Iterator<Item = Result<Value, crds::yaml::SyntaxError>> {
         crds::yaml::documents(&self.text).into_iter().map(|document| document.value)
+    }
+}
+
+/// Says which recipients of a SealedSecret get no new value, because they are not named again: they then open nothing.
+pub fn tell_left_out(sealed: &SealedSecret, items: &[String], certificates: &Certificates, io: &mut Io<'_>) {
+    let Certificates { first, others } = certificates;
+    let named: Vec<_> = [first].into_iter().chain(others).map(Certificate::fingerprint).collect();
+    for recipient in Recipients::of(sealed.annotations()).left_out(&named) {
+        let (recipient, items) = (recipient.unwrap_or("the first recipient of the others"), items.join(", "));
+        io.warning(&format!(
+            "{items}: not sealed for {recipient}, who then opens nothing of {}: name its --cert too",
+            sealed.name_any()
+        ));
     }
 }
 

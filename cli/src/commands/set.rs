@@ -57,10 +57,12 @@ pub async fn set(command: Set, io: &mut Io<'_>) -> Result<(), Error> {
         io.remark(&format!("{item} has this value already: {} stays as it is", file.path().display()));
         return Ok(());
     }
-    let Certificates { first, others } = certificate::fetch_all(&origins, io).await?;
+    let certificates = certificate::fetch_all(&origins, io).await?;
+    sealed_file::tell_left_out(&file.sealed, std::slice::from_ref(&item), &certificates, io);
+    let Certificates { first, others } = certificates;
     let sealed = recipients::seal(&value, &scope.label(&namespace, &name), &first, &others, &mut rand::rng());
     let mut object = file.object()?;
-    file.put(&mut object, &item, Some(sealed.map_err(RawError::Seal)?), io)?;
+    file.put(&mut object, &item, Some(sealed.map_err(RawError::Seal)?))?;
     file.write(object)?;
     Ok(())
 }
@@ -74,7 +76,7 @@ pub fn unset(command: Unset, io: &mut Io<'_>) -> Result<(), Error> {
         let all = items.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         return Err(ItemError::Missing(item, all).into());
     }
-    file.put(&mut object, &item, None, io)?;
+    file.put(&mut object, &item, None)?;
     file.write(object)?;
     Ok(())
 }

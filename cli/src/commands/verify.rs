@@ -13,20 +13,21 @@ use crate::{
     },
     exit::{self, Error, Exit},
     io::Io,
-    lint::{Linter, Rules},
+    lint::{Linter, Rule, Rules},
     output::{self, OutputError},
     verbs::{Report, Verify},
 };
 
 pub async fn run(command: Verify, io: &mut Io<'_>) -> Result<Exit, Error> {
-    let Verify { paths, cert, recovery, allow_plain, output } = command;
+    let Verify { paths, cert, recovery, mut allow, allow_plain, output } = command;
     let mut certificates = Vec::new();
     for cert in cert {
         let origin = Origin::parse(&cert).map_err(CommandError::from)?;
         certificates.push(certificate::fetch(&origin, io).await?.certificate);
     }
     let keys = keyring::ring(recovery, io)?;
-    let rules = Rules { certificates, keys, allow_plain };
+    allow.extend(allow_plain.then_some(Rule::Plain));
+    let rules = Rules { certificates, keys, allowed: allow };
 
     let named = paths.clone();
     let Files { files, mut unreadable } = tree::find(paths);

@@ -3,6 +3,7 @@
 
 mod memory;
 mod opens;
+mod overlays;
 mod recover;
 mod reseal;
 mod shape;

@@ -14,19 +14,19 @@ use crate::{opens::ring, stub::Stub, verbs::controller};
 const TESTDATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/testdata");
 const VERBS: [&str; 12] =
     ["cert", "raw", "get", "verify", "diff", "set", "unset", "edit", "reseal", "unseal", "audit", "completion"];
-const KEYED: [&str; 2] = ["--recovery-private-key", "new.key"];
+pub const KEYED: [&str; 2] = ["--recovery-private-key", "new.key"];
 
-struct Folder(tempfile::TempDir);
+pub struct Folder(tempfile::TempDir);
 
-struct Done {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Done {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Folder {
     /// With a certificate, its key and a sealed file of several documents.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         for (file, name) in [("new.crt", "cert.pem"), ("new.key", "new.key"), ("secret.yaml", "secret.yaml")] {
             fs::copy(Path::new(TESTDATA).join(file), folder.path(name)).unwrap();
@@ -48,19 +48,19 @@ impl Folder {
         folder
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
     }
 
-    fn read(&self, name: &str) -> String {
+    pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    fn run(&self, args: &[&str], stdin: &str, editor: &str) -> Done {
+    pub fn run(&self, args: &[&str], stdin: &str, editor: &str) -> Done {
         self.program(Command::new(env!("CARGO_BIN_EXE_seal")).args(args), stdin, editor)
     }
 
@@ -392,7 +392,7 @@ fn one_file_is_sealed_for_several_clusters() {
     let both = ["--cert", "cert.pem", "--cert", "other.pem"];
     let opens = |file: &str| {
         ["new.key", "other.key"]
-            .map(|key| folder.run(&["verify", file, "--recovery-private-key", key], "", "").code == Some(0))
+            .map(|key| folder.run(&["unseal", file, "--recovery-private-key", key], "", "").code == Some(0))
     };
     let done = folder.run(&[&both[..], &["-f", "secret.yaml", "-w", "all.yaml"]].concat(), "", "");
     assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
@@ -405,11 +405,27 @@ fn one_file_is_sealed_for_several_clusters() {
     assert_eq!((set(&both).code, set(&both).stderr.as_str()), (Some(0), ""));
     assert_eq!(opens("all.yaml"), [true, true]);
     let done = set(&["--cert", "cert.pem"]);
-    assert!(done.stderr.starts_with("warning: password is no longer sealed for SHA256:"), "{}", done.stderr);
+    assert!(done.stderr.starts_with("warning: password: not sealed for SHA256:"), "{}", done.stderr);
     assert_eq!(opens("all.yaml"), [true, false]);
     let clear = "kind: Secret\nmetadata: {name: db, namespace: shop}\nstringData: {password: again}\n";
     assert_eq!(folder.run(&[&both[..], &["--merge-into", "all.yaml"]].concat(), clear, "").code, Some(0));
     assert_eq!(opens("all.yaml"), [true, true]);
+    // An item that was not there before locks the others out as well.
+    let clear = clear.replace("password", "fresh");
+    for (other, left) in [("cert.pem", "SHA256:"), ("other.pem", "the first recipient")] {
+        let fresh = |args: &[&str], stdin: &str, editor: &str| {
+            fs::copy(folder.path("all.yaml"), folder.path("fresh.yaml")).unwrap();
+            let done = folder.run(&[args, &["--cert", other]].concat(), stdin, editor);
+            let told = format!("warning: fresh: not sealed for {left}");
+            assert!(done.code == Some(0) && done.stderr.starts_with(&told), "{args:?}: {}", done.stderr);
+            let verified = folder.run(&["verify", "fresh.yaml"], "", "");
+            assert_eq!(verified.code, Some(1), "{args:?}");
+            assert!(verified.stdout.contains("\"fresh\" is sealed for 1 and other items for 2"), "{}", verified.stdout);
+        };
+        fresh(&["set", "fresh", "fresh.yaml"], "new", "");
+        fresh(&["edit", "fresh.yaml"], "", "sed -i 's/^stringData:.*/stringData:\\n  fresh: new/'");
+        fresh(&["--merge-into", "fresh.yaml"], &clear, "");
+    }
     for item in ["binary", "empty", "one", "password"] {
         assert_eq!(folder.run(&["unset", item, "all.yaml"], "", "").code, Some(0));
     }
