@@ -187,6 +187,7 @@ async fn an_immutable_secret_is_replaced_only_when_asked() -> Result<()> {
     let synced = place.synced("db", "False").await?;
     assert_eq!(synced.reason.as_deref(), Some("Immutable"));
     assert!(synced.message.unwrap_or_default().contains("the target Secret is immutable"));
+    place.event("ErrUpdateFailed", "the target Secret is immutable").await?;
     place.holds("db", &[("password", "1")]).await?;
 
     // No new generation: the annotation alone wakes it.

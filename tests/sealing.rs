@@ -96,7 +96,9 @@ async fn a_secret_of_somebody_else_is_left_alone_until_it_goes() -> Result<()> {
     place.apply_sealed("db", &[("ours", "new")]).await?;
     let refused = place.synced("db", "False").await?;
     assert_eq!(refused.reason.as_deref(), Some("NotManaged"));
-    assert!(refused.message.unwrap_or_default().contains("already exists and is not managed by SealedSecret"));
+    let words = "already exists and is not managed by SealedSecret";
+    assert!(refused.message.unwrap_or_default().contains(words));
+    place.event("ErrUpdateFailed", words).await?;
     place.holds("db", &[("theirs", "kept")]).await?;
 
     place.secrets().delete("db", &DeleteParams::default()).await?;
