@@ -93,8 +93,12 @@ impl Cluster {
         let egress = scratch.path().join("egress.sock");
         let proxy = Proxy::start(&egress)?;
         let control_plane = ControlPlane::start(&scratch, &egress, options).await?;
-        let cluster = Self { control_plane, proxy, pods: AtomicU16::new(1), scratch };
+        let mut cluster = Self { control_plane, proxy, pods: AtomicU16::new(1), scratch };
         cluster.ready().await?;
+        if options.controller_manager {
+            cluster.control_plane.start_controller_manager(&cluster.scratch).await?;
+            cluster.ready().await?;
+        }
         Ok(cluster)
     }
 
@@ -210,7 +214,7 @@ impl Cluster {
         self.control_plane.api_server_id().await
     }
 
-    /// An error with the end of its log when the API server or etcd runs no more.
+    /// An error with the end of its log when one of its servers runs no more.
     pub async fn ensure_running(&self) -> Result<()> {
         self.control_plane.ensure_running().await
     }

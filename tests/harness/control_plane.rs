@@ -66,7 +66,7 @@ struct Restartable {
 }
 
 impl ControlPlane {
-    /// Starts them all at once; none is ready on return. `egress` is the Unix socket that leads to the pods.
+    /// Starts etcd and the API server at once; neither is ready on return. `egress` is the Unix socket that leads to the pods.
     pub async fn start(scratch: &Arc<Scratch>, egress: &Path, options: ClusterOptions) -> Result<Self> {
         let etcd_program = Tool::Etcd.path().await?;
         let api_server_program = Tool::ApiServer.path().await?;
@@ -82,13 +82,14 @@ impl ControlPlane {
         let environment = &[("GOGC", EASY_GC)];
         let api_server =
             Restartable::start(scratch, "kube-apiserver", api_server_program, api_server_args, environment)?;
-        let controller_manager = if options.controller_manager {
-            let program = Tool::ControllerManager.path().await?;
-            Some(run_controller_manager(scratch, &program, &kubeconfig)?)
-        } else {
-            None
-        };
-        Ok(Self { controller_manager, api_server, etcd, server, authority: certificates.authority, kubeconfig })
+        Ok(Self { controller_manager: None, api_server, etcd, server, authority: certificates.authority, kubeconfig })
+    }
+
+    /// Once the API server is ready: it is not waited for longer than 10 s.
+    pub async fn start_controller_manager(&mut self, scratch: &Arc<Scratch>) -> Result<()> {
+        let program = Tool::ControllerManager.path().await?;
+        self.controller_manager = Some(run_controller_manager(scratch, &program, &self.kubeconfig)?);
+        Ok(())
     }
 
     pub fn has_controller_manager(&self) -> bool {
@@ -100,12 +101,12 @@ impl ControlPlane {
         self.api_server.process.lock().await.id()
     }
 
-    /// An error with the end of its log when the API server or etcd runs no more; etcd is the cause where both ended.
+    /// An error with the end of its log when one of them runs no more; etcd is the cause where others ended too.
     pub async fn ensure_running(&self) -> Result<()> {
         for server in [&self.etcd, &self.api_server] {
             server.process.lock().await.ensure_running()?;
         }
-        Ok(())
+        self.controller_manager.as_ref().map_or(Ok(()), Process::ensure_running)
     }
 
     /// SIGKILL.
