@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// How long a request may keep a test waiting.
-const CAUGHT: Duration = Duration::from_mins(1);
+const CAUGHT: Duration = Duration::from_mins(3);
 
 /// The door; closed when dropped.
 pub struct Gate {
