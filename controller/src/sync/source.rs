@@ -42,7 +42,7 @@ pub use self::{
 use self::{mirror::Mirror, origin::locate, transfer::Attempt};
 use super::{
     Key,
-    permits::Permits,
+    permits::{Permit, Permits},
     render::{Problem, SourceFile},
     ssh::Patience,
 };
@@ -136,6 +136,22 @@ struct Answer {
     outcome: Result<Fetched, SourceError>,
 }
 
+/// Where a fetch stands.
+enum Look {
+    /// It is over.
+    Done(Fetched),
+    /// There is something to take.
+    News(Place),
+}
+
+/// One of the places of a source.
+#[derive(Default)]
+struct Place {
+    number: usize,
+    /// Why those before it did not answer.
+    away: Vec<SourceError>,
+}
+
 /// A file of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
@@ -183,8 +199,11 @@ impl Survey {
 /// them would only divide two cores.
 const EACH: usize = 8;
 /// Fetches at once. Four namespaces must have their share taken up by hosts that hang before another waits at all, and
-/// then it waits for the first of these to give up. Each takes memory, most of it while it unpacks.
+/// then it waits for the first of these to give up.
 const ALL: usize = 4 * EACH;
+/// Packs that are taken at once, one of each namespace. Each takes memory for its largest file, and the container has to
+/// hold all. Fewer would let fewer hosts that stop in the middle of one hold up the others.
+const PACKS: usize = 4;
 
 /// The mirrors below one folder: one for each URL and credentials, shared by the GitSyncs that have both in common.
 pub struct Mirrors {
@@ -198,7 +217,10 @@ pub struct Mirrors {
     /// Mirrors that none uses, and since when that is known.
     idle: Mutex<HashMap<String, Instant>>,
     answers: Arc<Mutex<HashMap<Name, Answer>>>,
+    /// To ask.
     permits: Permits,
+    /// To take what is new.
+    packs: Permits,
 }
 
 impl Mirrors {
@@ -206,9 +228,9 @@ impl Mirrors {
     /// and `max_size` the bytes that it may bring.
     pub fn new(root: PathBuf, file_root: Option<PathBuf>, timeout: Duration, max_size: u64) -> Self {
         let (opened, users, idle) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (answers, permits) = (Arc::default(), Permits::new(ALL, EACH));
+        let (answers, permits, packs) = (Arc::default(), Permits::new(ALL, EACH), Permits::new(PACKS, 1));
         let timeout = timeout.min(FOR_EVER);
-        Self { root, file_root, timeout, max_size, opened, users, idle, answers, permits }
+        Self { root, file_root, timeout, max_size, opened, users, idle, answers, permits, packs }
     }
 
     /// Asks for the newest commit, and transfers it when it is new. What is answered is whole, and on disk. Whoever
@@ -220,6 +242,29 @@ impl Mirrors {
     async fn ask(&self, source: &Source, since: Instant, depth: NonZeroU32) -> Result<Fetched, SourceError> {
         let asked = Instant::now();
         let interrupt = Interrupt::default();
+        let mut news = None;
+        loop {
+            // Who has nothing new, or does not even answer, is not waited for by those that unpack. Waiting for a turn is
+            // no fault of the host's. It comes before the turn at the mirror, which others share.
+            let permits = if news.is_some() { &self.packs } else { &self.permits };
+            let permit = pulse::idle(permits.one(&source.user.0)).await;
+            match self.look(source, (asked, since), depth, &interrupt, permit, news).await? {
+                Look::Done(fetched) => return Ok(fetched),
+                Look::News(place) => news = Some(place),
+            }
+        }
+    }
+
+    /// Asks, and with news transfers what there is.
+    async fn look(
+        &self,
+        source: &Source,
+        (asked, since): (Instant, Instant),
+        depth: NonZeroU32,
+        interrupt: &Interrupt,
+        permit: Permit,
+        news: Option<Place>,
+    ) -> Result<Look, SourceError> {
         let places = u32::try_from(source.urls.len()).unwrap_or(u32::MAX);
         let within = self.timeout.saturating_mul(places);
         let late = || SourceError::Timeout { place: source.place(source.url()), after: self.timeout };
@@ -227,16 +272,14 @@ impl Mirrors {
         let name = (source.mirror(), source.reference.clone());
         let may_know = || depth == NonZeroU32::MIN && !mirror.is_distrusted();
         let known = || self.known(&name, asked, since).filter(|_| may_know());
-        if let Some(known) = known() {
-            return known;
-        }
-        // Waiting for it is no fault of the host's. It comes before the turn at the mirror, which others share.
-        let permit = pulse::idle(self.permits.one(&source.user.0)).await;
         let work = async {
+            if let Some(known) = known() {
+                return known.map(Look::Done);
+            }
             // Whoever fetches holds both until that really ended, even when nobody waits for it any more.
             let turn = mirror.turn.clone().lock_owned().await;
             if let Some(known) = known() {
-                return known;
+                return known.map(Look::Done);
             }
             let began = Instant::now();
             let (here, file_root, timeout, limit) =
@@ -244,20 +287,22 @@ impl Mirrors {
             let (interrupt, answers, name) = (interrupt.0.clone(), self.answers.clone(), name.clone());
             run(&mirror, source.clone(), move |source| {
                 let _held = (turn, permit);
+                let takes = news.is_some();
                 let attempt = |url: &Url| {
                     let patience = Patience { deadline: Instant::now() + timeout, interrupt: interrupt.clone() };
                     let location = locate(source, url, file_root.as_deref())?;
-                    here.fetch(&Attempt { source, url, location, timeout, limit, depth, patience })
+                    here.fetch(&Attempt { source, url, location, timeout, limit, depth, takes, patience })
                 };
-                let outcome = first_that_answers(source, attempt, &interrupt).map(|(tip, fallback)| Fetched {
-                    tip,
-                    began,
-                    fallback,
-                });
+                let looked = first_that_answers(source, news.unwrap_or_default(), attempt, began, &interrupt);
+                let outcome = match &looked {
+                    Ok(Look::News(_)) => return looked,
+                    Ok(Look::Done(fetched)) => Ok(fetched.clone()),
+                    Err(error) => Err(error.clone()),
+                };
                 let mut answers = answers.lock();
                 answers.retain(|_, answer| answer.began.elapsed() < REMEMBERED);
-                answers.insert(name, Answer { began, outcome: outcome.clone() });
-                outcome
+                answers.insert(name, Answer { began, outcome });
+                looked
             })
             .await
         };
@@ -392,16 +437,19 @@ impl Mirrors {
 /// Goes on to the next place while nobody is there. With what was found, says which place it was, if not the first.
 fn first_that_answers(
     source: &Source,
-    attempt: impl Fn(&Url) -> Result<Tip, SourceError>,
+    Place { number, mut away }: Place,
+    attempt: impl Fn(&Url) -> Result<Option<Tip>, SourceError>,
+    began: Instant,
     interrupt: &AtomicBool,
-) -> Result<(Tip, Option<String>), SourceError> {
-    let mut away = Vec::new();
-    for url in &source.urls {
+) -> Result<Look, SourceError> {
+    for (number, url) in source.urls.iter().enumerate().skip(number) {
         match attempt(url) {
-            Ok(tip) => {
+            Ok(Some(tip)) => {
                 let why = SourceError::together(away);
-                return Ok((tip, why.map(|why| format!("{url} is in use, because: {why}"))));
+                let fallback = why.map(|why| format!("{url} is in use, because: {why}"));
+                return Ok(Look::Done(Fetched { tip, began, fallback }));
             }
+            Ok(None) => return Ok(Look::News(Place { number, away })),
             Err(error) if error.is_away() && !interrupt.load(Ordering::Relaxed) => away.push(error),
             Err(error) => return Err(error),
         }

@@ -63,14 +63,16 @@ impl Mirror {
         }
     }
 
-    /// Whoever calls has the turn.
-    pub fn fetch(&self, attempt: &Attempt) -> Result<Tip, SourceError> {
-        let (tracking, tip) = self.follow(attempt).map_err(|error| error.without(&self.folder))?;
-        self.whole.lock().insert(tracking, tip.commit.0);
-        Ok(tip)
+    /// Whoever calls has the turn. `None` if there is something new that the attempt does not take.
+    pub fn fetch(&self, attempt: &Attempt) -> Result<Option<Tip>, SourceError> {
+        let followed = self.follow(attempt).map_err(|error| error.without(&self.folder))?;
+        Ok(followed.map(|(tracking, tip)| {
+            self.whole.lock().insert(tracking, tip.commit.0);
+            tip
+        }))
     }
 
-    fn follow(&self, attempt: &Attempt) -> Result<(String, Tip), SourceError> {
+    fn follow(&self, attempt: &Attempt) -> Result<Option<(String, Tip)>, SourceError> {
         self.prepare().map_err(|error| attempt.storage(&error))?;
         let current = self.current();
         if let Some(current) = &current
@@ -87,15 +89,18 @@ impl Mirror {
                 Err(Failure::Mirror(_)) if attempt.patience.interrupt.load(Ordering::Relaxed) => {
                     return Err(attempt.late());
                 }
+                Err(Failure::Mirror(_)) if !attempt.takes => {}
                 Err(Failure::Mirror(why)) => {
                     let why = hide(&why, &self.folder);
                     tracing::info!(url = attempt.source.url(), why, "fetching a mirror anew");
                 }
             }
         }
-        let tip = self.renew(attempt, current.as_deref())?;
-        self.damaged.store(false, Ordering::Relaxed);
-        Ok(tip)
+        let renewed = self.renew(attempt, current.as_deref())?;
+        if renewed.is_some() {
+            self.damaged.store(false, Ordering::Relaxed);
+        }
+        Ok(renewed)
     }
 
     /// From now on the mirror is taken for damaged; the next fetch replaces it.
@@ -253,7 +258,7 @@ impl Mirror {
 
     /// Builds a mirror aside, with what the present one follows, and puts it in its place. What grew too large may follow
     /// more than one fetch may bring: then what else it follows comes when it is asked for.
-    fn renew(&self, attempt: &Attempt, current: Option<&Path>) -> Result<(String, Tip), SourceError> {
+    fn renew(&self, attempt: &Attempt, current: Option<&Path>) -> Result<Option<(String, Tip)>, SourceError> {
         let small = current.filter(|current| packs(current).1 <= attempt.room());
         let others = small.and_then(|current| open(current).ok()).map(|old| names(&old)).unwrap_or_default();
         let others: Vec<String> = others.iter().filter_map(|name| remote(name)).collect();
@@ -265,11 +270,12 @@ impl Mirror {
         let kind = gix::create::Kind::Bare;
         let made = gix::ThreadSafeRepository::init_opts(&fresh, kind, gix::create::Options::default(), options());
         let repository: Repository = made.map_err(|error| attempt.storage(&error))?.into();
-        let tip = attempt.transfer(&repository, None, &others).map_err(|failure| match failure {
+        let taken = attempt.transfer(&repository, None, &others).map_err(|failure| match failure {
             Failure::Final(error) => error,
             Failure::Mirror(why) => attempt.failed(why),
         })?;
         drop(repository);
+        let Some(tip) = taken else { return Ok(None) };
 
         let next = numbers(&self.folder).max().map_or(0, |number| number + 1);
         fs::rename(&fresh, self.folder.join(next.to_string())).map_err(storage)?;
@@ -279,7 +285,7 @@ impl Mirror {
             let _ = fs::remove_dir_all(current);
         }
         self.whole.lock().clear();
-        Ok(tip)
+        Ok(Some(tip))
     }
 
     /// Removes it, unless somebody fetches or reads it, or by now wants to. What cannot be removed now can be later.

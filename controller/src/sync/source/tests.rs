@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crds::git_sync::{GitReference, GitSource};
 
-use super::{Commit, Credentials, Mirrors, Source, SourceError, UNUSED};
+use super::{Commit, Credentials, Mirrors, PACKS, Source, SourceError, UNUSED};
 
 /// More than any repository here holds.
 const LIMIT: u64 = 64 << 20;
@@ -193,6 +193,23 @@ async fn history_is_not_fetched_nor_is_anything_twice() {
     assert_eq!(commit.to_string(), third);
     assert_eq!(world.packs().len(), 2);
     assert_eq!(read(&mirrors, &source, &commit, "").await, pairs(&[("a.yaml", "3")]));
+}
+
+#[tokio::test]
+async fn who_has_nothing_new_does_not_wait_for_those_that_unpack() {
+    let world = World::new();
+    world.commit("a.yaml", "1");
+    let (mirrors, source) = (world.mirrors(), world.source("main"));
+    let mut all = Vec::new();
+    for number in 0..PACKS {
+        all.push(mirrors.packs.one(&format!("ns-{number}")).await);
+    }
+    let mut first = Box::pin(fetch(&mirrors, &source));
+    assert!(tokio::time::timeout(Duration::from_secs(1), &mut first).await.is_err());
+    all.pop();
+    let known = first.await.unwrap();
+    all.push(mirrors.packs.one("ns").await);
+    assert_eq!(fetch(&mirrors, &source).await.unwrap(), known);
 }
 
 #[tokio::test]

@@ -54,6 +54,8 @@ pub struct Attempt<'a> {
     pub limit: u64,
     /// Commits of history that shall be there.
     pub depth: NonZeroU32,
+    /// Whether it takes what is new, or only says that there is something.
+    pub takes: bool,
     pub patience: Patience,
 }
 
@@ -95,13 +97,13 @@ impl Attempt<'_> {
     }
 
     /// Connects, asks where the reference leads, and takes what is new, with `others` when they are asked for. Answers
-    /// what the mirror calls it, too.
+    /// what the mirror calls it, too; `None` if there is something that it does not take.
     pub fn transfer(
         &self,
         repository: &Repository,
         present: Option<&Present>,
         others: &[String],
-    ) -> Result<(String, Tip), Failure> {
+    ) -> Result<Option<(String, Tip)>, Failure> {
         let wanted = self.wanted(repository)?;
         if let Reference::Commit { id, .. } = &self.source.reference
             && self.depth == NonZeroU32::MIN
@@ -109,7 +111,7 @@ impl Attempt<'_> {
         {
             // It never moves: there is nothing to ask for.
             whole(repository, *id, &self.patience.interrupt).map_err(Failure::Mirror)?;
-            return tip(repository, *id, wanted);
+            return tip(repository, *id, wanted).map(Some);
         }
         match self.take(repository, present, others, &wanted, self.depth) {
             // Some hosts hand out only what a reference leads to: then it is somewhere behind one.
@@ -125,16 +127,18 @@ impl Attempt<'_> {
                 let branch = Reference::Branch(branch.clone());
                 let behind = named(&branch).ok_or_else(|| self.failed("it has no name".to_owned()))?;
                 let all = NonZeroU32::new(super::ALL_HISTORY).unwrap_or(NonZeroU32::MIN);
-                self.take(repository, present, others, &behind, all)?;
+                if self.take(repository, present, others, &behind, all)?.is_none() {
+                    return Ok(None);
+                }
                 if !repository.has_object(*id) {
                     let why = format!("{why}, and it is not on {branch}");
                     return Err(Failure::Final(SourceError::ReferenceNotFound { place, why }));
                 }
                 whole(repository, *id, &self.patience.interrupt).map_err(Failure::Mirror)?;
-                tip(repository, *id, wanted)
+                tip(repository, *id, wanted).map(Some)
             }
             Err(failure) => Err(failure),
-            Ok(id) => tip(repository, id, wanted),
+            Ok(found) => found.map(|id| tip(repository, id, wanted)).transpose(),
         }
     }
 
@@ -171,7 +175,8 @@ impl Attempt<'_> {
         SourceError::ReferenceNotFound { place: self.place(), why: self.source.reference.remedy().to_owned() }
     }
 
-    /// Takes one reference, and `others` with it. Answers where it leads.
+    /// Takes one reference, and `others` with it. Answers where it leads; `None` if there is something that it does not
+    /// take.
     fn take(
         &self,
         repository: &Repository,
@@ -179,7 +184,7 @@ impl Attempt<'_> {
         others: &[String],
         Wanted { remote: wanted, tracking, .. }: &Wanted,
         depth: NonZeroU32,
-    ) -> Result<ObjectId, Failure> {
+    ) -> Result<Option<ObjectId>, Failure> {
         let spec = format!("+{wanted}:{tracking}");
         let others = others.iter().filter(|other| *other != wanted).collect::<HashSet<_>>();
         let others = others.into_iter().filter_map(|name| Some(format!("+{name}:{}", named_as(name)?)));
@@ -204,7 +209,7 @@ impl Attempt<'_> {
                 if known != Some(commit) {
                     whole(repository, commit, interrupt).map_err(Failure::Mirror)?;
                 }
-                return Ok(there);
+                return Ok(Some(there));
             }
             if present.packs >= MAX_PACKS {
                 return Err(Failure::Mirror(format!("it has {MAX_PACKS} packs")));
@@ -212,6 +217,9 @@ impl Attempt<'_> {
             if present.bytes > self.room() {
                 return Err(Failure::Mirror(format!("it takes {} MiB", present.bytes >> 20)));
             }
+        }
+        if !self.takes {
+            return Ok(None);
         }
         let received = ready.with_shallow(fetch::Shallow::DepthAtRemote(depth)).receive(meter.clone(), interrupt);
         let received = received.map_err(|error| match (self.told(&error, &words, Some(&meter)), present, here) {
@@ -239,7 +247,7 @@ impl Attempt<'_> {
         if id_at(repository, tracking) != Some(there) {
             return Err(Failure::Mirror("the reference could not be recorded".to_owned()));
         }
-        Ok(there)
+        Ok(Some(there))
     }
 
     fn connect<'a, 'repo>(
