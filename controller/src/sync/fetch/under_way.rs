@@ -3,21 +3,23 @@
 //! nothing.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crds::{GitSync, git_sync::GitSource};
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, Span};
 
-use super::{Asked, Outcome};
+use super::{Asked, Outcome, alone};
 use crate::{
     health::PASS,
     metrics,
-    sync::{State, Syncer, audit::Pass, key, spans},
+    sync::{State, Syncer, audit::Pass, key, source::SourceError, spans},
     traces::{self, span},
 };
 
@@ -49,7 +51,10 @@ impl Syncer {
         let (tell, over) = oneshot::channel();
         let (of, within) = (sync.clone(), span.clone());
         let fetched = pulse.scope(async move {
-            let outcome = order.fetch(&client, &mirrors, &of).await;
+            let fetched = AssertUnwindSafe(order.fetch(&client, &mirrors, &of)).catch_unwind().await;
+            // A defect is told, and tried again, like any other failure.
+            let defect = || SourceError::Defect { url: format!("the GitSync {}/{}", me.0, me.1) };
+            let outcome = fetched.unwrap_or_else(|_| Err(alone(defect().into())));
             traces::ended(&within, named(&outcome), outcome.is_err());
             // Nobody hears it once the sync has ended.
             let _ = tell.send((order.asked, outcome));
@@ -73,7 +78,7 @@ impl Syncer {
                 state.under_way = Some(fetch);
                 return None;
             }
-            // It ended in a defect, and is begun anew.
+            // It was broken off, and is begun anew.
             Err(TryRecvError::Closed) => return None,
         };
         self.context.metrics.git_fetches.get_or_create(&metrics::Outcome { outcome: named(&outcome) }).inc();
