@@ -13,10 +13,7 @@ pub struct Permits(Arc<Mutex<Shares<oneshot::Sender<Permit>>>>);
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
-pub struct Permit {
-    permits: Permits,
-    namespace: String,
-}
+pub struct Permit(Option<(Permits, String)>);
 
 impl Permits {
     /// So many turns at once, and so many of one namespace.
@@ -26,34 +23,42 @@ impl Permits {
 
     /// Waits until it is the turn of a namespace.
     pub async fn one(&self, namespace: &str) -> Permit {
-        loop {
-            let (ticket, turn) = oneshot::channel();
-            self.0.lock().enter(namespace, ticket);
-            self.hand_out();
-            // A ticket is kept until it is used.
-            if let Ok(permit) = turn.await {
-                return permit;
-            }
-        }
+        let (ticket, turn) = oneshot::channel();
+        self.0.lock().enter(namespace, ticket);
+        self.hand_out();
+        // A ticket is kept until it is used: there is always an answer.
+        turn.await.unwrap_or(Permit(None))
     }
 
     fn hand_out(&self) {
         while let Some((namespace, ticket)) = self.next() {
-            // Who does not wait any more gives it back by dropping it.
-            drop(ticket.send(Permit { permits: self.clone(), namespace }));
+            // Who does not wait any more has not taken it.
+            if let Err(mut unwanted) = ticket.send(Permit(Some((self.clone(), namespace)))) {
+                unwanted.leave();
+            }
         }
     }
 
-    /// The lock is not held when a permit is dropped.
+    /// The lock is not held when a ticket is sent.
     fn next(&self) -> Option<(String, oneshot::Sender<Permit>)> {
         self.0.lock().next()
     }
 }
 
+impl Permit {
+    /// Gives it back, once. Answers whose it was.
+    fn leave(&mut self) -> Option<Permits> {
+        let (permits, namespace) = self.0.take()?;
+        permits.0.lock().leave(&namespace);
+        Some(permits)
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.permits.0.lock().leave(&self.namespace);
-        self.permits.hand_out();
+        if let Some(permits) = self.leave() {
+            permits.hand_out();
+        }
     }
 }
 
