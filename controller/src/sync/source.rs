@@ -14,6 +14,7 @@ mod transfer;
 mod tree;
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     num::NonZeroU32,
@@ -57,6 +58,9 @@ const REMEMBERED: Duration = Duration::from_hours(1);
 
 /// No fetch may take longer, however long it may.
 const FOR_EVER: Duration = Duration::from_hours(8760);
+
+/// Whoever gives up so shortly before the time of a fetch is over has waited to its end.
+const ALMOST: Duration = Duration::from_secs(1);
 
 /// A mirror goes when no GitSync has used it for so long. After a start each has used its own long before.
 const UNUSED: Duration = Duration::from_mins(15);
@@ -288,15 +292,25 @@ impl Mirrors {
             run(&mirror, source.clone(), move |source| {
                 let _held = (turn, permit);
                 let takes = news.is_some();
+                let is_given_up = Cell::new(false);
                 let attempt = |url: &Url| {
-                    let patience = Patience { deadline: Instant::now() + timeout, interrupt: interrupt.clone() };
+                    let deadline = Instant::now() + timeout;
+                    let patience = Patience { deadline, interrupt: interrupt.clone() };
                     let location = locate(source, url, file_root.as_deref())?;
-                    here.fetch(&Attempt { source, url, location, timeout, limit, depth, takes, patience })
+                    let found = here.fetch(&Attempt { source, url, location, timeout, limit, depth, takes, patience });
+                    let is_cut_off = match &found {
+                        Ok(_) | Err(SourceError::FetchTooLarge { .. }) => false,
+                        Err(_) => interrupt.load(Ordering::Relaxed),
+                    };
+                    is_given_up.set(is_cut_off && Instant::now() + ALMOST < deadline);
+                    found
                 };
                 let looked = first_that_answers(source, news.unwrap_or_default(), attempt, began, &interrupt);
                 let outcome = match &looked {
                     Ok(Look::News(_)) => return looked,
                     Ok(Look::Done(fetched)) => Ok(fetched.clone()),
+                    // Others ask themselves.
+                    Err(_) if is_given_up.get() => return looked,
                     Err(error) => Err(error.clone()),
                 };
                 let mut answers = answers.lock();

@@ -212,6 +212,39 @@ async fn who_has_nothing_new_does_not_wait_for_those_that_unpack() {
     assert_eq!(fetch(&mirrors, &source).await.unwrap(), known);
 }
 
+/// It says nothing of the host.
+#[tokio::test]
+async fn a_fetch_that_is_given_up_is_no_answer_for_those_that_wait_behind_it() {
+    let world = World::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/app", listener.local_addr().unwrap());
+    let source = || of(&url, "main").unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let (arrived, first) = tokio::sync::oneshot::channel();
+    // Holds on to who comes first, and sends away all others.
+    std::thread::spawn(move || {
+        let held = listener.accept();
+        let _ = (arrived.send(()), told.recv());
+        drop(held);
+        while listener.accept().is_ok() {}
+    });
+    let mirrors = std::sync::Arc::new(world.mirrors());
+    let ask = |source: Source| {
+        let mirrors = mirrors.clone();
+        tokio::spawn(async move { fetch(&mirrors, &source).await })
+    };
+    let given_up = ask(source());
+    first.await.unwrap();
+    let waiting = ask(source());
+    // As far as the turn at the mirror.
+    tokio::task::yield_now().await;
+    given_up.abort();
+    assert!(given_up.await.unwrap_err().is_cancelled());
+    tell.send(()).unwrap();
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(!matches!(error, SourceError::Timeout { .. }), "{error}");
+}
+
 #[tokio::test]
 async fn a_force_push_is_followed() {
     let world = World::new();
