@@ -1,7 +1,7 @@
 //! What becomes of a SealedSecret whose Secret the API server does not take, or not yet.
 
 use anyhow::Result;
-use harness::{Asked, At, eventually};
+use harness::{Asked, At, Gate, Held, eventually};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api,
@@ -10,7 +10,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{SOON, World, document, recorded};
+use crate::world::{Place, SOON, World, document, recorded};
 
 /// Upstream gives up after five tries within a fifth of a second.
 #[tokio::test]
@@ -58,24 +58,26 @@ async fn a_refusal_is_waited_out() -> Result<()> {
     Ok(())
 }
 
-/// A quota that two use at once says so, and a webhook may.
-#[tokio::test]
-async fn a_conflict_is_no_name_that_is_taken() -> Result<()> {
-    let (world, gate) = World::gated().await?;
-    let place = world.place("conflict").await?;
-    let creation: fn(&Asked) -> bool = |asked| asked.method == "POST" && asked.path.ends_with("/secrets");
-    let why = "Operation cannot be fulfilled on resourcequotas \"rq\": the object has been modified";
-    let mut held = gate.hold(At::Request, creation);
-    place.apply_sealed("db", &[("a", "1")]).await?;
-    for _ in 0..2 {
-        held.caught().await?;
-        let next = gate.hold(At::Request, creation);
-        held.refuse(Status::failure(why, "Conflict").with_code(409));
-        held = next;
-        let refused = place.synced("db", "False").await?;
-        assert_eq!(refused.reason.as_deref(), Some("UpdateFailed"));
-        assert!(refused.message.unwrap_or_default().contains(why));
-    }
+fn creation(asked: &Asked) -> bool {
+    asked.method == "POST" && asked.path.ends_with("/secrets")
+}
+
+/// The creation that is held fails, and the one that comes after it is held.
+async fn fail(gate: &Gate, held: &mut Held, answer: Status) -> Result<()> {
+    held.caught().await?;
+    let next = gate.hold(At::Request, creation);
+    std::mem::replace(held, next).refuse(answer);
+    Ok(())
+}
+
+async fn is_told(place: &Place<'_>, why: &str) -> Result<()> {
+    let told = place.synced("db", "False").await?;
+    assert_eq!(told.reason.as_deref(), Some("UpdateFailed"));
+    assert!(told.message.unwrap_or_default().contains(why));
+    Ok(())
+}
+
+async fn recovers(place: &Place<'_>, mut held: Held) -> Result<()> {
     held.caught().await?;
     held.pass();
     place.holds("db", &[("a", "1")]).await?;
@@ -83,14 +85,28 @@ async fn a_conflict_is_no_name_that_is_taken() -> Result<()> {
     Ok(())
 }
 
+/// A quota that two use at once says so, and a webhook may.
+#[tokio::test]
+async fn a_conflict_is_no_name_that_is_taken() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("conflict").await?;
+    let why = "Operation cannot be fulfilled on resourcequotas \"rq\": the object has been modified";
+    let mut held = gate.hold(At::Request, creation);
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    for _ in 0..2 {
+        fail(&gate, &mut held, Status::failure(why, "Conflict").with_code(409)).await?;
+        is_told(&place, why).await?;
+    }
+    recovers(&place, held).await
+}
+
 /// As when a webhook has no endpoints. A failure or two may be an API server that starts, and are not worth a word.
 #[tokio::test]
 async fn a_failure_that_stays_is_told() -> Result<()> {
     let (world, gate) = World::gated().await?;
     let place = world.place("fails").await?;
-    let namespace = place.namespace.clone();
-    let errors = format!("sealed_secrets_controller_unseal_errors_total{{reason=\"update\",namespace=\"{namespace}\"");
-    let creation: fn(&Asked) -> bool = |asked| asked.method == "POST" && asked.path.ends_with("/secrets");
+    let labels = format!("reason=\"update\",namespace={:?}", place.namespace);
+    let errors = format!("sealed_secrets_controller_unseal_errors_total{{{labels}");
     let why = "failed calling webhook \"x.example.com\": no endpoints available";
     let mut held = gate.hold(At::Request, creation);
     place.apply_sealed("db", &[("a", "1")]).await?;
@@ -98,18 +114,10 @@ async fn a_failure_that_stays_is_told() -> Result<()> {
         held.caught().await?;
         assert!(place.sealed().get("db").await?.synced().is_none(), "after {failures}");
         assert!(world.controller.metric(&errors).await? >= f64::from(failures));
-        let next = gate.hold(At::Request, creation);
-        held.refuse(Status::failure(why, "InternalError").with_code(500));
-        held = next;
+        fail(&gate, &mut held, Status::failure(why, "InternalError").with_code(500)).await?;
     }
-    let told = place.synced("db", "False").await?;
-    assert_eq!(told.reason.as_deref(), Some("UpdateFailed"));
-    assert!(told.message.unwrap_or_default().contains(why));
-    held.caught().await?;
-    held.pass();
-    place.holds("db", &[("a", "1")]).await?;
-    place.synced("db", "True").await?;
-    Ok(())
+    is_told(&place, why).await?;
+    recovers(&place, held).await
 }
 
 /// Nothing ends a namespace here, so it stays as it is while it goes.

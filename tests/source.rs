@@ -368,3 +368,45 @@ async fn many_syncs_of_one_repository_ask_its_host_once() -> Result<()> {
     assert!(git.requests() - before <= 3, "{} requests", git.requests() - before);
     Ok(())
 }
+
+#[tokio::test]
+async fn ssh_with_a_deploy_key_and_file_urls_are_followed_too() -> Result<()> {
+    let (place, git) = start("ssh").await?;
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", config_map("settings", "over ssh"))?;
+    let commit = repository.commit("one").await?;
+    let ssh = SshServer::start(git.root())?;
+    let key = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "deploy-key", "namespace": place.namespace},
+        "stringData": {"identity": ssh.private_key(), "known_hosts": ssh.known_hosts()},
+    });
+    place.world.cluster.apply(&key.to_string()).await?;
+    follow(&place, "ssh", json!({"url": ssh.url("app"), "secretRef": {"name": "deploy-key"}}), "1s").await?;
+    place.applied("ssh", &commit).await?;
+    place.says("settings", &[("value", "over ssh")]).await?;
+    change(&place, "ssh", json!({"url": repository.file_url(), "secretRef": null})).await?;
+    repository.write("map.yaml", config_map("settings", "from a file"))?;
+    let commit = repository.commit("two").await?;
+    place.applied("ssh", &commit).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_private_repository_is_followed_with_the_secret_that_the_sync_names() -> Result<()> {
+    let (place, git) = start("private").await?;
+    git.require_basic("robot", "hunter2");
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", config_map("settings", "private"))?;
+    let commit = repository.commit("one").await?;
+    follow(&place, "app", json!({"url": repository.url(), "secretRef": {"name": "git"}}), "1s").await?;
+    let ready = place.ready("app", |ready, _| ready.reason == "AuthenticationFailed").await?;
+    assert!(ready.message.contains("cannot read the Secret git named in source.secretRef"), "{}", ready.message);
+
+    place.world.cluster.apply(&place.secret("git", &[("username", "robot"), ("password", "wrong")])).await?;
+    let ready = place.ready("app", |ready, _| ready.message.contains(&repository.url())).await?;
+    assert_eq!(ready.reason, "AuthenticationFailed");
+    place.world.cluster.apply(&place.secret("git", &[("username", "robot"), ("password", "hunter2")])).await?;
+    place.applied("app", &commit).await?;
+    assert!(!place.world.controller.logs().await?.contains("hunter2"));
+    Ok(())
+}

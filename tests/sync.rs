@@ -3,11 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use crds::{
-    GitSync,
-    git_sync::{RECONCILE_REQUESTED, SecretReference},
-};
-use harness::{GitServer, Repository, SshServer, eventually};
+use crds::{GitSync, git_sync::RECONCILE_REQUESTED};
+use harness::{GitServer, Repository, eventually};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
@@ -392,53 +389,6 @@ async fn what_moves_from_one_sync_to_another_is_handed_over() -> Result<()> {
         let asked = place.syncs().get("two").await?.annotations().get(RECONCILE_REQUESTED).cloned();
         assert_eq!(asked, (round > 1).then(|| round.to_string()));
     }
-    Ok(())
-}
-
-#[tokio::test]
-async fn ssh_with_a_deploy_key_and_file_urls_are_followed_too() -> Result<()> {
-    let (place, git) = start("ssh").await?;
-    let repository = git.create("app").await?;
-    repository.write("map.yaml", config_map("settings", "over ssh"))?;
-    let commit = repository.commit("one").await?;
-    let ssh = SshServer::start(git.root())?;
-    let key = json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "deploy-key", "namespace": place.namespace},
-        "stringData": {"identity": ssh.private_key(), "known_hosts": ssh.known_hosts()},
-    });
-    place.world.cluster.apply(&key.to_string()).await?;
-    let mut sync =
-        GitSync::new("ssh", serde_json::from_value(json!({"source": {"url": ssh.url("app")}, "interval": "1s"}))?);
-    sync.spec.source.secret_ref = Some(SecretReference { name: "deploy-key".to_owned() });
-    place.syncs().create(&PostParams::default(), &sync).await?;
-    place.applied("ssh", &commit).await?;
-    value(&place, "settings", "over ssh").await?;
-    place.syncs().delete("ssh", &DeleteParams::default()).await?;
-    gone(&place, "ssh").await?;
-
-    place.sync("file", &repository.file_url(), "").await?;
-    place.applied("file", &commit).await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_private_repository_is_followed_with_the_secret_that_the_sync_names() -> Result<()> {
-    let (place, git) = start("private").await?;
-    git.require_basic("robot", "hunter2");
-    let repository = git.create("app").await?;
-    repository.write("map.yaml", config_map("settings", "private"))?;
-    let commit = repository.commit("one").await?;
-    let spec = json!({"source": {"url": repository.url(), "secretRef": {"name": "git"}}, "interval": "1s"});
-    place.syncs().create(&PostParams::default(), &GitSync::new("app", serde_json::from_value(spec)?)).await?;
-    let ready = place.ready("app", |ready, _| ready.reason == "AuthenticationFailed").await?;
-    assert!(ready.message.contains("cannot read the Secret git named in source.secretRef"), "{}", ready.message);
-
-    place.world.cluster.apply(&place.secret("git", &[("username", "robot"), ("password", "wrong")])).await?;
-    let ready = place.ready("app", |ready, _| ready.message.contains(&repository.url())).await?;
-    assert_eq!(ready.reason, "AuthenticationFailed");
-    place.world.cluster.apply(&place.secret("git", &[("username", "robot"), ("password", "hunter2")])).await?;
-    place.applied("app", &commit).await?;
-    assert!(!place.world.controller.logs().await?.contains("hunter2"));
     Ok(())
 }
 

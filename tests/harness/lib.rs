@@ -42,7 +42,7 @@ pub use command::Output;
 pub use control_plane::Server;
 pub use controller::{Controller, ControllerOptions};
 pub use forward::ForwardProxy;
-pub use gate::{Asked, At, Gate};
+pub use gate::{Asked, At, Gate, Held};
 pub use git::GitServer;
 pub use repository::Repository;
 pub use seal::{kubeseal, seal};
