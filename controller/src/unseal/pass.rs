@@ -40,9 +40,6 @@ use crate::{
     traces::{self, span},
 };
 
-/// Failures in a row that may pass before anybody looks, such as those of an API server that starts: told from then on.
-const HICCUPS: u32 = 3;
-
 /// Namespace and name, shared by a SealedSecret and its Secret.
 pub type Key = (String, String);
 
@@ -166,7 +163,9 @@ impl Unsealer {
             Ok((secret, record)) => match self.write(sealed, secret, record, live.secret()).await {
                 // The SealedSecret goes with its namespace.
                 Err(Error::Secret(error)) if error.is_ending() => return Ok(Action::await_change()),
-                Err(Error::Secret(error)) if failed >= HICCUPS => Err(Failure::Update(chain(&error))),
+                Err(Error::Secret(error)) if status::lasts(failed, self.options.retries) => {
+                    Err(Failure::Update(chain(&error)))
+                }
                 Err(error) => {
                     self.count("update", sealed);
                     return Err(error);

@@ -110,6 +110,14 @@ impl Failure {
     }
 }
 
+/// Failures in a row that may pass before anybody looks, such as those of an API server that starts.
+const HICCUPS: u32 = 3;
+
+/// Whether one more failure after so many in a row is told, though it may pass: it has lasted, or is not tried again.
+pub fn lasts(failed: u32, retries: Option<u32>) -> bool {
+    failed >= retries.unwrap_or(HICCUPS).min(HICCUPS)
+}
+
 /// See [`Failure::waits_for`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitsFor {
@@ -179,6 +187,13 @@ mod tests {
         let condition = &status.conditions[0];
         let end = |time: &Option<String>| time.as_deref().unwrap()["1970-01-01T00:00:".len()..].to_owned();
         (end(&condition.last_transition_time), end(&condition.last_update_time))
+    }
+
+    #[test]
+    fn a_failure_is_told_when_it_lasts_or_is_the_last() {
+        assert_eq!([0, 2, 3, 100].map(|failed| lasts(failed, None)), [false, false, true, true]);
+        assert_eq!([0, 1, 2].map(|failed| lasts(failed, Some(1))), [false, true, true]);
+        assert!(lasts(0, Some(0)));
     }
 
     #[test]
