@@ -233,12 +233,15 @@ fn patient<K: Send>(
     held.flatten().backoff(backoff)
 }
 
-/// What a watch brings, with its errors logged and counted.
+/// What a watch brings, with its errors logged. Those are counted that keep it from beginning: one that breaks off may do so
+/// every few minutes, where something between us and the API server ends what is silent.
 pub fn logged<T>(kind: &'static str, metrics: &Metrics) -> impl FnMut(watcher::Result<T>) -> Ready<Option<T>> + use<T> {
     let errors = metrics.watch_errors.get_or_create(&Watched { kind }).clone();
     move |event| {
         let told = |error: &watcher::Error| {
-            errors.inc();
+            if matches!(error, watcher::Error::InitialListFailed(_) | watcher::Error::WatchStartFailed(_)) {
+                errors.inc();
+            }
             tracing::warn!(error = chain(error), "cannot watch {kind}s; trying again");
         };
         ready(event.inspect_err(told).ok())
@@ -297,6 +300,22 @@ mod tests {
         assert!(matches!(watch.next().await, Some(Ok(Event::InitDone))));
         assert!(watch.next().await.unwrap().is_err());
         assert_eq!(failures(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_breaks_off_is_not_counted_but_one_that_cannot_begin() {
+        let metrics = Metrics::new(jiff::Timestamp::UNIX_EPOCH);
+        let mut logged = logged::<()>("Secret", &metrics);
+        let failed = || kube::Error::LinesCodecMaxLineLengthExceeded;
+        for (error, count) in [
+            (watcher::Error::WatchFailed(failed()), 0),
+            (watcher::Error::InitialListFailed(failed()), 1),
+            (watcher::Error::WatchStartFailed(failed()), 2),
+        ] {
+            assert_eq!(logged(Err(error)).await, None);
+            assert_eq!(metrics.watch_errors.get_or_create(&Watched { kind: "Secret" }).get(), count);
+        }
+        assert_eq!(logged(Ok(())).await, Some(()));
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub struct Metrics {
     pub malformed_keys: Gauge,
     /// Keys that opened, and are gone.
     pub keys_lost: Counter,
-    /// Watches that broke off, or could not begin.
+    /// Watches that could not begin.
     pub watch_errors: Family<Watched, Counter>,
     /// Keys minted by this process.
     pub keys_minted: Counter,
@@ -208,7 +208,7 @@ impl Metrics {
         let help = "Secrets that should hold a key and cannot be read";
         book.one("malformed_keys", help, self.malformed_keys.clone());
         book.one("keys_lost", "Keys that opened, and whose Secrets are gone", self.keys_lost.clone());
-        let help = "Watches that broke off or could not begin, by kind; each is tried again";
+        let help = "Watches that could not begin, by kind; each is tried again";
         book.family("watch_errors", help, self.watch_errors.clone());
         book.one("keys_minted", "Keys made by this process", self.keys_minted.clone());
         book.one("key_mint_failures", "Tries to make a key that failed", self.key_mint_failures.clone());
