@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use harness::{
-    At, Cluster, ClusterOptions, Controller, ControllerOptions, Gate, GitServer, Server, controller::Signal, eventually,
+    Asked, At, Cluster, ClusterOptions, Controller, ControllerOptions, Gate, GitServer, Server, controller::Signal,
+    eventually,
 };
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
 use kube::{
@@ -118,10 +119,7 @@ async fn a_leader_that_hung_follows() -> Result<()> {
 /// when the Lease is deleted.
 #[tokio::test]
 async fn a_leader_bears_an_api_server_that_hangs() -> Result<()> {
-    let patient = ["lease-duration=60s", "renew-deadline=40s", "retry-period=1s"];
-    let args = patient.map(|flag| format!("--leader-election-{flag}")).into();
-    let patient = ControllerOptions { args, ..ControllerOptions::default() };
-    let world = World::with(ClusterOptions::default(), patient).await?;
+    let world = World::with(ClusterOptions::default(), patient()).await?;
     let place = world.place("slow").await?;
     place.apply_sealed("db", &[("a", "1")]).await?;
     place.holds("db", &[("a", "1")]).await?;
@@ -148,8 +146,41 @@ async fn a_leader_bears_an_api_server_that_hangs() -> Result<()> {
     eventually("it to be there again", SOON, || leader(&world.cluster)).await?;
     place.apply_sealed("db", &[("a", "2")]).await?;
     place.holds("db", &[("a", "2")]).await?;
+    led_throughout(&world).await
+}
+
+/// Somebody labels the Lease while it is renewed, and somebody else deletes it while that is tried again.
+#[tokio::test]
+async fn a_leader_bears_others_that_write_its_lease() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let gate = Gate::start(&cluster)?;
+    let options = ControllerOptions { server: Some(gate.address()), ..patient() };
+    let world = World::on(cluster, "deploy", options).await?;
+    let leases: Api<Lease> = Api::namespaced(world.cluster.admin().await?, "kube-system");
+    let renewal = |asked: &Asked| asked.method == "PUT" && asked.path.ends_with("/leases/signet-controller");
+    let mut first = gate.hold(At::Request, renewal);
+    first.caught().await?;
+    let label = Patch::Merge(json!({"metadata": {"labels": {"team": "a"}}}));
+    leases.patch("signet-controller", &PatchParams::default(), &label).await?;
+    let mut second = gate.hold(At::Request, renewal);
+    first.pass();
+    second.caught().await?;
+    leases.delete("signet-controller", &DeleteParams::default()).await?;
+    second.pass();
+    eventually("it to be there again", SOON, || leader(&world.cluster)).await?;
+    led_throughout(&world).await
+}
+
+/// Options of one that bears an API server that is slow, or held up.
+fn patient() -> ControllerOptions {
+    let times = ["lease-duration=60s", "renew-deadline=40s", "retry-period=1s"];
+    let args = times.map(|flag| format!("--leader-election-{flag}")).into();
+    ControllerOptions { args, ..ControllerOptions::default() }
+}
+
+async fn led_throughout(world: &World) -> Result<()> {
     let logs = world.controller.logs().await?;
-    assert!(logs.contains("leading") && !logs.contains("following"), "{logs}");
+    anyhow::ensure!(logs.contains("leading") && !logs.contains("following"), "{logs}");
     Ok(())
 }
 

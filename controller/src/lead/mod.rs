@@ -129,16 +129,17 @@ impl Candidate {
 
     /// Takes or renews the Lease where it may; since when it is held then.
     async fn step(&mut self, leads: bool, end: Instant) -> Result<Option<Instant>, CallError> {
-        match self.attempt(leads).await {
-            Err(error) if leads && error.is_conflict() => {
-                let there = self.look().await?;
-                if !still_leads(there.as_ref(), &self.me, end, Instant::now()) {
-                    return Err(error);
-                }
-                self.seen = there.map(|lease| Sighting { lease, since: Instant::now() });
-                self.attempt(leads).await
+        loop {
+            let error = match self.attempt(leads).await {
+                Err(error) if leads && error.is_conflict() => error,
+                outcome => return outcome,
+            };
+            // Others may write it more than once meanwhile.
+            let there = self.look().await?;
+            if !still_leads(there.as_ref(), &self.me, end, Instant::now()) {
+                return Err(error);
             }
-            outcome => outcome,
+            self.seen = there.map(|lease| Sighting { lease, since: Instant::now() });
         }
     }
 
