@@ -40,17 +40,20 @@ async fn hosts_that_never_answer_delay_nobody() -> Result<()> {
     eventually("all that may to hang", SOON, || async { Ok((dead.requests() >= asked + AT_ONCE).then_some(())) })
         .await?;
 
-    // Another's is applied, follows and is healed.
-    follow(&other, "well", &repository, json!({})).await?;
+    // Another's is applied, follows and is healed. A commit is asked for and taken in one go.
+    let request = json!({"metadata": {"annotations": {RECONCILE_REQUESTED: "now"}}});
+    follow(&other, "well", &repository, json!({"interval": "1h"})).await?;
     other.applied("well", &first).await?;
     repository.write("map.yaml", config_map("settings", "two"))?;
     let second = repository.commit("two").await?;
+    let asked = git.requests();
+    patch(&other, "well", &request).await?;
     other.applied("well", &second).await?;
+    assert_eq!(git.requests() - asked, 3, "what the host can, where its branch leads, and the pack");
     drifts(&other).await?;
     other.says("settings", &[("value", "two")]).await?;
 
     // What hangs is healed too, and nothing is told of a fetch that is not over.
-    let request = json!({"metadata": {"annotations": {RECONCILE_REQUESTED: "now"}}});
     patch(&tenant, "before", &request).await?;
     drifts(&tenant).await?;
     tenant.says("settings", &[("value", "kept")]).await?;

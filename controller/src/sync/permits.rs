@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -28,6 +29,11 @@ impl Permits {
         self.hand_out();
         // A ticket is kept until it is used: there is always an answer.
         turn.await.unwrap_or(Permit(None))
+    }
+
+    /// A turn, if nobody has to be waited for.
+    pub fn at_once(&self, namespace: &str) -> Option<Permit> {
+        self.one(namespace).now_or_never()
     }
 
     fn hand_out(&self) {
@@ -64,8 +70,6 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt as _;
-
     use super::*;
 
     #[tokio::test]
@@ -76,6 +80,7 @@ mod tests {
         let mut waiting = Box::pin(permits.one("dead"));
         assert!((&mut given_up).now_or_never().is_none() && (&mut waiting).now_or_never().is_none());
         assert!(permits.one("well").now_or_never().is_some(), "nobody else waits behind them");
+        assert!(permits.at_once("dead").is_none() && permits.at_once("well").is_some());
         drop(given_up);
         all.pop();
         assert!(waiting.now_or_never().is_some());

@@ -14,7 +14,7 @@ mod transfer;
 mod tree;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     num::NonZeroU32,
@@ -248,8 +248,9 @@ impl Mirrors {
         let interrupt = Interrupt::default();
         let mut news = None;
         loop {
-            // Who has nothing new, or does not even answer, is not waited for by those that unpack. Waiting for a turn is
-            // no fault of the host's. It comes before the turn at the mirror, which others share.
+            // Who has nothing new, or does not even answer, is not waited for by those that unpack. So who has to wait to
+            // unpack asks once more then. Waiting for a turn is no fault of the host's. It comes before the turn at the
+            // mirror, which others share.
             let permits = if news.is_some() { &self.packs } else { &self.permits };
             let permit = pulse::idle(permits.one(&source.user.0)).await;
             match self.look(source, (asked, since), depth, &interrupt, permit, news).await? {
@@ -289,15 +290,19 @@ impl Mirrors {
             let (here, file_root, timeout, limit) =
                 (mirror.clone(), self.file_root.clone(), self.timeout, self.max_size);
             let (interrupt, answers, name) = (interrupt.0.clone(), self.answers.clone(), name.clone());
+            let packs = self.packs.clone();
             run(&mirror, source.clone(), move |source| {
                 let _held = (turn, permit);
-                let takes = news.is_some();
+                let (waited, pack) = (news.is_some(), OnceCell::new());
+                let has_turn = || packs.at_once(&source.user.0).is_some_and(|permit| pack.set(permit).is_ok());
+                let takes = || waited || pack.get().is_some() || has_turn();
                 let is_given_up = Cell::new(false);
                 let attempt = |url: &Url| {
                     let deadline = Instant::now() + timeout;
                     let patience = Patience { deadline, interrupt: interrupt.clone() };
                     let location = locate(source, url, file_root.as_deref())?;
-                    let found = here.fetch(&Attempt { source, url, location, timeout, limit, depth, takes, patience });
+                    let found =
+                        here.fetch(&Attempt { source, url, location, timeout, limit, depth, takes: &takes, patience });
                     let is_cut_off = match &found {
                         Ok(_) | Err(SourceError::FetchTooLarge { .. }) => false,
                         Err(_) => interrupt.load(Ordering::Relaxed),

@@ -89,7 +89,7 @@ impl Mirror {
                 Err(Failure::Mirror(_)) if attempt.patience.interrupt.load(Ordering::Relaxed) => {
                     return Err(attempt.late());
                 }
-                Err(Failure::Mirror(_)) if !attempt.takes => {}
+                Err(Failure::Mirror(_)) if !(attempt.takes)() => {}
                 Err(Failure::Mirror(why)) => {
                     let why = hide(&why, &self.folder);
                     tracing::info!(url = attempt.source.url(), why, "fetching a mirror anew");

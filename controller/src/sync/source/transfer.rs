@@ -54,8 +54,8 @@ pub struct Attempt<'a> {
     pub limit: u64,
     /// Commits of history that shall be there.
     pub depth: NonZeroU32,
-    /// Whether it takes what is new, or only says that there is something.
-    pub takes: bool,
+    /// Whether it takes what is new, or only says that there is something. Asked where there is.
+    pub takes: &'a dyn Fn() -> bool,
     pub patience: Patience,
 }
 
@@ -218,7 +218,7 @@ impl Attempt<'_> {
                 return Err(Failure::Mirror(format!("it takes {} MiB", present.bytes >> 20)));
             }
         }
-        if !self.takes {
+        if !(self.takes)() {
             return Ok(None);
         }
         let received = ready.with_shallow(fetch::Shallow::DepthAtRemote(depth)).receive(meter.clone(), interrupt);
