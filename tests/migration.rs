@@ -73,7 +73,7 @@ async fn upstream(cluster: &Cluster) -> Result<Process> {
 
 /// Upstream's own sources, in Go's module cache; fetched when they are not there yet.
 async fn upstreams_sources() -> Result<PathBuf> {
-    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/upstream-controller");
+    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/sealed-secrets");
     // As for the tools, whatever says where modules come from counts.
     let mut go = tokio::process::Command::new("go");
     go.current_dir(tools).args(["mod", "download", "-json", "github.com/bitnami/sealed-secrets"]);

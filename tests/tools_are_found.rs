@@ -61,7 +61,7 @@ fn another_minor_may_be_asked_for() -> Result<()> {
 #[tokio::test]
 async fn kubeseal_is_the_version_we_promise_to_match() -> Result<()> {
     let output = kubeseal(None, &["--version"], "").await?;
-    assert_eq!(output.success()?.trim(), "kubeseal version: v0.27.1");
+    assert_eq!(output.success()?.trim(), "kubeseal version: v0.40.0");
     Ok(())
 }
 

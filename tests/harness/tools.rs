@@ -137,26 +137,10 @@ impl Tool {
                 kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", "a minute")
             }
             Self::Kubectl => kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", "20 seconds"),
-            Self::Kubeseal => Recipe {
-                program: "kubeseal",
-                folder: "kubeseal",
-                module: "github.com/bitnami-labs/sealed-secrets",
-                package: "github.com/bitnami-labs/sealed-secrets/cmd/kubeseal",
-                takes: "40 seconds",
-                stamp: |version| format!("-X main.VERSION={version}"),
-                tags: "",
-                patches: &[],
-            },
-            Self::UpstreamController => Recipe {
-                program: "upstream-controller",
-                folder: "upstream-controller",
-                module: "github.com/bitnami/sealed-secrets",
-                package: "github.com/bitnami/sealed-secrets/cmd/controller",
-                takes: "a minute",
-                stamp: |version| format!("-X main.VERSION={version}"),
-                tags: "",
-                patches: &IN_CLUSTER,
-            },
+            Self::Kubeseal => upstream("kubeseal", "github.com/bitnami/sealed-secrets/cmd/kubeseal", &[]),
+            Self::UpstreamController => {
+                upstream("upstream-controller", "github.com/bitnami/sealed-secrets/cmd/controller", &IN_CLUSTER)
+            }
             Self::Jsonnet => Recipe {
                 program: "jsonnet",
                 folder: "jsonnet",
@@ -227,6 +211,19 @@ fn age(program: &'static str, package: &'static str) -> Recipe {
         stamp,
         tags: "",
         patches: &[],
+    }
+}
+
+fn upstream(program: &'static str, package: &'static str, patches: &'static [Patch]) -> Recipe {
+    Recipe {
+        program,
+        folder: "sealed-secrets",
+        module: "github.com/bitnami/sealed-secrets",
+        package,
+        takes: "a minute",
+        stamp: |version| format!("-X main.VERSION={version}"),
+        tags: "",
+        patches,
     }
 }
 

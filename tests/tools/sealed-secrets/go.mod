@@ -1,10 +1,13 @@
-// Upstream's controller, which `cargo bench` runs beside ours. The module calls itself bitnami/, the checksum database
-// knows it as bitnami-labs/: hence the replacement.
-module signet.dev/tests/tools/upstream-controller
+// Upstream: kubeseal, which the tests seal and open with, and its controller, which `cargo bench` runs beside ours. The
+// module calls itself bitnami/, the checksum database knows it as bitnami-labs/: hence the replacement.
+module signet.dev/tests/tools/sealed-secrets
 
 go 1.26.8
 
-tool github.com/bitnami/sealed-secrets/cmd/controller
+tool (
+	github.com/bitnami/sealed-secrets/cmd/controller
+	github.com/bitnami/sealed-secrets/cmd/kubeseal
+)
 
 require (
 	dario.cat/mergo v1.0.1 // indirect
@@ -33,10 +36,12 @@ require (
 	github.com/go-openapi/swag/typeutils v0.27.1 // indirect
 	github.com/go-openapi/swag/yamlutils v0.27.1 // indirect
 	github.com/google/gnostic-models v0.7.0 // indirect
+	github.com/google/renameio v0.1.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/hashicorp/golang-lru v1.0.2 // indirect
 	github.com/huandu/xstrings v1.5.0 // indirect
 	github.com/json-iterator/go v1.1.12 // indirect
+	github.com/mattn/go-isatty v0.0.24 // indirect
 	github.com/mitchellh/copystructure v1.2.0 // indirect
 	github.com/mitchellh/reflectwalk v1.0.2 // indirect
 	github.com/mkmik/multierror v0.4.0 // indirect
