@@ -25,7 +25,11 @@ async fn what_went_while_the_watches_were_broken_is_missed_by_the_next_list() ->
     let keys: Api<Secret> = Api::namespaced(place.client.clone(), "kube-system");
     let old = keys.list(&ListParams::default().labels(KEYS)).await?.items.pop().context("a key")?.name_any();
     world.renew_key().await?;
-    for name in ["goes", "stays"] {
+    // It only adds to this one, which stays somebody else's.
+    let mut shared = document(&place.secret("shared", &[("own", "1")]))?;
+    shared["metadata"]["annotations"] = json!({"sealedsecrets.bitnami.com/patch": "true"});
+    world.cluster.apply(&shared.to_string()).await?;
+    for name in ["goes", "stays", "shared"] {
         place.apply_sealed(name, &[("a", name)]).await?;
         place.synced(name, "True").await?;
     }
@@ -44,6 +48,7 @@ async fn what_went_while_the_watches_were_broken_is_missed_by_the_next_list() ->
 
     let shut = gate.shut();
     let params = DeleteParams::default();
+    place.sealed().delete("shared", &params).await?;
     place.sealed().delete("goes", &params).await?;
     place.secrets().delete("stays", &params).await?;
     place.maps().delete("settings", &params).await?;
@@ -62,6 +67,7 @@ async fn what_went_while_the_watches_were_broken_is_missed_by_the_next_list() ->
         Ok((!metrics().await?.contains("name=\"goes\"") && known().await? < 2.0).then_some(()))
     })
     .await?;
+    place.holds("shared", &[("own", "1"), ("a", "shared")]).await?;
     let logs = world.controller.logs().await?;
     assert!(logs.contains("SealedSecrets; trying again") && logs.contains("too old resource version"), "{logs}");
     Ok(())

@@ -1,10 +1,12 @@
 //! What becomes of a SealedSecret whose Secret the API server does not take, or not yet.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use harness::{Asked, At, Gate, Held, eventually};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams},
     core::Status,
 };
@@ -71,9 +73,12 @@ async fn fail(gate: &Gate, held: &mut Held, answer: Status) -> Result<()> {
 }
 
 async fn is_told(place: &Place<'_>, why: &str) -> Result<()> {
-    let told = place.synced("db", "False").await?;
+    let told = eventually(&format!("it to say {why:?}"), SOON, || async {
+        let said = place.sealed().get("db").await?.synced().cloned();
+        Ok(said.filter(|it| it.status == "False" && it.message.as_ref().is_some_and(|said| said.contains(why))))
+    })
+    .await?;
     assert_eq!(told.reason.as_deref(), Some("UpdateFailed"));
-    assert!(told.message.unwrap_or_default().contains(why));
     Ok(())
 }
 
@@ -98,6 +103,84 @@ async fn a_conflict_is_no_name_that_is_taken() -> Result<()> {
         is_told(&place, why).await?;
     }
     recovers(&place, held).await
+}
+
+/// As from a webhook whose connection breaks: each answer names another port. What is said of it in the status comes back
+/// as news of the object.
+#[tokio::test]
+async fn a_refusal_in_new_words_each_time_is_waited_out_too() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("words").await?;
+    let mut held = gate.hold(At::Request, creation);
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    held.caught().await?;
+    let since = Instant::now();
+    for port in 0..6 {
+        let why = format!("failed calling webhook \"x.example.com\": read tcp 10.0.0.5:{port}: connection reset");
+        fail(&gate, &mut held, Status::failure(&why, "Forbidden").with_code(403)).await?;
+        is_told(&place, &why).await?;
+    }
+    held.caught().await?;
+    // 0.2 s after the first, and each time twice as long.
+    assert!(since.elapsed() > Duration::from_secs(12), "{:?}", since.elapsed());
+    recovers(&place, held).await
+}
+
+/// The API server has made the Secret, and says that it does not know whether it has: what is there is ours.
+#[tokio::test]
+async fn a_secret_that_was_made_without_a_word_is_ours() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("unheard").await?;
+    let mut held = gate.hold(At::Answer, creation);
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    held.caught().await?;
+    held.refuse(Status::failure("etcdserver: request timed out", "Timeout").with_code(504));
+    place.synced("db", "True").await?;
+    let logs = world.controller.logs().await?;
+    assert!(!logs.contains("not managed by SealedSecret"), "{logs}");
+    Ok(())
+}
+
+/// It ended before that stood in the status, and no owner tells.
+#[tokio::test]
+async fn a_secret_without_an_owner_is_ours_after_a_crash() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let place = world.place("orphan").await?;
+    let mut sealed = document(&world.seal(&place.secret("db", &[("a", "1")]), &[]).await?)?;
+    sealed["spec"]["template"]["metadata"]["annotations"] =
+        json!({"sealedsecrets.bitnami.com/skip-set-owner-references": "true"});
+    let mut held = gate.hold(At::Answer, creation);
+    world.cluster.apply(&sealed.to_string()).await?;
+    held.caught().await?;
+    world.controller.kill().await?;
+    drop(held);
+    world.controller.restart().await?;
+    place.synced("db", "True").await?;
+    let secret = place.holds("db", &[("a", "1")]).await?;
+    assert!(secret.owner_references().is_empty());
+    place.secrets().delete("db", &DeleteParams::default()).await?;
+    place.holds("db", &[("a", "1")]).await.map(drop)
+}
+
+/// As another controller does that keeps the Secret as it wants it.
+#[tokio::test]
+async fn a_secret_that_others_insist_on_is_put_right_with_growing_waits() -> Result<()> {
+    let place = World::shared().await?.place("fought").await?;
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    place.synced("db", "True").await?;
+    let meddler = PatchParams { field_manager: Some("meddler".to_owned()), ..PatchParams::default() };
+    let edit = Patch::Merge(json!({"stringData": {"extra": "x"}}));
+    let told = eventually("who insists to be named", SOON, || async {
+        place.secrets().patch("db", &meddler, &edit).await?;
+        Ok(place.sealed().get("db").await?.synced().filter(|synced| synced.status == "False").cloned())
+    })
+    .await?;
+    assert_eq!(told.reason.as_deref(), Some("Overwritten"));
+    assert!(told.message.as_ref().is_some_and(|it| it.contains("last by meddler")), "{:?}", told.message);
+    place.event("ErrUpdateFailed", "changed again and again, last by meddler").await?;
+    // It has given up.
+    place.synced("db", "True").await?;
+    place.holds("db", &[("a", "1")]).await.map(drop)
 }
 
 /// As when a webhook has no endpoints. A failure or two may be an API server that starts, and are not worth a word.

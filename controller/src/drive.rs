@@ -2,7 +2,7 @@
 //! and without end, a clean finish when told to stop, none for who no longer leads. What a pass does is the reconciler's
 //! business.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc};
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, TryFutureExt as _};
 use kube::{
@@ -26,6 +26,15 @@ pub struct Limits {
     pub retries: Option<u32>,
 }
 
+/// What a pass came to that did not fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// All is done, until then.
+    Done(Action),
+    /// It is too early to try again: what failed before still counts.
+    Early(Duration),
+}
+
 /// When a reconciler ends.
 #[derive(Clone, Debug)]
 pub struct Ends {
@@ -47,7 +56,7 @@ pub async fn drive<K, C, E, Pass>(
 ) where
     K: Clone + Resource<DynamicType = ()> + 'static,
     E: std::error::Error + Send + 'static,
-    Pass: Future<Output = Result<Action, E>> + Send + 'static,
+    Pass: Future<Output = Result<Passed, E>> + Send + 'static,
 {
     let failures = Arc::<Failures>::default();
     let counted = |object: Arc<K>, context: Arc<C>| {
@@ -55,9 +64,12 @@ pub async fn drive<K, C, E, Pass>(
         queue.leave(&key);
         let pulse = queue.pass(&key);
         let failed = failures.of(&key, object.meta().uid.as_ref());
-        let succeeded = move |action| {
-            failures.forget(&key);
-            action
+        let succeeded = move |passed| match passed {
+            Passed::Done(action) => {
+                failures.forget(&key);
+                action
+            }
+            Passed::Early(left) => Action::requeue(left),
         };
         Box::pin(pulse.scope(pass(object, context, failed)).map_ok(succeeded))
     };
@@ -126,7 +138,7 @@ fn key<K: Lookup>(object: &ObjectRef<K>) -> Key {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use futures::stream;
     use jiff::Timestamp;
@@ -167,10 +179,10 @@ mod tests {
         let (end, may_end) = oneshot::channel::<()>();
         let hangs = Arc::new(Mutex::new(Some((begun, may_end))));
         let pass = |secret: Arc<Secret>, hangs: Arc<Mutex<Option<Hang>>>, _| async move {
-            let Some((begun, may_end)) = hangs.lock().take() else { return Ok(Action::await_change()) };
+            let Some((begun, may_end)) = hangs.lock().take() else { return Ok(Passed::Done(Action::await_change())) };
             let _ = begun.send(secret.name_any());
             let _ = may_end.await;
-            Ok::<_, std::fmt::Error>(Action::await_change())
+            Ok::<_, std::fmt::Error>(Passed::Done(Action::await_change()))
         };
         let queue = Queue::new("unseal", Metrics::new(Timestamp::UNIX_EPOCH), pulses.clone());
         let triggers = stream::iter([reference]).chain(stream::pending());

@@ -29,6 +29,7 @@ pub mod context;
 pub mod drive;
 pub mod events;
 pub mod exit;
+pub mod fight;
 pub mod health;
 pub mod http;
 pub mod kept;

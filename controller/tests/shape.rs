@@ -7,6 +7,7 @@ use std::{fs, path::Path};
 const PURE: &[&str] = &[
     "backoff.rs",
     "exit.rs",
+    "fight.rs",
     "health.rs",
     "kept.rs",
     "metrics/book.rs",
@@ -45,6 +46,7 @@ const PURE: &[&str] = &[
     "unseal/adopt.rs",
     "unseal/choices.rs",
     "unseal/decide.rs",
+    "unseal/rest.rs",
     "unseal/status.rs",
     "args.rs",
     "args/lead.rs",

@@ -1,5 +1,5 @@
-//! Two who correct each other without end: when to stop healing for a while, and when to try again. Pure: the clock is an
-//! argument.
+//! The objects of a GitSync that others keep changing: when to stop healing them for a while, and when to try again. Pure:
+//! the clock is an argument.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,51 +7,25 @@ use std::{
 };
 
 use super::{drift::Drift, object::ObjectId};
+use crate::fight::Fight;
 
-/// Healed so often in a row, it is a fight.
-const ROUNDS: u32 = 5;
-/// What stays as it is for so long is over.
-const QUIET: Duration = Duration::from_mins(1);
-/// First rest; each one after it is twice as long.
-const REST: Duration = Duration::from_secs(15);
-/// Longest rest.
-const LONGEST: Duration = Duration::from_mins(10);
-
-/// Objects that were healed lately.
+/// Objects that were healed lately, and who had changed them.
 #[derive(Debug, Default)]
-pub struct Fights(HashMap<ObjectId, Fight>);
-
-#[derive(Debug)]
-struct Fight {
-    by: Option<String>,
-    rounds: u32,
-    last: Instant,
-}
-
-impl Fight {
-    /// How long it is left alone.
-    fn rest(&self) -> Duration {
-        match self.rounds.checked_sub(ROUNDS) {
-            Some(over) => REST.saturating_mul(2_u32.saturating_pow(over)).min(LONGEST),
-            None => Duration::ZERO,
-        }
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last) >= self.rest() + QUIET
-    }
-}
+pub struct Fights(HashMap<ObjectId, (Option<String>, Fight)>);
 
 impl Fights {
     /// These were healed. Answers those of which it has just become clear that it is a fight.
     pub fn healed<'a>(&mut self, drifts: &'a [Drift], now: Instant) -> Vec<&'a Drift> {
-        self.0.retain(|_, fight| !fight.is_over(now));
+        self.0.retain(|_, (_, fight)| !fight.is_over(now));
         let again = |drift: &&'a Drift| {
-            let by = drift.by().map(str::to_owned);
-            let fight = self.0.entry(drift.id.clone()).or_insert(Fight { by: by.clone(), rounds: 0, last: now });
-            fight.rounds = if fight.by == by { fight.rounds.saturating_add(1) } else { 1 };
-            (fight.by, fight.last) = (by, now);
-            fight.rounds == ROUNDS
+            let by = drift.by();
+            match self.0.get_mut(&drift.id) {
+                Some((before, fight)) if before.as_deref() == by => fight.again(now),
+                _ => {
+                    self.0.insert(drift.id.clone(), (by.map(str::to_owned), Fight::new(now)));
+                    false
+                }
+            }
         };
         drifts.iter().filter(again).collect()
     }
@@ -63,14 +37,12 @@ impl Fights {
 
     /// Those that are left alone now.
     pub fn resting(&self, now: Instant) -> HashSet<ObjectId> {
-        let resting = |fight: &Fight| now.saturating_duration_since(fight.last) < fight.rest();
-        self.0.iter().filter(|(_, fight)| resting(fight)).map(|(id, _)| id.clone()).collect()
+        self.0.iter().filter(|(_, (_, fight))| fight.left(now).is_some()).map(|(id, _)| id.clone()).collect()
     }
 
     /// How long until the first of them may be healed again.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
-        let left = |fight: &Fight| fight.rest().checked_sub(now.saturating_duration_since(fight.last));
-        self.0.values().filter_map(left).filter(|left| !left.is_zero()).min()
+        self.0.values().filter_map(|(_, fight)| fight.left(now)).min()
     }
 }
 
@@ -78,6 +50,7 @@ impl Fights {
 mod tests {
     use super::super::drift::{Change, What};
     use super::*;
+    use crate::fight::{LONGEST, QUIET, ROUNDS};
 
     fn drift(by: &str) -> Drift {
         let id = ObjectId { namespace: "ns".into(), name: "a".into(), group: String::new(), kind: "ConfigMap".into() };

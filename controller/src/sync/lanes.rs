@@ -25,7 +25,7 @@ use super::{Guarded, Syncer, guarded_key};
 use crate::{
     calls::{logged, watch},
     context::Context,
-    drive::{Ends, Limits, drive},
+    drive::{Ends, Limits, Passed, drive},
     queue::Queue,
 };
 
@@ -121,7 +121,11 @@ async fn work(
     let pass = move |guarded: Arc<Guarded>, syncer: Arc<Syncer>, _| {
         // One that has gone over to another lane is passed over there.
         let is_here = lane_of(&guarded) == lane;
-        async move { if is_here { Box::pin(syncer.reconcile(&guarded)).await } else { Ok(Action::await_change()) } }
+        async move {
+            let pass =
+                async { if is_here { Box::pin(syncer.reconcile(&guarded)).await } else { Ok(Action::await_change()) } };
+            pass.await.map(Passed::Done)
+        }
     };
     let ends = Ends { stop: end, lost: syncer.context.lost.clone() };
     drive(pass, syncer, store, triggers, Limits { concurrency, retries: None }, queue, ends).await;

@@ -20,6 +20,9 @@ pub const REPLACE: &str = "sealedsecrets.bitnami.com/replace";
 pub const COPY_LABELS: &str = "sealedsecrets.bitnami.com/copy-labels";
 /// On a SealedSecret: edits of the Secret are left alone.
 pub const IGNORE_DRIFT: &str = "sealedsecrets.bitnami.com/ignore-drift";
+/// On a Secret without an owner: the UID of the SealedSecret that it was made for. So it is ours though whoever made it did
+/// not live to note that in the status.
+pub const MADE_FOR: &str = "sealedsecrets.bitnami.com/made-for";
 /// On a Secret: may be taken over.
 pub const MANAGED: &str = "sealedsecrets.bitnami.com/managed";
 /// On a Secret: may be added to, but stays its owner's.
@@ -81,9 +84,12 @@ impl Choices {
         (!words.is_empty()).then(|| words.join(", "))
     }
 
-    /// Makes the Secret show them.
-    pub fn shape(&self, clear: &mut ClearSecret) {
+    /// Makes the Secret, for the SealedSecret of this UID, show them.
+    pub fn shape(&self, clear: &mut ClearSecret, uid: Option<&str>) {
         let secret = clear.expose_mut();
+        if let (None, Some(uid)) = (&secret.metadata.owner_references, uid) {
+            secret.annotations_mut().insert(MADE_FOR.to_owned(), uid.to_owned());
+        }
         if self.retain {
             secret.metadata.owner_references = None;
             secret.annotations_mut().extend([SKIP_OWNER, MANAGED].map(|key| (key.to_owned(), "true".to_owned())));
@@ -154,11 +160,11 @@ mod tests {
             ClearSecret::new(secret)
         };
         let mut plain = owned();
-        choices(&[], &[("a", "own"), ("b", "own")]).shape(&mut plain);
+        choices(&[], &[("a", "own"), ("b", "own")]).shape(&mut plain, None);
         assert_eq!((plain.expose().owner_references().len(), plain.expose().labels().len()), (1, 1));
 
         let mut shaped = owned();
-        choices(&[RETAIN, COPY_LABELS], &[("a", "own"), ("b", "own")]).shape(&mut shaped);
+        choices(&[RETAIN, COPY_LABELS], &[("a", "own"), ("b", "own")]).shape(&mut shaped, None);
         let shaped = shaped.expose();
         assert!(shaped.owner_references().is_empty());
         assert_eq!(shaped.annotations()[MANAGED], "true", "so that whoever comes back may take it over");

@@ -11,7 +11,7 @@ use kube::{ResourceExt as _, core::PartialObjectMeta};
 
 use super::{
     adopt,
-    choices::{Choices, MANAGED, PATCH},
+    choices::{Choices, MADE_FOR, MANAGED, PATCH},
 };
 use crate::context::FIELD_MANAGER;
 
@@ -23,7 +23,7 @@ pub struct LiveSecret {
     pub uid: String,
     /// Its version.
     pub resource_version: String,
-    /// UID of its controlling owner.
+    /// UID of its controlling owner or, where it has none, of the SealedSecret that it says to be [`MADE_FOR`].
     pub owner: Option<String>,
     /// Carries [`MANAGED`].
     pub managed: bool,
@@ -50,6 +50,7 @@ impl From<&PartialObjectMeta<Secret>> for LiveSecret {
         foreign.sort_unstable();
         foreign.dedup();
         let owner = secret.owner_references().iter().find(controls).map(|owner| owner.uid.clone());
+        let owner = owner.or_else(|| secret.annotations().get(MADE_FOR).cloned());
         Self {
             uid: secret.uid().unwrap_or_default(),
             resource_version: secret.resource_version().unwrap_or_default(),
@@ -152,6 +153,23 @@ pub fn decide(sealed: &SealedSecret, last: Option<&LastPass>, live: &Live, ring:
         record.scope == choices.scope.as_str() && record.choices == choices.shown() && as_left(record, live, &choices)
     });
     if stuck || (synced && holds) { Verdict::Unchanged } else { Verdict::Unseal }
+}
+
+/// Whether the Secret is no longer as we left it, though the same is wanted.
+pub fn is_healing(sealed: &SealedSecret, last: &LastPass, live: &Live) -> bool {
+    let is_same = last.status.observed_generation == sealed.metadata.generation;
+    let left = |record: &UnsealedRecord| {
+        live.secret().is_some_and(|live| {
+            record.secret_uid == live.uid && record.secret_resource_version == live.resource_version
+        })
+    };
+    is_same && last.status.unsealed.as_ref().is_some_and(|record| !left(record))
+}
+
+/// Who else wrote a Secret last.
+pub fn last_other(secret: &PartialObjectMeta<Secret>) -> Option<String> {
+    let others = secret.managed_fields().iter().filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
+    others.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?.manager.clone()
 }
 
 /// Whether the Secret still is what the last pass made, or may differ.
@@ -326,6 +344,17 @@ mod tests {
         }
         let foreign = Live::Present(LiveSecret { owner: None, uid: "other".to_owned(), ..going });
         assert_eq!(decide(&sealed(), None, &foreign, 1), Verdict::NotManaged);
+    }
+
+    #[test]
+    fn without_an_owner_it_is_ours_by_what_it_was_made_for() {
+        let made_for = |uid: &str| {
+            let metadata = json!({"name": "db", "uid": "secret-1", "annotations": {MADE_FOR: uid}});
+            let secret: PartialObjectMeta<Secret> = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
+            Live::Present((&secret).into())
+        };
+        assert_eq!(decide(&sealed(), None, &made_for("sealed-1"), 1), Verdict::Unseal);
+        assert_eq!(decide(&sealed(), None, &made_for("sealed-2"), 1), Verdict::NotManaged);
     }
 
     #[test]

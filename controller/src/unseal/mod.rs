@@ -2,13 +2,16 @@
 //! only; a value is decrypted when it must be written and not kept.
 //!
 //! Here is which watches run, and how they begin and end; [`watches`] feeds them, [`pass`] does the work of one object,
-//! [`write`] makes its requests, [`decide`], [`choices`], [`adopt`] and [`status`] (pure) judge.
+//! [`report`] tells what came of it,
+//! [`write`] makes its requests, [`decide`], [`choices`], [`adopt`], [`rest`] and [`status`] (pure) judge.
 
 pub mod adopt;
 pub mod choices;
 pub mod decide;
 pub mod namespaces;
 mod pass;
+mod report;
+pub mod rest;
 pub mod status;
 mod watches;
 mod write;

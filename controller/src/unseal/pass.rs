@@ -1,12 +1,18 @@
 //! One pass over one SealedSecret: look, open, write, say. A pass starts from zero each time; nobody says why it is made.
 
-use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, thread::available_parallelism, time::Instant};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
 
 use crds::{
     KeyRing, SealedSecret,
     explain::explain,
     guard,
-    sealed_secret::{SealedSecretStatus, UnsealedRecord},
+    sealed_secret::UnsealedRecord,
     template::Environment,
     unseal::{self as open, Attempt, ClearSecret, UnsealError},
 };
@@ -18,23 +24,25 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{controller::Action, reflector::ObjectRef, watcher::Event},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, watch};
 use tracing::{Instrument as _, Span};
 
 use super::{
     Options,
     choices::Choices,
-    decide::{LastPass, Live, LiveSecret, RingVersion, Stuck, Verdict, chosen, decide},
-    status::{self, Failure, Fixed, WaitsFor},
+    decide::{LastPass, Live, LiveSecret, RingVersion, Verdict, decide, is_healing, last_other},
+    rest::{Rest, Rests, Tried},
+    status::{self, Failure, Fixed},
     write::{create, one, replace, update},
 };
 use crate::{
-    calls::{CallError, bounded, heard, write_status},
+    backoff,
+    calls::{CallError, bounded, heard},
     context::{Context, chain},
-    events::{Events, Severity},
+    drive::Passed,
+    events::Events,
     kept::Kept,
-    metrics,
     observed::{Observed, Sighting, version},
     pulse,
     traces::{self, span},
@@ -70,7 +78,8 @@ pub struct Unsealer {
     secrets: RwLock<Observed<Key, LiveSecret>>,
     secrets_listed: watch::Sender<bool>,
     /// With the UID: an object made anew under the same name has no past.
-    passes: RwLock<HashMap<Key, (Option<String>, LastPass)>>,
+    pub(super) passes: RwLock<HashMap<Key, (Option<String>, LastPass)>>,
+    rests: Mutex<Rests>,
     /// One for each core. More openings at once would only take each other's time, and a stack and a heap each.
     openings: Semaphore,
 }
@@ -82,6 +91,7 @@ impl Unsealer {
             secrets: RwLock::default(),
             secrets_listed: watch::Sender::new(!options.watch_secrets),
             passes: RwLock::default(),
+            rests: Mutex::default(),
             openings: Semaphore::new(available_parallelism().map_or(1, NonZeroUsize::get)),
             context,
             options,
@@ -110,16 +120,19 @@ impl Unsealer {
     }
 
     /// `failed` is how often a pass over it has in a row.
-    pub(super) async fn reconcile(&self, kept: &Kept<SealedSecret>, failed: u32) -> Result<Action, Error> {
+    pub(super) async fn reconcile(&self, kept: &Kept<SealedSecret>, failed: u32) -> Result<Passed, Error> {
         let sealed = match kept.read() {
             Ok(sealed) => Arc::new(sealed),
             Err(error) => {
-                let failure = Failure::Invalid(error);
-                return self.report(&stand_in(kept), Err(failure), &Live::Absent, RingVersion::default()).await;
+                let (failure, sealed) = (Failure::Invalid(error), stand_in(kept));
+                return self
+                    .report(&sealed, Err(failure), &Live::Absent, RingVersion::default())
+                    .await
+                    .map(Passed::Done);
             }
         };
         if sealed.metadata.deletion_timestamp.is_some() {
-            return Ok(Action::await_change());
+            return Ok(Passed::Done(Action::await_change()));
         }
         pulse::idle(self.ready()).await;
         let ring = self.context.ring.borrow().clone();
@@ -130,7 +143,7 @@ impl Unsealer {
             live = self.ask(&sealed).await?;
             verdict = decide(&sealed, last.as_ref(), &live, ring.version());
         }
-        match verdict {
+        let done = match verdict {
             Verdict::Unchanged => {
                 self.forget(&sealed);
                 Ok(Action::await_change())
@@ -143,11 +156,64 @@ impl Unsealer {
                 let failure = Failure::Going(sealed.name_any());
                 self.report(&sealed, Err(failure), &live, ring.version()).await
             }
-            Verdict::Unseal => {
-                let (namespace, name) = key(&sealed);
-                let span = span!("unseal", namespace, name);
-                self.unseal(&sealed, &live, (last, ring), failed).instrument(span).await
+            Verdict::Unseal => return self.unseal_in_time(&sealed, &live, (last, ring), failed).await,
+        };
+        done.map(Passed::Done)
+    }
+
+    /// Opens and writes, unless the same failed a moment ago or others insist on another Secret.
+    async fn unseal_in_time(
+        &self,
+        sealed: &Arc<SealedSecret>,
+        live: &Live,
+        (last, ring): (Option<LastPass>, Arc<KeyRing>),
+        failed: u32,
+    ) -> Result<Passed, Error> {
+        let (key, tried) = (key(sealed), Tried::of(sealed, ring.version(), live.secret()));
+        let rest = self.rests.lock().left(&key, &tried, Instant::now());
+        match rest {
+            Some(Rest::Failed(left)) => return Ok(Passed::Early(left)),
+            Some(Rest::Fought(left)) => {
+                let is_told = last.as_ref().is_some_and(|last| status::is_fought(&last.status));
+                return if is_told {
+                    Ok(Passed::Early(left))
+                } else {
+                    self.fought(sealed, live, ring.version(), left).await
+                };
             }
+            None => {}
+        }
+        let heals = last.as_ref().is_some_and(|last| is_healing(sealed, last, live));
+        let span = span!("unseal", namespace = key.0, name = key.1);
+        let outcome = self.unseal(sealed, live, (last, ring), failed).instrument(span).await;
+        let (now, mut rests) = (Instant::now(), self.rests.lock());
+        match &outcome {
+            Ok(_) => rests.succeeded(&key),
+            Err(_) => rests.failed(key.clone(), tried.clone(), now + backoff::after(failed.saturating_add(1))),
+        }
+        let again = match &outcome {
+            Ok(_) => true,
+            Err(error) => matches!(error, Error::Secret(error) if error.is_conflict()),
+        };
+        if heals && again {
+            rests.healed(key, tried, now);
+        }
+        outcome.map(Passed::Done)
+    }
+
+    /// Tells that others keep changing the Secret, and who.
+    async fn fought(
+        &self,
+        sealed: &SealedSecret,
+        live: &Live,
+        ring: RingVersion,
+        left: Duration,
+    ) -> Result<Passed, Error> {
+        let secret = one(&self.secrets_of(sealed), &sealed.name_any()).await.map_err(Error::Secret)?;
+        let by = secret.as_ref().and_then(last_other);
+        match self.report(sealed, Err(Failure::Fought(sealed.name_any(), by)), live, ring).await {
+            Ok(_) | Err(Error::Refused(_)) => Ok(Passed::Early(left)),
+            Err(error) => Err(error),
         }
     }
 
@@ -207,7 +273,7 @@ impl Unsealer {
         Api::namespaced(self.context.client.clone(), &sealed.namespace().unwrap_or_default())
     }
 
-    fn last(&self, sealed: &SealedSecret) -> Option<LastPass> {
+    pub(super) fn last(&self, sealed: &SealedSecret) -> Option<LastPass> {
         let passes = self.passes.read();
         passes.get(&key(sealed)).filter(|(uid, _)| *uid == sealed.metadata.uid).map(|(_, last)| last.clone())
     }
@@ -250,7 +316,7 @@ impl Unsealer {
             };
             let environment = Environment { rng: &mut rand::rng(), now: Timestamp::now() };
             let mut secret = open::secret(&sealed, unsealed, environment)?;
-            choices.shape(&mut secret);
+            choices.shape(&mut secret, sealed.metadata.uid.as_deref());
             Ok((secret, record))
         };
         // Never closed; were it, there would be no bound.
@@ -301,7 +367,18 @@ impl Unsealer {
                 self.secrets.write().wrote(sighting);
                 Ok(Ok(UnsealedRecord { secret_uid: uid, secret_resource_version: resource_version, ..record }))
             }
-            Err(error) if error.is_taken() && live.is_none() => Ok(Err(Failure::NotManaged(name))),
+            Err(error) if error.is_taken() && live.is_none() => {
+                // It may be ours all the same: an answer was lost, or another replica was faster.
+                let found = one(&api, &name).await.map_err(Error::Secret)?;
+                let Some(found) = found.as_ref().map(sighting) else { return Err(Error::Secret(error)) };
+                let there = Live::Present(found.2.clone());
+                self.secrets.write().wrote(found);
+                let record = self.last(sealed);
+                match decide(sealed, record.as_ref(), &there, RingVersion::default()) {
+                    Verdict::NotManaged => Ok(Err(Failure::NotManaged(name))),
+                    _ => Err(Error::Secret(error)),
+                }
+            }
             // Of an update, a conflict is a version: the watch brings the newer one.
             Err(error) if error.is_ending() || (error.is_conflict() && live.is_some()) => Err(Error::Secret(error)),
             Err(error) if error.is_refusal() => Ok(Err(Failure::Update(chain(&error)))),
@@ -309,96 +386,11 @@ impl Unsealer {
         }
     }
 
-    /// Status, Event, metric; each only when something changed. `live` and `ring` are what was tried.
-    async fn report(
-        &self,
-        sealed: &SealedSecret,
-        outcome: Result<UnsealedRecord, Failure>,
-        live: &Live,
-        ring: RingVersion,
-    ) -> Result<Action, Error> {
-        let before = self.last(sealed).map(|last| last.status).or_else(|| sealed.status.clone());
-        let failed = outcome.as_ref().err();
-        let status =
-            status::next(before.as_ref(), sealed.metadata.generation, outcome.as_ref().cloned(), Timestamp::now());
-        if let Some(failure) = failed {
-            self.count(failure.metric(), sealed);
-        }
-        if before.as_ref() != Some(&status) {
-            if self.options.update_status {
-                write_status(&self.context.client, sealed, &status).await.map_err(|error| {
-                    self.count("status", sealed);
-                    Error::Status(error)
-                })?;
-            }
-            let said = |status: &SealedSecretStatus| {
-                let condition = status.conditions.first();
-                condition.map(|it| (it.status.clone(), it.message.clone(), status.observed_generation))
-            };
-            if before.as_ref().and_then(said) != said(&status) {
-                self.announce(sealed, failed).await;
-            }
-        }
-        let waits_for = failed.and_then(Failure::waits_for);
-        let secret = live.secret().map(|secret| secret.resource_version.clone());
-        let stuck = match waits_for {
-            Some(WaitsFor::Object) => Some(Stuck { ring, chosen: chosen(sealed), secret: None }),
-            Some(WaitsFor::Secret) if secret.is_some() => Some(Stuck { ring, chosen: chosen(sealed), secret }),
-            _ => None,
-        };
-        // A Secret that nobody watches has to be looked at again and again.
-        let unseen = waits_for == Some(WaitsFor::Secret) && !self.options.watch_secrets;
-        let action = match failed {
-            Some(failure) if unseen || waits_for.is_none() => Err(Error::Refused(failure.to_string())),
-            _ => Ok(Action::await_change()),
-        };
-        let pass = LastPass { status, stuck: stuck.filter(|_| !unseen) };
-        let (namespace, name) = key(sealed);
-        let mut passes = self.passes.write();
-        // The store forgets it first, then `gone`.
-        let there = self.context.sealed.get(&ObjectRef::new(&name).within(&namespace));
-        if there.is_some_and(|there| there.meta().uid == sealed.metadata.uid) {
-            passes.insert((namespace, name), (sealed.metadata.uid.clone(), pass));
-        }
-        action
-    }
-
-    fn count(&self, reason: &'static str, sealed: &SealedSecret) {
-        let labels = metrics::UnsealError { reason, namespace: sealed.namespace().unwrap_or_default() };
-        self.context.metrics.unseal_errors.get_or_create(&labels).inc();
-    }
-
-    /// Forgets the failures of a namespace that has no SealedSecrets any more: such come and go, and each would leave
-    /// series behind.
-    fn uncount(&self, namespace: &str) {
-        let errors = &self.context.metrics.unseal_errors;
-        let labels = |reason| metrics::UnsealError { reason, namespace: namespace.to_owned() };
-        let mut counted = metrics::UnsealError::REASONS.map(labels).to_vec();
-        counted.retain(|labels| errors.get(labels).is_some());
-        let is_there = |kept: &Arc<Kept<SealedSecret>>| kept.meta().namespace.as_deref() == Some(namespace);
-        if !counted.is_empty() && !self.context.sealed.all().iter().any(is_there) {
-            for labels in &counted {
-                errors.remove(labels);
-            }
-        }
-    }
-
-    async fn announce(&self, sealed: &SealedSecret, failed: Option<&Failure>) {
-        let (namespace, name) = key(sealed);
-        if let Some(failure) = failed {
-            let (reason, message) = failure.event();
-            tracing::warn!(namespace, name, reason = failure.reason(), "{message}");
-            self.events.publish(sealed, Severity::Warning, reason, &message).await;
-        } else {
-            tracing::info!(namespace, name, "SealedSecret unsealed successfully");
-            self.events.publish(sealed, Severity::Normal, "Unsealed", "SealedSecret unsealed successfully").await;
-        }
-    }
-
     /// A SealedSecret went out of sight. Its Secret goes by the garbage collector or, where that was asked for, here.
     pub(super) async fn gone(&self, kept: &Kept<SealedSecret>) {
         let key = (kept.namespace().unwrap_or_default(), kept.name_any());
         let last = self.passes.write().remove(&key).map(|(_, last)| last);
+        self.rests.lock().forget(&key);
         self.uncount(&key.0);
         let last = last.or_else(|| recorded(&kept.read().ok()?));
         let retained = Choices::of(kept.meta()).retain;
@@ -417,9 +409,14 @@ impl Unsealer {
         if one(&Api::<SealedSecret>::namespaced(client.clone(), namespace), name).await?.is_some() {
             return Ok(());
         }
+        let secrets = Api::<Secret>::namespaced(client, namespace);
+        // What was only added to is somebody else's.
+        let there = one(&secrets, name).await?.as_ref().map(LiveSecret::from);
+        if there.is_none_or(|there| there.uid != uid || (there.patch && !there.managed)) {
+            return Ok(());
+        }
         let preconditions = Some(Preconditions { uid: Some(uid), resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        let secrets = Api::<Secret>::namespaced(client, namespace);
         let tell = |action| self.context.audit.own("Deletion", action, (namespace, name), name);
         match heard(bounded(secrets.delete(name, &params)), || tell("unheard")).await {
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
@@ -433,7 +430,7 @@ impl Unsealer {
     }
 }
 
-fn key(sealed: &SealedSecret) -> Key {
+pub(super) fn key(sealed: &SealedSecret) -> Key {
     (sealed.namespace().unwrap_or_default(), sealed.name_any())
 }
 
@@ -450,5 +447,5 @@ fn recorded(sealed: &SealedSecret) -> Option<LastPass> {
 
 /// An object that does not parse, with what is known of it: enough to hang a condition and an Event on.
 fn stand_in(kept: &Kept<SealedSecret>) -> SealedSecret {
-    SealedSecret { metadata: kept.meta().clone(), ..SealedSecret::default() }
+    SealedSecret { metadata: kept.meta().clone(), status: kept.status(), ..SealedSecret::default() }
 }

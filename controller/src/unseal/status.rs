@@ -7,7 +7,10 @@ use crds::{
 };
 use jiff::Timestamp;
 
-use super::choices::REPLACE;
+use super::choices::{IGNORE_DRIFT, REPLACE};
+
+/// The reason of [`Failure::Fought`].
+const FOUGHT: &str = "Overwritten";
 
 /// Why there is no Secret, or not the right one.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,13 @@ pub enum Failure {
         "cannot write the Secret: {0} is being deleted, and waits for its metadata.finalizers; it is made anew then"
     )]
     Going(String),
+    /// Others change the Secret, of this name, as often as it is put right.
+    #[error(
+        "the Secret {0} is changed again and again{by}: it is put right with growing waits. Have whoever does that leave it \
+         alone or, to have it left as they want it, annotate the SealedSecret with {IGNORE_DRIFT}=true",
+        by = .1.as_ref().map(|who| format!(", last by {who}")).unwrap_or_default()
+    )]
+    Fought(String, Option<String>),
     /// The API server refused the Secret, or failed more than once.
     #[error("cannot write the Secret: {0}")]
     Update(String),
@@ -73,6 +83,7 @@ impl Failure {
             Self::NotManaged(_) => "NotManaged",
             Self::Immutable(..) => "Immutable",
             Self::Going(_) => "BeingDeleted",
+            Self::Fought(..) => FOUGHT,
             Self::Update(_) => "UpdateFailed",
         }
     }
@@ -83,7 +94,7 @@ impl Failure {
             Self::Invalid(_) | Self::Deprecated | Self::Unseal(_) => {
                 ("ErrUnsealFailed", format!("Failed to unseal: {self}"))
             }
-            Self::NotManaged(_) | Self::Immutable(..) | Self::Going(_) | Self::Update(_) => {
+            Self::NotManaged(_) | Self::Immutable(..) | Self::Going(_) | Self::Fought(..) | Self::Update(_) => {
                 ("ErrUpdateFailed", self.to_string())
             }
         }
@@ -95,7 +106,7 @@ impl Failure {
             Self::Invalid(_) => "fetch",
             Self::Deprecated | Self::Unseal(_) => "unseal",
             Self::NotManaged(_) => "unmanaged",
-            Self::Immutable(..) | Self::Going(_) | Self::Update(_) => "update",
+            Self::Immutable(..) | Self::Going(_) | Self::Fought(..) | Self::Update(_) => "update",
         }
     }
 
@@ -105,7 +116,7 @@ impl Failure {
         match self {
             Self::Invalid(_) | Self::Deprecated | Self::Unseal(_) => Some(WaitsFor::Object),
             Self::NotManaged(_) | Self::Immutable(..) | Self::Going(_) => Some(WaitsFor::Secret),
-            Self::Update(_) => None,
+            Self::Fought(..) | Self::Update(_) => None,
         }
     }
 }
@@ -116,6 +127,11 @@ const HICCUPS: u32 = 3;
 /// Whether one more failure after so many in a row is told, though it may pass: it has lasted, or is not tried again.
 pub fn lasts(failed: u32, retries: Option<u32>) -> bool {
     failed >= retries.unwrap_or(HICCUPS).min(HICCUPS)
+}
+
+/// Whether it stands in the status that others keep changing the Secret.
+pub fn is_fought(status: &SealedSecretStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.reason.as_deref() == Some(FOUGHT))
 }
 
 /// See [`Failure::waits_for`].

@@ -60,22 +60,9 @@ pub(super) async fn update(
     *changed = adopted.is_some();
     let live = adopted.as_ref().unwrap_or(live);
     let mut resource_version = live.resource_version.clone();
-    if !live.patch {
-        let wanted = clear.expose().data.iter().flatten().map(|(item, _)| item).collect::<Vec<_>>();
-        let strange: serde_json::Map<_, _> = live
-            .foreign
-            .iter()
-            .filter(|item| !wanted.contains(item))
-            .map(|item| (item.clone(), serde_json::Value::Null))
-            .collect();
-        if !strange.is_empty() {
-            let version = json!({"uid": live.uid, "resourceVersion": resource_version});
-            let removal = Patch::Merge(json!({"metadata": version, "data": strange}));
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            let without = bounded(api.patch_metadata(name, &params, &removal)).await?;
-            *changed = true;
-            resource_version = without.resource_version().unwrap_or_default();
-        }
+    if let Some(without) = take_out(api, name, clear, live).await? {
+        *changed = true;
+        resource_version = without.resource_version().unwrap_or_default();
     }
     let metadata = &mut clear.expose_mut().metadata;
     if live.patch && !live.managed {
@@ -87,7 +74,29 @@ pub(super) async fn update(
     }
     metadata.uid = Some(live.uid.clone());
     metadata.resource_version = Some(resource_version);
-    apply(api, name, clear).await
+    let applied = apply(api, name, clear).await?;
+    // Of one that no record says who wrote what of, as of old, there is one now.
+    Ok(take_out(api, name, clear, &(&applied).into()).await?.unwrap_or(applied))
+}
+
+/// Takes out the items that others put in, unless the Secret is only to be added to. None where there are none.
+async fn take_out(
+    api: &Api<Secret>,
+    name: &str,
+    clear: &ClearSecret,
+    live: &LiveSecret,
+) -> Result<Option<PartialObjectMeta<Secret>>, CallError> {
+    let is_wanted = |item: &&String| clear.expose().data.iter().flatten().any(|(wanted, _)| wanted == *item);
+    let strange =
+        live.foreign.iter().filter(|item| !is_wanted(item)).map(|item| (item.clone(), serde_json::Value::Null));
+    let strange: serde_json::Map<_, _> = strange.collect();
+    if live.patch || strange.is_empty() {
+        return Ok(None);
+    }
+    let version = json!({"uid": live.uid, "resourceVersion": live.resource_version});
+    let removal = Patch::Merge(json!({"metadata": version, "data": strange}));
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    Ok(Some(bounded(api.patch_metadata(name, &params, &removal)).await?))
 }
 
 /// Takes away the owner that has controlled a Secret until now: there can be one only. Answers its new version.
