@@ -172,9 +172,15 @@ async fn each_condition_fires_its_alert_and_no_other() -> Result<()> {
 
     git.stop();
     place.ready("app", |ready, _| ready.status == "False").await?;
-    let before = scrape().await?;
-    let after = then(&then(&before).await?).await?;
-    fires(&[&before, &after], 17, &["GitFetchFailing", "GitSyncFailing"]).await?;
+    // Asked ten times within a minute, and then for ten minutes.
+    let mut failing = vec![scrape().await?];
+    for _ in 0..10 {
+        let next = then(failing.last().context("a scrape")?).await?;
+        failing.push(next);
+    }
+    let failing: Vec<&str> = failing.iter().map(String::as_str).collect();
+    fires(&[failing[0], failing[10]], 26, &["GitSyncFailing"]).await?;
+    fires(&failing, 26, &["GitFetchFailing", "GitSyncFailing"]).await?;
     git.resume();
     place.applied("app", &commit).await?;
 
@@ -409,6 +415,20 @@ async fn a_queue_that_does_not_move_and_a_certificate_that_ends() -> Result<()> 
     let now = controller.metrics().await?;
     fires(&[&now, &now], 45, &[]).await?;
     fires(&[&now, &now], 62, &["SignetCertificateEnding"]).await
+}
+
+/// In one Prometheus, whose scrapes say which is which.
+#[tokio::test]
+async fn no_installation_hides_another() -> Result<()> {
+    let gauges = [
+        r#"build_info{job="one"} 1"#,
+        r#"leading{job="one"} 0"#,
+        r#"leading{job="two"} 1"#,
+        r#"git_sync_state{cluster="one",namespace="shop",name="web",state="failed"} 1"#,
+        r#"git_sync_state{cluster="two",namespace="shop",name="web",state="well"} 1"#,
+    ];
+    let scrape = gauges.map(|gauge| format!("{PREFIX}{gauge}")).join("\n");
+    fires(&[&scrape, &scrape], 30, &["SignetNoLeader", "GitSyncFailing"]).await
 }
 
 /// Each says whom it wakes, what it is about, and where to read on.

@@ -129,6 +129,17 @@ async fn lived(values: &str, namespaces: &[&str]) -> Result<World> {
         Ok((keys.lines().count() == 2).then_some(()))
     })
     .await?;
+    // What is told of keys is told in the controller's own namespace.
+    world
+        .cluster
+        .kubectl(&["-n", "kube-system", "create", "secret", "generic", "spoilt", "--from-literal=a=b"])
+        .await?;
+    world.cluster.kubectl(&["-n", "kube-system", "label", "secret", "spoilt", KEYS]).await?;
+    eventually("an Event about a key", SOON, || async {
+        let events = ["-n", "kube-system", "get", "events", "--field-selector=reason=MalformedKey", "-o", "name"];
+        Ok((!world.cluster.kubectl(&events).await?.is_empty()).then_some(()))
+    })
+    .await?;
     Ok(world)
 }
 

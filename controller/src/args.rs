@@ -27,6 +27,7 @@ use crate::unseal::{Options, namespaces::Namespaces};
     about = "Opens SealedSecrets into Secrets, rotates their keys, and keeps the cluster as Git says",
     version = concat!("v", env!("CARGO_PKG_VERSION")),
     display_name = "controller version:", // as tools read it
+    args_override_self = true, // the last one counts, as for pflag
     disable_version_flag = true
 )]
 pub struct Args {
@@ -396,6 +397,8 @@ mod tests {
             (SignedDuration::from_mins(2), SignedDuration::from_mins(2))
         );
         assert!(log.log_info_stdout && !http.metrics_omit_secret_labels);
+        let twice = parse(&["--key-size=2048", "--leader-elect=false", "--key-size=3072", "--leader-elect"]).unwrap();
+        assert_eq!((twice.keys.key_size, twice.lead.leader_elect), (3072, true), "the last one counts");
         assert!(api.kubeclient_qps < 0.0, "no limit");
     }
 

@@ -90,6 +90,13 @@
 {{- end }}
 
 {{/* What opening SealedSecrets needs, in all namespaces or in single ones. */}}
+{{- /* The controller's Service, as the API server's proxy knows it. */ -}}
+{{- define "signet.proxied" -}}
+- "http:{{ include "signet.name" . }}:"
+- "http:{{ include "signet.name" . }}:http"
+- {{ include "signet.name" . }}
+{{- end }}
+
 {{- define "signet.unsealRules" -}}
 # See every SealedSecret, and say how it fares.
 - apiGroups: [bitnami.com]
