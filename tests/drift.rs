@@ -1,7 +1,7 @@
 //! What others change is told exactly: which field of which object, and who. Some of it is theirs to change.
 
 use anyhow::Result;
-use harness::{eventually, seal};
+use harness::{At, GitServer, eventually, seal};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kube::{
     Api, ResourceExt as _,
@@ -9,7 +9,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{Place, SOON, config_map, follow, start};
+use crate::world::{Place, SOON, World, config_map, follow, start};
 
 /// As a program of this name would write.
 fn manager(name: &str) -> PatchParams {
@@ -51,6 +51,30 @@ async fn who_changed_what_is_told_and_put_back() -> Result<()> {
     assert!(place.world.controller.metric(series).await? >= 1.0);
     assert!(place.world.controller.logs().await?.contains("(.data.value by meddler)"));
     Ok(())
+}
+
+/// It would be put back like the first, and nobody would know.
+#[tokio::test]
+async fn an_edit_that_comes_just_before_another_is_put_back_is_told_too() -> Result<()> {
+    let (world, gate) = World::gated().await?;
+    let (place, git) = (world.place("drift-twice").await?, GitServer::start()?);
+    let repository = git.create("app").await?;
+    repository.write("map.yaml", config_map("settings", "right"))?;
+    let commit = repository.commit("one").await?;
+    follow(&place, "app", &repository, json!({"interval": "1h"})).await?;
+    place.applied("app", &commit).await?;
+
+    let mut held =
+        gate.hold(At::Request, |asked| asked.method == "PATCH" && asked.path.ends_with("/configmaps/settings"));
+    // The API server itself is not held.
+    for (name, value) in [("first", "wrong"), ("second", "worse")] {
+        let edit = json!({"data": {"value": value}});
+        place.maps().patch("settings", &manager(name), &Patch::Merge(edit)).await?;
+        held.caught().await?;
+    }
+    held.pass();
+    place.event("DriftCorrected", "(.data.value by second)").await?;
+    place.says("settings", &[("value", "right")]).await.map(drop)
 }
 
 #[tokio::test]

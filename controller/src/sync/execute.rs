@@ -46,6 +46,9 @@ const ESTABLISH: Duration = Duration::from_secs(30);
 /// Longest wait for an object to go that is made anew.
 const RECREATE: Duration = Duration::from_secs(30);
 
+/// So often an object is looked at anew that somebody edits at the same moment; then it is left to the next pass.
+const RACES: u32 = 3;
+
 /// Hears of what is done to objects, at once: what is broken off answers nothing.
 pub type Tell<'a> = &'a (dyn Fn(&ObjectId, How) + Sync);
 
@@ -176,20 +179,29 @@ async fn run(
                 return failed(desired, "its kind is not served any more");
             };
             let before = known.get(&desired.id);
-            // Once it is applied nobody can tell any more.
-            let found = match why {
-                Why::Heal => fields(client, kind, &desired.id).await,
-                Why::Apply | Why::Run => Ok(None),
-            };
-            let found = match found {
-                Ok(found) => found,
-                Err(error) => return failed(desired, &format!("cannot be read: {}", chain(&error))),
+            let mut races = 0..RACES;
+            let (found, written) = loop {
+                // Once it is applied nobody can tell any more.
+                let found = match why {
+                    Why::Heal => found(client, kind, &desired.id).await,
+                    Why::Apply | Why::Run => Ok(None),
+                };
+                let found = match found {
+                    Ok(found) => found,
+                    Err(error) => return failed(desired, &format!("cannot be read: {}", chain(&error))),
+                };
+                let version = found.as_ref().and_then(|found| found.resource_version());
+                match apply(client, kind, desired, version, tell).await {
+                    // Somebody edited it just now: that is looked at, too.
+                    Err(error) if error.is_conflict() && !error.is_taken() && races.next().is_some() => {}
+                    written => break (found, written),
+                }
             };
             let mut how = match why {
                 Why::Heal => How::Healed,
                 Why::Apply | Why::Run => How::Changed,
             };
-            let written = match apply(client, kind, desired, tell).await {
+            let written = match written {
                 Err(error) if desired.marks.once && error.is_taken() => {
                     let (digest, uid) = (desired.digest.clone(), String::new());
                     return Outcome::Left(desired.id.clone(), Applied { digest, uid, fields: 0 });
@@ -212,7 +224,7 @@ async fn run(
                     let before = before.map(|live| live.resource_version.as_str());
                     let changed = before != Some(now.resource_version.as_str());
                     let applied = Applied { digest: desired.digest.clone(), uid: now.uid, fields: now.fields };
-                    let drift = (why == Why::Heal).then(|| told(desired, found.as_deref(), written.managed_fields()));
+                    let drift = (why == Why::Heal).then(|| told(desired, found.as_ref(), written.managed_fields()));
                     let drift = drift.filter(|drift| !drift.is_none());
                     Outcome::Applied { id: desired.id.clone(), applied, how: changed.then_some(how), drift }
                 }
@@ -266,22 +278,25 @@ async fn apply(
     client: &Client,
     kind: &Kind,
     desired: &Desired,
+    version: Option<String>,
     tell: Tell<'_>,
 ) -> Result<(PartialObjectMeta<DynamicObject>, bool), CallError> {
-    heard(write(client, kind, desired), || tell(&desired.id, How::Unheard)).await
+    heard(write(client, kind, desired, version), || tell(&desired.id, How::Unheard)).await
 }
 
 async fn write(
     client: &Client,
     kind: &Kind,
     desired: &Desired,
+    version: Option<String>,
 ) -> Result<(PartialObjectMeta<DynamicObject>, bool), CallError> {
     let call = api(client, kind, &desired.id);
     if desired.marks.once {
         let made = bounded(call.create(&creation(false), &object(desired.body.value())?)).await?;
         return Ok((made.metadata.into_response_partial(), true));
     }
-    let written = patch(&call, desired, body(&call, desired).await?.as_ref(), false).await?;
+    let (wanted, current) = body(&call, desired).await?;
+    let written = patch(&call, desired, &wanted, version.or(current), false).await?;
     let is_new = drift::is_new(&written.metadata);
     if desired.marks.merged {
         return Ok((written, is_new));
@@ -292,46 +307,64 @@ async fn write(
     let taken = json!({"metadata": {"managedFields": entries, "resourceVersion": version}});
     let params = PatchParams { field_manager: Some(SYNC_MANAGER.to_owned()), ..PatchParams::default() };
     bounded(call.patch_metadata(&desired.id.name, &params, &Patch::Merge(&taken))).await?;
-    let written = patch(&call, desired, body(&call, desired).await?.as_ref(), false).await?;
+    let (wanted, current) = body(&call, desired).await?;
+    let written = patch(&call, desired, &wanted, current, false).await?;
     Ok((written, is_new))
 }
 
+/// Over a version, if there is one: nobody's edit in between is lost, or goes unsaid.
 async fn patch(
     call: &Api<DynamicObject>,
     desired: &Desired,
     body: &Manifest,
+    version: Option<String>,
     dry_run: bool,
 ) -> Result<PartialObjectMeta<DynamicObject>, CallError> {
-    let params = PatchParams { dry_run, ..PatchParams::apply(SYNC_MANAGER).force().validation_strict() };
-    bounded(call.patch_metadata(&desired.id.name, &params, &Patch::Apply(body))).await
-}
-
-/// What is applied: what Git says, but for what is the cluster's to say.
-async fn body<'a>(call: &Api<DynamicObject>, desired: &'a Desired) -> Result<Cow<'a, Manifest>, CallError> {
-    if desired.ignored.is_none() {
-        return Ok(Cow::Borrowed(&desired.body));
+    let mut body = Cow::Borrowed(body);
+    if let Some(version) = version {
+        let mut value = body.value();
+        value["metadata"]["resourceVersion"] = version.into();
+        body = Cow::Owned(Manifest::from(&value));
     }
-    let Some(live) = bounded(call.get_opt(&desired.id.name)).await? else { return Ok(Cow::Borrowed(&desired.body)) };
+    let params = PatchParams { dry_run, ..PatchParams::apply(SYNC_MANAGER).force().validation_strict() };
+    bounded(call.patch_metadata(&desired.id.name, &params, &Patch::Apply(body.as_ref()))).await
+}
+
+/// What is applied: what Git says, but for what is the cluster's to say, and in which version of the object that is so.
+async fn body<'a>(
+    call: &Api<DynamicObject>,
+    desired: &'a Desired,
+) -> Result<(Cow<'a, Manifest>, Option<String>), CallError> {
+    let live = if desired.ignored.is_none() { None } else { bounded(call.get_opt(&desired.id.name)).await? };
+    let Some(live) = live else { return Ok((Cow::Borrowed(&desired.body), None)) };
+    let version = live.resource_version();
     let live = serde_json::to_value(live).map_err(|error| CallError::Api(kube::Error::SerdeError(error)))?;
-    Ok(Cow::Owned(Manifest::from(&ignore::payload(desired.body.value(), &desired.ignored, &live))))
+    let body = Manifest::from(&ignore::payload(desired.body.value(), &desired.ignored, &live));
+    Ok((Cow::Owned(body), version))
 }
 
-/// Who has which of its fields; `None` for what is not there.
-async fn fields(client: &Client, kind: &Kind, id: &ObjectId) -> Result<Option<Vec<ManagedFieldsEntry>>, CallError> {
-    let found = bounded(api(client, kind, id).get_metadata_opt(&id.name)).await?;
-    Ok(found.map(|found| found.metadata.managed_fields.unwrap_or_default()))
+/// What it is, and who has which of its fields; `None` for what is not there.
+async fn found(
+    client: &Client,
+    kind: &Kind,
+    id: &ObjectId,
+) -> Result<Option<PartialObjectMeta<DynamicObject>>, CallError> {
+    bounded(api(client, kind, id).get_metadata_opt(&id.name)).await
 }
 
-fn told(desired: &Desired, found: Option<&[ManagedFieldsEntry]>, applied: &[ManagedFieldsEntry]) -> Drift {
-    let changed = |found| What::Changed(drift::changes(found, applied, desired.marks.merged));
+fn told(desired: &Desired, found: Option<&PartialObjectMeta<DynamicObject>>, applied: &[ManagedFieldsEntry]) -> Drift {
+    let changed = |found: &PartialObjectMeta<DynamicObject>| {
+        What::Changed(drift::changes(found.managed_fields(), applied, desired.marks.merged))
+    };
     Drift { id: desired.id.clone(), what: found.map_or(What::Deleted, changed) }
 }
 
 /// What healing an object would tell of it. Changes nothing.
 pub async fn drift(client: &Client, kind: &Kind, desired: &Desired) -> Result<Drift, CallError> {
-    let Some(found) = fields(client, kind, &desired.id).await? else { return Ok(told(desired, None, &[])) };
+    let Some(found) = found(client, kind, &desired.id).await? else { return Ok(told(desired, None, &[])) };
     let call = api(client, kind, &desired.id);
-    let applied = patch(&call, desired, body(&call, desired).await?.as_ref(), true).await?;
+    let (wanted, _) = body(&call, desired).await?;
+    let applied = patch(&call, desired, &wanted, None, true).await?;
     Ok(told(desired, Some(&found), applied.managed_fields()))
 }
 
@@ -371,7 +404,7 @@ async fn recreate(
     let tried = async { bounded(call.create(&creation(true), &object(trial)?)).await };
     tried.await.map_err(|error| format!("cannot be changed, and the new one would be refused: {}", said(&error)))?;
     clear(client, kind, desired, uid, tell).await?;
-    apply(client, kind, desired, tell).await.map_err(|error| said(&error))
+    apply(client, kind, desired, None, tell).await.map_err(|error| said(&error))
 }
 
 /// Deletes it, and waits until it is gone.
