@@ -10,6 +10,7 @@ use kube::{
     runtime::reflector::{self, ObjectRef, Store, store::Writer},
 };
 use parking_lot::RwLock;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::{audit::Audit, kept::Kept, keys::Ring, metrics::Metrics, pulse::Pulses};
@@ -84,6 +85,24 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     errors().map(words).reduce(tell).unwrap_or_default()
 }
 
+/// Why a task came to nothing. tokio's own error quotes the panic, and that may quote what was being worked on: what may be
+/// told of it the log has already, by `crds::guard`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// A fault.
+    #[error("it panicked: the log says where")]
+    Panicked,
+    /// Nobody waited for it any more.
+    #[error("it was broken off")]
+    BrokenOff,
+}
+
+impl From<JoinError> for Ended {
+    fn from(error: JoinError) -> Self {
+        if error.is_panic() { Self::Panicked } else { Self::BrokenOff }
+    }
+}
+
 /// Where a kubeconfig is not as it must be. The parser's own words may quote what it read.
 pub fn line(error: &KubeconfigError) -> Option<u64> {
     match error {
@@ -107,5 +126,17 @@ mod tests {
         let error = kube::Error::Api(Status { code: 503, ..Status::default() }.boxed());
         assert!(chain(&error).contains("503"), "what has no message is told as it is");
         assert_eq!(chain(&*anyhow::anyhow!("inner").context("outer")), "outer: inner");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panicked_is_not_quoted() {
+        let value = "hünter2".to_owned();
+        let panicked = tokio::spawn(async move { value[..2].len() }).await.unwrap_err();
+        assert!(panicked.to_string().contains("nter2"), "tokio quotes it: {panicked}");
+        let told = Ended::from(panicked);
+        assert_eq!(told, Ended::Panicked);
+        let aborted = tokio::spawn(std::future::pending::<()>());
+        aborted.abort();
+        assert_eq!(Ended::from(aborted.await.unwrap_err()), Ended::BrokenOff);
     }
 }

@@ -15,14 +15,14 @@ use kube::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{ApiArgs, Args, HttpArgs, KeyArgs, SyncArgs},
     audit::Audit,
-    context::{Context, SealedSecrets},
+    context::{Context, Ended, SealedSecrets},
     events::Events,
     exit::StartError,
     health::LOOP,
@@ -126,8 +126,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     workers.spawn(work.run(role.subscribe(), stop.clone()));
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        Some(ended) = workers.join_next() => ended.context("a part of the controller panicked").flatten(),
-        Some(ended) = servers.join_next() => ended.context("a part of the controller panicked").flatten(),
+        Some(ended) = workers.join_next() => outcome(ended),
+        Some(ended) = servers.join_next() => outcome(ended),
     };
     tracing::info!("stopping: ending what is under way");
     stop.cancel();
@@ -178,7 +178,7 @@ impl Work {
             let ended = tokio::select! {
                 () = stop.cancelled() => Ok(()),
                 changed = roles.changed() => changed.context("nobody says who leads"),
-                Some(ended) = parts.join_next() => ended.context("a part of the controller panicked").flatten(),
+                Some(ended) = parts.join_next() => outcome(ended),
             };
             term.cancel();
             tokio::select! {
@@ -243,6 +243,11 @@ async fn forever(name: &'static str, part: impl Future<Output = ()>, stop: Cance
 
 async fn served(name: &'static str, part: impl Future<Output = std::io::Result<()>>) -> anyhow::Result<()> {
     part.await.with_context(|| format!("{name} failed"))
+/// What became of a part.
+fn outcome(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
+    ended.map_err(Ended::from).context("a part of the controller failed").flatten()
+}
+
 }
 
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {

@@ -52,7 +52,7 @@ pub use self::{
     serve::{Timeouts, bind, serve},
 };
 use crate::{
-    context::SealedSecrets,
+    context::{Ended, SealedSecrets},
     health::readiness,
     keys::Ring,
     metrics::{Format, Metrics, Snapshot},
@@ -325,6 +325,6 @@ async fn metrics(State((endpoints, turns)): State<Scraped>, headers: HeaderMap) 
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Ok(Err(error)) => Refusal::internal(error).into_response(),
-        Err(error) => Refusal::internal(error).into_response(),
+        Err(error) => Refusal::internal(Ended::from(error)).into_response(),
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     audit::Audit,
     backoff,
     calls::{self, logged},
-    context::chain,
+    context::{Ended, chain},
     events::{Events, Severity},
     lead::{Role, Roles},
     metrics::Metrics,
@@ -73,7 +73,7 @@ enum MintError {
     #[error("failed to generate a key")]
     Generate(#[from] key::KeyError),
     #[error("the key generation was ended")]
-    Ended(#[from] tokio::task::JoinError),
+    Ended(#[from] Ended),
     #[error("failed to write the new key Secret")]
     Write(#[from] kube::Error),
     #[error("the new key does not read back")]
@@ -399,7 +399,7 @@ impl Keeper {
         let request = KeyRequest { bits, common_name, not_before: self.keys.valid_from(Timestamp::now()), lifetime };
         let minting = tokio::task::spawn_blocking(move || guard::wiped(|| key::mint(&request, &mut rand::rng())));
         // A large one takes its time, most of all where there is little of it.
-        let minted = pulse::idle(minting).await??;
+        let minted = pulse::idle(minting).await.map_err(Ended::from)??;
         loop {
             // In this order: a key that another replica makes after the list has this name.
             let agreed = self.names.next(&prefix).await?;

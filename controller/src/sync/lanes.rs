@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Guarded, Syncer, guarded_key};
 use crate::{
     calls::{logged, watch},
-    context::Context,
+    context::{Context, Ended},
     drive::{Ends, Limits, Passed, drive},
     queue::Queue,
 };
@@ -73,8 +73,8 @@ async fn hand_out<T, Work: Future<Output = ()> + Send + 'static>(
         let (lane, trigger) = tokio::select! {
             Some(ended) = running.join_next() => match ended {
                 Ok(()) => continue,
-                Err(defect) => {
-                    tracing::error!(%defect, "the passes over GitSyncs ended in a defect");
+                Err(error) => {
+                    tracing::error!(error = %Ended::from(error), "the passes over GitSyncs ended in a defect");
                     return;
                 }
             },

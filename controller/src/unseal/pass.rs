@@ -39,7 +39,7 @@ use super::{
 use crate::{
     backoff,
     calls::{CallError, bounded, heard},
-    context::{Context, chain},
+    context::{Context, Ended, chain},
     drive::Passed,
     events::Events,
     kept::Kept,
@@ -65,7 +65,7 @@ pub enum Error {
     Refused(String),
     /// The opening was ended.
     #[error("the opening was ended")]
-    Ended(#[from] tokio::task::JoinError),
+    Ended(#[from] Ended),
 }
 
 /// What the passes of one watch share.
@@ -321,7 +321,7 @@ impl Unsealer {
         };
         // Never closed; were it, there would be no bound.
         let _turn = pulse::idle(self.openings.acquire()).await;
-        Ok(tokio::task::spawn_blocking(|| guard::wiped(work)).await?)
+        Ok(tokio::task::spawn_blocking(|| guard::wiped(work)).await.map_err(Ended::from)?)
     }
 
     /// Writes our own fields, and only over the very Secret that was decided about.

@@ -85,6 +85,14 @@ fn fail_tells_the_templates_own_words_and_no_value() {
     }
 }
 
+#[test]
+fn a_date_that_no_calendar_has_is_told() {
+    for added in ["9223372036854775807 0 0", "0 9223372036854775807 0", "0 0 9223372036854775807"] {
+        let error = error(&format!("{{{{ (now).AddDate {added} }}}}"));
+        assert!(error.contains("the time is out of range"), "{added}: {error}");
+    }
+}
+
 /// Every function is called with a secret in every place of an argument, raw and wrapped, beside what else it takes.
 #[test]
 fn no_error_of_any_function_holds_a_value() {

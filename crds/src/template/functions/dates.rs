@@ -237,7 +237,7 @@ pub(in super::super) fn method(run: &Run, zoned: &Rc<Zoned>, name: &str, argumen
 
 /// `AddDate`: what exceeds a month goes on into the next, unlike with calendars.
 fn added(zoned: &Zoned, years: i64, months: i64, days: i64) -> Option<Zoned> {
-    let month = i64::from(zoned.month()) - 1 + months;
+    let month = (i64::from(zoned.month()) - 1).checked_add(months)?;
     let year = i64::from(zoned.year()).checked_add(years)?.checked_add(month.div_euclid(12))?;
     let first = Date::new(i16::try_from(year).ok()?, i8::try_from(month.rem_euclid(12) + 1).ok()?, 1).ok()?;
     let days = days.checked_add(i64::from(zoned.day()) - 1)?;
