@@ -79,7 +79,8 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
             let (short, message) = (status.to_string(), &status.message);
             error.to_string().replace(&format!("ApiError: {short} ({status:?})"), message).replace(&short, message)
         }
-        None => error.to_string(),
+        // kube's word for all that is no answer; the cause says more.
+        None => error.to_string().replace("ServiceError: ", ""),
     };
     let tell = |text: String, next: String| if text.ends_with(&next) { text } else { format!("{text}: {next}") };
     errors().map(words).reduce(tell).unwrap_or_default()
@@ -126,6 +127,8 @@ mod tests {
         let error = kube::Error::Api(Status { code: 503, ..Status::default() }.boxed());
         assert!(chain(&error).contains("503"), "what has no message is told as it is");
         assert_eq!(chain(&*anyhow::anyhow!("inner").context("outer")), "outer: inner");
+        let away = watcher::Error::InitialListFailed(kube::Error::Service("nobody there".into()));
+        assert_eq!(chain(&away), "failed to perform initial object list: nobody there");
     }
 
     #[tokio::test]

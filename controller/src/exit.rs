@@ -8,6 +8,7 @@ use std::{
     process::ExitCode,
 };
 
+use http::Uri;
 use kube::config::{InClusterError, KubeconfigError};
 use strum::IntoEnumIterator as _;
 
@@ -101,11 +102,17 @@ impl StartError {
         Self::Kubeconfig { path: path.to_owned(), why }
     }
 
-    /// A list that did not come.
-    pub fn list(plural: &str, error: &kube::Error) -> Self {
+    /// A list that did not come from the API server of this address.
+    pub fn list(plural: &str, server: &Uri, error: &kube::Error) -> Self {
         let (code, why) = match error {
             kube::Error::Api(status) => (Some(status.code), status.message.clone()),
-            error => (None, chain(error)),
+            // Before its host there may be a password.
+            error => {
+                let (scheme, place) =
+                    (server.scheme_str().unwrap_or("http"), server.authority().map_or("", |it| it.as_str()));
+                let host = place.rsplit('@').next().unwrap_or_default();
+                (None, format!("{scheme}://{host}: {}", chain(error)))
+            }
         };
         Self::List { plural: plural.to_owned(), code, why }
     }
@@ -195,7 +202,7 @@ mod tests {
     fn each_refusal_has_its_code_and_its_remedy() {
         let list = |code| {
             let status = Status { code, message: "no".to_owned(), ..Status::default() };
-            StartError::list("gitsyncs", &kube::Error::Api(status.boxed()))
+            StartError::list("gitsyncs", &Uri::default(), &kube::Error::Api(status.boxed()))
         };
         for (code, exit, remedy) in [
             (400, Exit::Usage, "--label-selector"),
@@ -208,6 +215,11 @@ mod tests {
             assert!(error.to_string().starts_with("cannot list gitsyncs: no; ") && error.to_string().contains(remedy));
             assert_eq!(Exit::of(&anyhow::Error::from(error).context("starting")), exit, "{code}");
         }
+        let away = kube::Error::Service(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+        let away = StartError::list("gitsyncs", &Uri::from_static("https://user:pass@10.0.0.1:6443/prefix"), &away);
+        let told = "cannot list gitsyncs: https://10.0.0.1:6443: connection refused; see whether the API server is up";
+        assert!(away.to_string().starts_with(told), "{away}");
+        assert_eq!(away.exit(), Exit::Unreachable);
         assert_eq!(Exit::of(&anyhow::anyhow!("a part of the controller panicked")), Exit::Failed);
     }
 }

@@ -3,6 +3,7 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use axum::http::Uri;
 use crds::{GitSync, SealedSecret, key_life::Policy};
 use futures::{Stream, TryFutureExt as _, stream};
 use jiff::Timestamp;
@@ -96,14 +97,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         http::serve(metrics_listener, http::metrics_routes(endpoints), timeouts, serving.clone()),
     ));
 
+    let server = config.cluster_url.clone();
     let there = async {
         let client = || client.clone();
         let sealed: Api<SealedSecret> = if single { Api::namespaced(client(), &namespace) } else { Api::all(client()) };
-        require(sealed, options.label_selector.as_deref(), single).await?;
+        require(sealed, &server, options.label_selector.as_deref(), single).await?;
         if let Namespaces::Selected(selector) = &options.namespaces {
-            require::<Namespace>(Api::all(client()), Some(selector), false).await?;
+            require::<Namespace>(Api::all(client()), &server, Some(selector), false).await?;
         }
-        if follows { require::<GitSync>(Api::all(client()), None, false).await } else { Ok(()) }
+        if follows { require::<GitSync>(Api::all(client()), &server, None, false).await } else { Ok(()) }
     };
     // An API server that says nothing keeps nobody from ending this.
     let Some(there) = stop.run_until_cancelled(there).await else { return Ok(()) };
@@ -241,13 +243,13 @@ async fn forever(name: &'static str, part: impl Future<Output = ()>, stop: Cance
     anyhow::bail!("{name} ended by itself")
 }
 
-async fn served(name: &'static str, part: impl Future<Output = std::io::Result<()>>) -> anyhow::Result<()> {
-    part.await.with_context(|| format!("{name} failed"))
 /// What became of a part.
 fn outcome(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
     ended.map_err(Ended::from).context("a part of the controller failed").flatten()
 }
 
+async fn served(name: &'static str, part: impl Future<Output = std::io::Result<()>>) -> anyhow::Result<()> {
+    part.await.with_context(|| format!("{name} failed"))
 }
 
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {
@@ -351,7 +353,7 @@ fn impersonate(mut config: Config, account: &str) -> anyhow::Result<Client> {
 }
 
 /// A missing definition or right is told at once, with what to do about it.
-async fn require<K>(api: Api<K>, labels: Option<&str>, single: bool) -> Result<(), StartError>
+async fn require<K>(api: Api<K>, server: &Uri, labels: Option<&str>, single: bool) -> Result<(), StartError>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
@@ -360,7 +362,7 @@ where
     match api.list_metadata(&one).await {
         // A right that one namespace lacks is no reason to end: its watch says so, and goes on trying.
         Err(kube::Error::Api(status)) if status.code == 403 && single => Ok(()),
-        answer => answer.map(drop).map_err(|error| StartError::list(&K::plural(&()), &error)),
+        answer => answer.map(drop).map_err(|error| StartError::list(&K::plural(&()), server, &error)),
     }
 }
 
