@@ -73,6 +73,34 @@ async fn what_went_while_the_watches_were_broken_is_missed_by_the_next_list() ->
     Ok(())
 }
 
+/// As of an API server, or a balancer before it, that takes a request and hangs: nobody would know of anything new.
+#[tokio::test]
+async fn a_list_that_is_never_answered_is_told_and_asked_for_again() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let gate = Gate::start(&cluster)?;
+    let args = vec!["--leader-elect=false".to_owned()];
+    let options = ControllerOptions { server: Some(gate.address()), args, ..ControllerOptions::default() };
+    let world = World::on(cluster, "deploy", options).await?;
+    let place = world.place("silence").await?;
+
+    let shut = gate.shut();
+    world.cluster.restart_api_server().await?;
+    let mut held =
+        gate.hold(At::Request, |asked| asked.path.ends_with("/sealedsecrets") && !asked.query.contains("watch=true"));
+    drop(shut);
+    held.caught().await?;
+    let errors = "sealed_secrets_controller_watch_errors_total{kind=\"SealedSecret\"}";
+    let before = world.controller.metric(errors).await?;
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    place.holds("db", &[("a", "1")]).await?;
+    assert!(world.controller.metric(errors).await? > before);
+    let logs = world.controller.logs().await?;
+    let told = "failed to perform initial object list: the API server did not answer within 65 s";
+    assert!(logs.contains(told), "{logs}");
+    drop(held);
+    Ok(())
+}
+
 /// What a list tells of stands nowhere before its last page: a pass that is made sooner sees what was there before.
 #[tokio::test]
 async fn what_was_made_or_edited_while_the_watches_were_broken_is_opened_after_the_last_page() -> Result<()> {

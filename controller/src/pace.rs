@@ -1,19 +1,31 @@
 //! `--kubeclient-qps`: how many requests the API server gets in a second. Every request of the process comes by
-//! here, watches among them, and so is counted for the metrics too. Decides nothing about any.
+//! here, watches among them, and so is counted for the metrics too, and not waited for for ever. Decides nothing about any.
 
 use std::{borrow::Cow, num::NonZeroU32, sync::Arc, time::Duration};
 
+use futures::stream;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::{Method, Request};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Bytes;
 use kube::client::{Body, Client, ClientBuilder};
+use tokio::time::timeout;
+use tower::BoxError;
 
-use crate::metrics::{ApiRequest, Metrics};
+use crate::{
+    calls::CallError,
+    metrics::{ApiRequest, Metrics},
+};
+
+/// Longest wait for an answer to begin, and for more of one. An API server that lives gives up after a minute, and says so.
+const SILENCE: Duration = Duration::from_secs(65);
 
 /// The pace of all clients together. Cloning shares it.
 #[derive(Clone)]
 pub struct Pace {
     quota: Option<Quota>,
     limiter: Option<Arc<DefaultDirectRateLimiter>>,
+    silence: Duration,
     metrics: Metrics,
 }
 
@@ -22,7 +34,7 @@ impl Pace {
     pub fn new(qps: f64, burst: NonZeroU32, metrics: Metrics) -> Self {
         let interval = Duration::try_from_secs_f64(qps.recip()).ok();
         let quota = interval.and_then(Quota::with_period).map(|quota| quota.allow_burst(burst));
-        Self { quota, limiter: limiter(quota), metrics }
+        Self { quota, limiter: limiter(quota), silence: SILENCE, metrics }
     }
 
     /// The same pace for another server, which neither waits for the other.
@@ -31,7 +43,7 @@ impl Pace {
         Self { limiter: limiter(self.quota), ..self.clone() }
     }
 
-    /// The same client, counted, and not faster than that.
+    /// The same client, counted, not faster than that, and with an error for an answer that does not come.
     pub fn of(&self, client: Client) -> Client {
         let namespace = client.default_namespace().to_owned();
         let pace = self.clone();
@@ -42,15 +54,30 @@ impl Pace {
                     limiter.until_ready().await;
                 }
                 let verb = verb(&request);
-                let answer = client.send(request).await;
+                let answer = timeout(pace.silence, client.send(request)).await;
+                let answer =
+                    answer.unwrap_or_else(|_| Err(kube::Error::Service(CallError::Timeout(pace.silence).into())));
                 let code = answer.as_ref().map(|answer| answer.status().as_u16().to_string());
                 let code = code.map_or(Cow::Borrowed("none"), Cow::Owned);
                 pace.metrics.api_requests.get_or_create(&ApiRequest { verb, code }).inc();
-                answer
+                // kube ends a watch that is silent for longer than one may be.
+                let silence = if verb == "watch" { Duration::MAX } else { pace.silence };
+                answer.map(|answer| answer.map(|body| bounded(body, silence)))
             }
         });
         ClientBuilder::new(paced, namespace).build()
     }
+}
+
+/// A body that ends in an error where it does not go on.
+fn bounded(body: Body, silence: Duration) -> impl hyper::body::Body<Data = Bytes, Error = BoxError> + Send {
+    StreamBody::new(stream::unfold(body, move |mut body| async move {
+        let frame = match timeout(silence, body.frame()).await {
+            Ok(frame) => frame?.map_err(BoxError::from),
+            Err(_) => Err(CallError::Timeout(silence).into()),
+        };
+        Some((frame, body))
+    }))
 }
 
 fn limiter(quota: Option<Quota>) -> Option<Arc<DefaultDirectRateLimiter>> {
@@ -75,9 +102,12 @@ fn verb(request: &Request<Body>) -> &'static str {
 mod tests {
     use std::convert::Infallible;
 
+    use futures::StreamExt as _;
+    use hyper::body::Frame;
     use jiff::Timestamp;
 
     use super::*;
+    use crate::context::chain;
 
     fn pace(qps: f64, burst: u32) -> Pace {
         Pace::new(qps, NonZeroU32::new(burst).unwrap(), Metrics::new(Timestamp::UNIX_EPOCH))
@@ -103,6 +133,27 @@ mod tests {
         assert_eq!(at_once(&slow).await, 2);
         assert_eq!(at_once(&slow.apart()).await, 2);
         assert_eq!(at_once(&pace(-1.0, 2)).await, 5);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_answered_or_not_to_its_end_is_an_error() {
+        let begun = || stream::once(async { Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"{"))) });
+        let answer = move |request: http::Request<Body>| async move {
+            if request.uri().path() == "/hangs" {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Infallible>(http::Response::new(StreamBody::new(begun().chain(stream::pending()))))
+        };
+        let pace = Pace { silence: Duration::from_millis(50), ..pace(-1.0, 1) };
+        let client = pace.of(Client::new(tower::service_fn(answer), "default"));
+        let ask = async |uri: &str| client.request_text(Request::get(uri).body(Vec::new()).unwrap()).await;
+        for uri in ["/hangs", "/hangs?watch=true", "/breaks-off"] {
+            let asked = tokio::time::timeout(Duration::from_secs(30), ask(uri));
+            let error = chain(&asked.await.expect(uri).unwrap_err());
+            assert!(error.contains("did not answer within"), "{uri}: {error}");
+        }
+        let quiet = tokio::time::timeout(pace.silence * 4, ask("/quiet?watch=true"));
+        assert!(quiet.await.is_err(), "a watch may be quiet");
     }
 
     #[tokio::test]
