@@ -99,9 +99,9 @@ enum Decryptor {
 impl PrivateKey {
     /// Reads a PKCS#1 or PKCS#8 PEM. Takes 0.3 to 0.6 ms for 4096 bits: parse once and keep it.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        let key = RsaPrivateKey::from_pkcs1_pem(pem)
-            .or_else(|_| RsaPrivateKey::from_pkcs8_pem(pem))
-            .map_err(|_| KeyError::NotAPrivateKey)?;
+        let pkcs1 = || RsaPrivateKey::from_pkcs1_pem(&block(pem, "RSA PRIVATE KEY")?).ok();
+        let pkcs8 = || RsaPrivateKey::from_pkcs8_pem(&block(pem, "PRIVATE KEY")?).ok();
+        let key = pkcs1().or_else(pkcs8).ok_or(KeyError::NotAPrivateKey)?;
         let pkcs8 = key.to_pkcs8_der().map_err(|_| KeyError::NotAPrivateKey)?;
         let public = key.as_public_key();
         Ok(Self {
@@ -187,11 +187,8 @@ pub struct Certificate {
 impl Certificate {
     /// Reads the first certificate of a PEM text.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        const END: &str = "-----END CERTIFICATE-----";
-        let start = pem.find("-----BEGIN CERTIFICATE-----").ok_or(KeyError::NotACertificate)?;
-        let end = pem.find(END).ok_or(KeyError::NotACertificate)? + END.len();
-        let first = pem.get(start..end).ok_or(KeyError::NotACertificate)?;
-        let certificate = x509_cert::Certificate::from_pem(first).map_err(|_| KeyError::NotACertificate)?;
+        let first = block(pem, "CERTIFICATE").ok_or(KeyError::NotACertificate)?;
+        let certificate = x509_cert::Certificate::from_pem(&*first).map_err(|_| KeyError::NotACertificate)?;
         let tbs = certificate.tbs_certificate();
         let spki = tbs.subject_public_key_info().to_der().map_err(|_| KeyError::NotRsa)?;
         let public = RsaPublicKey::from_public_key_der(&spki).map_err(|_| KeyError::NotRsa)?;
@@ -252,6 +249,24 @@ impl Certificate {
         }
         Err(KeyError::Mismatch { certificate: self.fingerprint.clone(), key: key.fingerprint.clone() })
     }
+}
+
+/// The first block of its kind as the parsers want it: of lines of 64 letters. Upstream's does not mind how long the lines
+/// are, blanks at their ends, and what stands around the block.
+fn block(pem: &str, kind: &str) -> Option<Zeroizing<String>> {
+    let (begin, end) = (format!("-----BEGIN {kind}-----"), format!("-----END {kind}-----"));
+    let (base64, _) = pem.split_once(&begin)?.1.split_once(&end)?;
+    let mut block = Zeroizing::new(String::with_capacity(2 * pem.len()));
+    block.push_str(&begin);
+    for (place, letter) in base64.chars().filter(|letter| !letter.is_ascii_whitespace()).enumerate() {
+        if place % 64 == 0 {
+            block.push('\n');
+        }
+        block.push(letter);
+    }
+    block.push('\n');
+    block.push_str(&end);
+    Some(block)
 }
 
 /// What a new key shall be.
@@ -325,6 +340,32 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn a_key_is_read_however_its_lines_are_broken() {
+        let expected = Certificate::from_pem(include_str!("../testdata/new.crt")).unwrap().fingerprint().clone();
+        let pkcs8 = RsaPrivateKey::from_pkcs1_pem(include_str!("../testdata/new.key")).unwrap();
+        let pkcs8 = pkcs8.to_pkcs8_pem(LineEnding::LF).unwrap();
+        let (certificate, pkcs1) = (include_str!("../testdata/new.crt"), include_str!("../testdata/new.key"));
+        for (original, kind) in [(certificate, "CERTIFICATE"), (pkcs1, "RSA PRIVATE KEY"), (&pkcs8, "PRIVATE KEY")] {
+            let letters: Vec<char> =
+                original.lines().filter(|line| !line.starts_with('-')).flat_map(str::chars).collect();
+            for (width, end) in [(64, "\n"), (76, "\n"), (letters.len(), "\n"), (64, " \t\r\n"), (7, "\n\n")] {
+                let lines = letters.chunks(width).map(|line| line.iter().collect::<String>() + end);
+                let body: String = lines.collect();
+                let pem =
+                    format!("Bag Attributes\n-----BEGIN {kind}-----{end}{body}-----END {kind}-----{end}{certificate}");
+                let read = if kind == "CERTIFICATE" {
+                    Certificate::from_pem(&pem).map(|it| it.fingerprint().clone())
+                } else {
+                    PrivateKey::from_pem(&pem).map(|it| it.fingerprint().clone())
+                };
+                assert_eq!(read.unwrap(), expected, "{kind}, lines of {width}, {end:?}");
+            }
+        }
+        let cut = pkcs1.replacen('M', "", 1);
+        assert!(PrivateKey::from_pem(&cut).is_err());
+    }
 
     /// Project Wycheproof's attacks on OAEP with SHA-256 and MGF1-SHA-256, by both of our ways to open.
     #[test]
