@@ -1,8 +1,16 @@
 //! Publishes core/v1 Events in upstream's form. Events are sent on change only, so there is nothing to aggregate. Nobody
 //! waits for them: they are sent one after the other beside the work that they tell of and in no hurry, since each costs
-//! the API server as much as a Secret does. One that cannot be sent is logged, never an obstacle.
+//! the API server as much as a Secret does. One that cannot be sent is logged, never an obstacle; nor are too many of them:
+//! those that find no room are left out.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use governor::{Quota, RateLimiter};
 use jiff::Timestamp;
@@ -14,12 +22,15 @@ use kube::{
     Api, Client, Resource,
     api::{ObjectMeta, PostParams},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{calls::bounded, context::chain};
 
-/// Events that may wait: more than a burst makes, and a few MiB at most. Whoever has more to say then waits too.
+/// Events that may wait: more than a burst makes, and a few MiB at most.
 const WAITING: usize = 4096;
 /// So many at once, and then one in each [`INTERVAL`], while less than half of the room is taken.
 const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
@@ -41,6 +52,8 @@ pub struct Events {
     orders: mpsc::Sender<Order>,
     /// Somebody waits for the end.
     hurry: CancellationToken,
+    /// There was no room for one, and it was told.
+    is_full: Arc<AtomicBool>,
 }
 
 enum Order {
@@ -64,11 +77,11 @@ impl Events {
         let (orders, waiting) = mpsc::channel(WAITING);
         let hurry = CancellationToken::new();
         tokio::spawn(send(client, component, waiting, hurry.clone()));
-        Self { orders, hurry }
+        Self { orders, hurry, is_full: Arc::default() }
     }
 
     /// Says something about an object.
-    pub async fn publish<K>(&self, object: &K, severity: Severity, reason: &str, message: &str)
+    pub fn publish<K>(&self, object: &K, severity: Severity, reason: &str, message: &str)
     where
         K: Resource<DynamicType = ()>,
     {
@@ -79,7 +92,14 @@ impl Events {
             message: message.chars().take(1024).collect(), // the API server's limit
             at: Timestamp::now(),
         };
-        self.order(Order::Say(Box::new(said))).await;
+        if self.orders.capacity() > WAITING / 2 {
+            self.is_full.store(false, Ordering::Relaxed);
+        }
+        // The other end lives as long as the runtime; at its end there is nobody to tell.
+        let full = matches!(self.orders.try_send(Order::Say(Box::new(said))), Err(TrySendError::Full(_)));
+        if full && !self.is_full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(waiting = WAITING, "the API server does not take Events in time; more of them are left out");
+        }
     }
 
     /// Waits until all that was said is sent, without a pause from now on: nothing is left to give way to. Who no longer
@@ -88,16 +108,11 @@ impl Events {
         let sent = async {
             self.hurry.cancel();
             let (done, all_sent) = oneshot::channel();
-            self.order(Order::Tell(done)).await;
             // An error says that nobody sends any more.
+            let _ = self.orders.send(Order::Tell(done)).await;
             let _ = all_sent.await;
         };
         let _ = lost.run_until_cancelled(sent).await;
-    }
-
-    async fn order(&self, order: Order) {
-        // The other end lives as long as the runtime; at its end there is nobody to tell.
-        let _ = self.orders.send(order).await;
     }
 }
 
@@ -172,11 +187,23 @@ mod tests {
         };
         let events = Events::new(Client::new(tower::service_fn(answer), "default"), "test");
         for _ in 0..SAID {
-            events.publish(&Secret::default(), Severity::Normal, "Unsealed", "").await;
+            events.publish(&Secret::default(), Severity::Normal, "Unsealed", "");
         }
         events.sent(&CancellationToken::new()).await;
         assert_eq!(sent.load(Ordering::Relaxed), SAID);
     }
+
+    #[tokio::test]
+    async fn an_api_server_that_takes_none_keeps_nobody_waiting() {
+        let hangs = |_: Request<Body>| std::future::pending::<Result<Response<Body>, std::convert::Infallible>>();
+        let events = Events::new(Client::new(tower::service_fn(hangs), "default"), "test");
+        for _ in 0..=WAITING {
+            assert!(!events.is_full.load(Ordering::Relaxed));
+            events.publish(&Secret::default(), Severity::Normal, "Unsealed", "");
+        }
+        assert!(events.is_full.load(Ordering::Relaxed), "and what is left out is told");
+    }
+
     #[tokio::test]
     async fn who_no_longer_leads_waits_for_no_answer() {
         let (asked, mut was_asked) = mpsc::unbounded_channel();
@@ -185,7 +212,7 @@ mod tests {
             std::future::pending::<Result<Response<Body>, std::convert::Infallible>>()
         };
         let events = Events::new(Client::new(tower::service_fn(hangs), "default"), "test");
-        events.publish(&Secret::default(), Severity::Normal, "Unsealed", "").await;
+        events.publish(&Secret::default(), Severity::Normal, "Unsealed", "");
         was_asked.recv().await.unwrap();
         let lost = CancellationToken::new();
         let sent = events.sent(&lost);

@@ -183,7 +183,7 @@ impl Keeper {
         loop {
             let (leads, now) = (*roles.borrow_and_update() == Role::Leading, Timestamp::now());
             if leads {
-                self.warn(now).await;
+                self.warn(now);
             }
             let wait = self.due(leads, now);
             let unread = self.unread.map(backoff::after);
@@ -234,7 +234,7 @@ impl Keeper {
     }
 
     /// Complains, once, of a sealing certificate that ends and that nothing will replace.
-    async fn warn(&mut self, now: Timestamp) {
+    fn warn(&mut self, now: Timestamp) {
         let replaced = self.failures == 0 && self.rotation(true, now) == Rotation::Mint;
         let keys = self.keys.clone();
         let Some(key) = keys.sealing().filter(|_| !replaced) else { return };
@@ -254,7 +254,7 @@ impl Keeper {
         );
         tracing::warn!(name = key.name, fingerprint = %key.fingerprint, "{message}");
         let about = self.about(&key.name, self.held.get(&key.name).and_then(|held| held.uid.clone()));
-        self.events.publish(&about, Severity::Warning, reason, &message).await;
+        self.events.publish(&about, Severity::Warning, reason, &message);
         self.warned = warned;
     }
 
@@ -267,14 +267,14 @@ impl Keeper {
                 let is_gone = |name: &&String| !listed.contains(name) && **name != self.options.prefix;
                 let gone: Vec<_> = self.held.keys().filter(is_gone).cloned().collect();
                 for name in gone {
-                    self.lose(&name).await;
+                    self.lose(&name);
                 }
                 self.read().await;
             }
             Event::Apply(secret) if self.knows(&secret.name_any(), secret.metadata.resource_version.as_ref()) => {}
             Event::Apply(_) => self.read().await,
             Event::Delete(secret) => {
-                self.lose(&secret.name_any()).await;
+                self.lose(&secret.name_any());
                 self.publish();
             }
         }
@@ -285,11 +285,11 @@ impl Keeper {
         match self.found().await {
             Ok((secrets, legacy)) => {
                 for secret in &secrets {
-                    self.take(secret).await;
+                    self.take(secret);
                 }
                 match legacy {
-                    Some(secret) => self.take(&secret).await,
-                    None => self.lose(&self.options.prefix.clone()).await,
+                    Some(secret) => self.take(&secret),
+                    None => self.lose(&self.options.prefix.clone()),
                 }
                 (self.unread, self.listed) = (None, true);
                 self.publish();
@@ -315,14 +315,14 @@ impl Keeper {
         Ok((labelled.items, self.api.get_opt(&self.options.prefix).await?))
     }
 
-    async fn lose(&mut self, name: &str) {
+    fn lose(&mut self, name: &str) {
         let Some(held) = self.held.remove(name) else { return };
         tracing::warn!(name, "a key is gone: what only it can open stays closed");
         // Nobody misses one that was set aside before.
         if held.key.is_some_and(|(key, _)| key.mark.opens()) {
             self.metrics.keys_lost.inc();
             let message = "the key is gone, and what only it can open stays closed: restore it with seal keys restore";
-            self.events.publish(&self.about(name, held.uid), Severity::Warning, "KeyLost", message).await;
+            self.events.publish(&self.about(name, held.uid), Severity::Warning, "KeyLost", message);
         }
     }
 
@@ -332,9 +332,9 @@ impl Keeper {
         Secret { metadata: ObjectMeta { name, namespace, uid, ..ObjectMeta::default() }, ..Secret::default() }
     }
 
-    async fn take(&mut self, secret: &Secret) {
+    fn take(&mut self, secret: &Secret) {
         let (name, version) = (secret.name_any(), secret.resource_version());
-        let Some(mark) = key_secret::mark(secret, &self.options.prefix) else { return self.lose(&name).await };
+        let Some(mark) = key_secret::mark(secret, &self.options.prefix) else { return self.lose(&name) };
         if self.knows(&name, version.as_ref()) {
             return;
         }
@@ -349,7 +349,7 @@ impl Keeper {
             Err(error) => {
                 let error = chain(&error);
                 tracing::error!(name, error, "a key Secret cannot be read; the others go on");
-                self.events.publish(secret, Severity::Warning, "MalformedKey", &error).await;
+                self.events.publish(secret, Severity::Warning, "MalformedKey", &error);
                 None
             }
         };
@@ -404,7 +404,7 @@ impl Keeper {
             // In this order: a key that another replica makes after the list has this name.
             let agreed = self.names.next(&prefix).await?;
             for secret in self.api.list(&ListParams::default().labels(key_secret::LABEL)).await? {
-                self.take(&secret).await;
+                self.take(&secret);
             }
             self.publish();
             let leads = *roles.borrow() == Role::Leading;

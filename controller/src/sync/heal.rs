@@ -73,7 +73,7 @@ impl Syncer {
     }
 
     /// Says what was healed, and whether that is of any use.
-    pub(super) async fn healed(&self, sync: &GitSync, state: &mut State, revision: &str, done: &Done) {
+    pub(super) fn healed(&self, sync: &GitSync, state: &mut State, revision: &str, done: &Done) {
         let (namespace, name) = key(sync);
         for (id, _) in done.acts.iter().filter(|(_, how)| matches!(how, How::Created | How::Changed | How::Recreated)) {
             state.fights.forget(id);
@@ -87,7 +87,7 @@ impl Syncer {
         }
         self.context.metrics.git_syncs.corrected(&key(sync), done.drifts.len());
         let message = state.mask(&format!("Drift corrected: {}", status::list(done.drifts.iter())));
-        self.events.publish(sync, Severity::Normal, "DriftCorrected", &message).await;
+        self.events.publish(sync, Severity::Normal, "DriftCorrected", &message);
         state.corrected = Some(message);
         let fights = state.fights.healed(&done.drifts, Instant::now());
         if !fights.is_empty() {

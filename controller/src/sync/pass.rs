@@ -266,7 +266,7 @@ impl Syncer {
         let tell = self.tell(sync, state, &revision, &said);
         let done = execute(&cluster.hands.of(sync), &cluster.live, &known, &served, stages, &tell).await;
         state.record.did(done.acts.iter().map(|(_, how)| *how));
-        self.sum_up(sync, state, &said).await;
+        self.sum_up(sync, state, &said);
         if !done.unpruned.is_empty() {
             let waits = policy == DeletionPolicy::WaitForTermination;
             let inventory = if waits { inventory } else { plan::settle(&inventory, &done.gone) };

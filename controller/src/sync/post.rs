@@ -143,7 +143,7 @@ impl Post {
             tracing::warn!(namespace = about.namespace, name = about.name, reason = news.reason, "{message}");
             let mut sync = GitSync::new(&about.name, GitSyncSpec::default());
             (sync.metadata.namespace, sync.metadata.uid) = (Some(about.namespace.clone()), Some(about.uid.clone()));
-            self.events.publish(&sync, Severity::Warning, "NotificationFailed", &message).await;
+            self.events.publish(&sync, Severity::Warning, "NotificationFailed", &message);
         }
     }
 

@@ -72,7 +72,7 @@ impl Syncer {
         state.since = Some((revision.clone(), since));
         let outcome = self.bring_about(sync, state, status, good, cluster).await?;
         let verdict = self.conclude(sync, state, status, good, outcome, since.elapsed() >= timeout);
-        self.sum_up(sync, state, &good.said).await;
+        self.sum_up(sync, state, &good.said);
         if let (Some(run), Verdict::Failed(_)) = (&mut status.hooks, &verdict) {
             run.failed = true;
         }
@@ -159,7 +159,7 @@ impl Syncer {
             if done.defined {
                 cluster.discover().await?;
             }
-            self.healed(sync, state, revision, &done).await;
+            self.healed(sync, state, revision, &done);
             status.inventory = Some(plan::settle(&planned.inventory, &done.gone));
             cluster.mark(status);
             state.applied.retain(|id, _| !done.gone.contains(id));

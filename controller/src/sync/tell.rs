@@ -58,10 +58,10 @@ impl Syncer {
     }
 
     /// The audit: one Event for all that a pass changed, and for a revision that is applied whole.
-    pub(super) async fn sum_up(&self, sync: &GitSync, state: &mut State, said: &Description) {
+    pub(super) fn sum_up(&self, sync: &GitSync, state: &mut State, said: &Description) {
         let Some(tally) = state.record.untold() else { return };
         let message = tally.message(&self.git.hands.identity(sync), said);
-        self.events.publish(sync, Severity::Normal, tally.reason(), &message).await;
+        self.events.publish(sync, Severity::Normal, tally.reason(), &message);
     }
 
     fn notify(&self, sync: &GitSync, news: &[News]) {
@@ -115,7 +115,7 @@ impl Syncer {
         if let Verdict::Ready(message) = &verdict
             && std::mem::take(&mut state.is_unwell)
         {
-            self.events.publish(sync, Severity::Normal, verdict.reason(), message).await;
+            self.events.publish(sync, Severity::Normal, verdict.reason(), message);
         }
         state.is_unwell |= matches!(verdict, Verdict::Failed(_) | Verdict::Stalled(_));
         if let Verdict::Failed(cause) | Verdict::Stalled(cause) = &verdict
@@ -123,13 +123,13 @@ impl Syncer {
         {
             let Cause { reason, message } = cause;
             tracing::warn!(namespace = sync.namespace(), name = sync.name_any(), reason, "{message}");
-            self.events.publish(sync, Severity::Warning, reason, message).await;
+            self.events.publish(sync, Severity::Warning, reason, message);
         }
         if let Some((reason, message)) = drifted(&status)
             && drifted(&before).is_none_or(|(_, old)| old != message)
         {
             tracing::warn!(namespace = sync.namespace(), name = sync.name_any(), reason, "{message}");
-            self.events.publish(sync, Severity::Warning, &reason, &message).await;
+            self.events.publish(sync, Severity::Warning, &reason, &message);
         }
         state.status = Some(status);
         Ok(true)

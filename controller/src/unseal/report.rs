@@ -48,7 +48,7 @@ impl Unsealer {
                 condition.map(|it| (it.status.clone(), it.message.clone(), status.observed_generation))
             };
             if before.as_ref().and_then(said) != said(&status) {
-                self.announce(sealed, failed).await;
+                self.announce(sealed, failed);
             }
         }
         let waits_for = failed.and_then(Failure::waits_for);
@@ -95,15 +95,15 @@ impl Unsealer {
         }
     }
 
-    async fn announce(&self, sealed: &SealedSecret, failed: Option<&Failure>) {
+    fn announce(&self, sealed: &SealedSecret, failed: Option<&Failure>) {
         let (namespace, name) = key(sealed);
         if let Some(failure) = failed {
             let (reason, message) = failure.event();
             tracing::warn!(namespace, name, reason = failure.reason(), "{message}");
-            self.events.publish(sealed, Severity::Warning, reason, &message).await;
+            self.events.publish(sealed, Severity::Warning, reason, &message);
         } else {
             tracing::info!(namespace, name, "SealedSecret unsealed successfully");
-            self.events.publish(sealed, Severity::Normal, "Unsealed", "SealedSecret unsealed successfully").await;
+            self.events.publish(sealed, Severity::Normal, "Unsealed", "SealedSecret unsealed successfully");
         }
     }
 }
