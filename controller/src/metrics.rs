@@ -207,7 +207,7 @@ impl Metrics {
         book.one("keys", "Keys that can open", self.keys.clone());
         let help = "Secrets that should hold a key and cannot be read";
         book.one("malformed_keys", help, self.malformed_keys.clone());
-        book.one("keys_lost", "Keys that opened, and whose Secrets are gone", self.keys_lost.clone());
+        book.one("keys_lost", "Keys that opened, and that no Secret holds any more", self.keys_lost.clone());
         let help = "Watches that could not begin, by kind; each is tried again";
         book.family("watch_errors", help, self.watch_errors.clone());
         book.one("keys_minted", "Keys made by this process", self.keys_minted.clone());

@@ -317,13 +317,19 @@ impl Keeper {
 
     fn lose(&mut self, name: &str) {
         let Some(held) = self.held.remove(name) else { return };
-        tracing::warn!(name, "a key is gone: what only it can open stays closed");
-        // Nobody misses one that was set aside before.
-        if held.key.is_some_and(|(key, _)| key.mark.opens()) {
-            self.metrics.keys_lost.inc();
-            let message = "the key is gone, and what only it can open stays closed: restore it with seal keys restore";
-            self.events.publish(&self.about(name, held.uid), Severity::Warning, "KeyLost", message);
+        let opened = held.key.filter(|(key, _)| key.mark.opens());
+        let Some((Key { fingerprint, .. }, _)) = opened else {
+            return tracing::info!(name, "a key Secret is gone that opened nothing");
+        };
+        let others = self.held.iter().filter_map(|(name, held)| Some((name, &held.key.as_ref()?.0)));
+        let mut copies = others.filter(|(_, key)| key.fingerprint == fingerprint && key.mark.opens());
+        if let Some((copy, _)) = copies.next() {
+            return tracing::info!(name, %fingerprint, copy, "a key Secret is gone of which there is a copy");
         }
+        tracing::warn!(name, %fingerprint, "a key is gone: what only it can open stays closed");
+        self.metrics.keys_lost.inc();
+        let message = "the key is gone, and what only it can open stays closed: restore it with seal keys restore";
+        self.events.publish(&self.about(name, held.uid), Severity::Warning, "KeyLost", message);
     }
 
     /// A key Secret, for an Event.

@@ -1,6 +1,7 @@
 //! The ring that comes of keys as they are marked.
 
 use crds::{Certificate, PrivateKey};
+use kube::client::Body;
 
 use super::*;
 
@@ -42,4 +43,34 @@ fn the_ring_opens_and_seals_as_the_keys_say() {
     // A copy that came back with a backup opens, but what is known of the key is not forgotten.
     let copy = held("copy", "new", 3, Mark::Active);
     assert_eq!(of(&[old, held("new", "new", 2, Mark::Compromised), copy]), (2, oldest));
+}
+
+/// As after a restore of a backup under other names.
+#[tokio::test]
+async fn a_key_of_which_there_is_a_copy_is_not_lost() {
+    let hangs =
+        |_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, std::convert::Infallible>>();
+    let client = Client::new(tower::service_fn(hangs), "default");
+    let metrics = Metrics::new(Timestamp::UNIX_EPOCH);
+    let options = Options {
+        namespace: "default".to_owned(),
+        prefix: "sealed-secrets-key".to_owned(),
+        order: KeyOrder::default(),
+        policy: Policy { period: SignedDuration::ZERO, cutoff: None, first: false },
+        bits: 2048,
+        lifetime: SignedDuration::ZERO,
+        common_name: String::new(),
+        annotations: BTreeMap::new(),
+        labels: BTreeMap::new(),
+    };
+    let events = Events::new(client.clone(), "test");
+    let mut keeper = Keeper::new(client.clone(), client, options, events, metrics.clone(), Audit::default());
+    for (name, mark) in [("first", Mark::Active), ("copy", Mark::Exposed), ("retired", Mark::Retired)] {
+        let key = Some(held(name, "new", 1, mark));
+        keeper.held.insert(name.to_owned(), Held { version: None, uid: None, key });
+    }
+    for (name, lost) in [("nobody's", 0), ("first", 0), ("copy", 1), ("retired", 1)] {
+        keeper.lose(name);
+        assert_eq!(metrics.keys_lost.get(), lost, "{name}");
+    }
 }
