@@ -16,8 +16,9 @@ use serde_json::Value;
 use self::fields::{Published, Schema, Skew};
 use crate::{calls::bounded, context::chain};
 
-/// What the API server publishes follows a changed definition within seconds: one look may come too early.
-const WAITS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(2), Duration::from_secs(8)];
+/// What the API server publishes follows a changed definition within seconds. A look at once may see what was there before,
+/// and find that it is ours; and one that finds something may still come too early.
+const WAITS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(5)];
 
 /// Looks at each definition that is needed, and says what it found.
 pub async fn look(client: Client, follows: bool) {
