@@ -40,6 +40,9 @@ impl Operated {
             let patch = ["-n", "kube-system", "patch", binding, "signet-keys-operator", "--type=merge", "-p"];
             cluster.kubectl(&[&patch[..], &[&subject.to_string()]].concat()).await?;
         }
+        let account = "kube-system:operator";
+        cluster.may(account, "list", "sealedsecrets.bitnami.com", "--all-namespaces").await?;
+        cluster.may(account, "list", "secrets", "--namespace=kube-system").await?;
         Ok(Self { world, operator })
     }
 

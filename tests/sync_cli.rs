@@ -31,8 +31,7 @@ impl Desk {
         let cluster = &place.world.cluster;
         cluster.deploy_from("deploy/sync-operator").await?;
         let operator = account(cluster, &place.namespace).await?;
-        let subject = format!("--serviceaccount=kube-system:{}", place.namespace);
-        bind(cluster, &place.namespace, "signet-sync-operator", &subject).await?;
+        bind(cluster, &place.namespace, "signet-sync-operator").await?;
         Ok(Self { place, git, repository, operator })
     }
 
@@ -59,10 +58,12 @@ impl Desk {
     }
 }
 
-/// Binds a ClusterRole in the whole cluster.
-async fn bind(cluster: &Cluster, name: &str, role: &str, subject: &str) -> Result<()> {
-    cluster.kubectl(&["create", "clusterrolebinding", name, &format!("--clusterrole={role}"), subject]).await?;
-    Ok(())
+/// Binds a ClusterRole in the whole cluster, and waits until that counts.
+async fn bind(cluster: &Cluster, account: &str, role: &str) -> Result<()> {
+    let (role, full) = (format!("--clusterrole={role}"), format!("kube-system:{account}"));
+    let subject = format!("--serviceaccount={full}");
+    cluster.kubectl(&["create", "clusterrolebinding", account, &role, &subject]).await?;
+    cluster.may(&full, "list", "gitsyncs.signet.dev", "--all-namespaces").await
 }
 
 #[tokio::test]
@@ -271,9 +272,9 @@ async fn the_tree_tells_how_each_object_fares() -> Result<()> {
     assert!(expected.iter().all(|expected| told.contains(expected)), "{told}");
 
     // Without the right to see a kind it says so, and shows the rest.
-    let viewer = account(&desk.place.world.cluster, &format!("{namespace}-viewer")).await?;
-    let subject = format!("--serviceaccount=kube-system:{namespace}-viewer");
-    bind(&desk.place.world.cluster, &format!("{namespace}-viewer"), "signet-sync-viewer", &subject).await?;
+    let (cluster, name) = (&desk.place.world.cluster, format!("{namespace}-viewer"));
+    let viewer = account(cluster, &name).await?;
+    bind(cluster, &name, "signet-sync-viewer").await?;
     let told = seal(Some(&viewer), &["sync", "tree", &format!("{namespace}/app")], "").await?.success()?;
     assert!(told.contains("Deployment web  hidden: it may not be read\n"), "{told}");
     assert!(told.contains("SealedSecret db  healthy\n"), "{told}");
@@ -293,8 +294,7 @@ async fn that_nobody_works_is_told_before_everything_else() -> Result<()> {
     place.applied("web", &first).await?;
     world.cluster.deploy_from("deploy/sync-operator").await?;
     let (operator, name) = (account(&world.cluster, &place.namespace).await?, &place.namespace);
-    let subject = format!("--serviceaccount=kube-system:{name}");
-    bind(&world.cluster, name, "signet-sync-operator", &subject).await?;
+    bind(&world.cluster, name, "signet-sync-operator").await?;
     let sync = async |args: &[&str]| {
         let Output { status, stdout, stderr } =
             seal(Some(&operator), &[&["sync"], args, &["-n", name]].concat(), "").await?;
@@ -337,8 +337,7 @@ async fn that_nobody_works_is_told_before_everything_else() -> Result<()> {
 
     // Whoever may not see the Lease is told nothing of it; another namespace has none, and something waits.
     let viewer = account(&world.cluster, &format!("{name}-viewer")).await?;
-    let subject = format!("--serviceaccount=kube-system:{name}-viewer");
-    bind(&world.cluster, &format!("{name}-viewer"), "signet-sync-viewer", &subject).await?;
+    bind(&world.cluster, &format!("{name}-viewer"), "signet-sync-viewer").await?;
     let told = seal(Some(&viewer), &["sync", "list", "-A"], "").await?.success()?;
     assert!(told.starts_with("NAMESPACE"), "{told}");
     let (_, told, _) = sync(&["list", "--controller-namespace", name]).await?;

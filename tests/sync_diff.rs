@@ -25,14 +25,18 @@ use crate::{
 /// What nobody may see in any output: on one line, on two, and too short to be looked for.
 const SECRETS: [(&str, &str); 3] = [("PASSWORD", "hunter2-old"), ("KEY", "begin-key\nend-key\n"), ("PIN", "Q%7")];
 
-/// Lets the operator try what the controller would do.
-async fn may(desk: &Desk, name: &str, verbs: &str, resources: &str) -> Result<()> {
+/// What trying an apply takes.
+const TRY: [&str; 3] = ["get", "patch", "create"];
+
+/// Lets the operator try what the controller would do, and waits until that counts.
+async fn may(desk: &Desk, name: &str, verbs: &[&str], resources: &str) -> Result<()> {
     let (cluster, namespace) = (&desk.place.world.cluster, desk.place.namespace.as_str());
-    let subject = format!("--serviceaccount=kube-system:{namespace}");
-    let role = ["-n", namespace, "create", "role", name, verbs, resources];
-    cluster.kubectl(&role).await?;
-    cluster.kubectl(&["-n", namespace, "create", "rolebinding", name, &format!("--role={name}"), &subject]).await?;
-    Ok(())
+    let account = format!("kube-system:{namespace}");
+    let (verb, resource) = (format!("--verb={}", verbs.join(",")), format!("--resource={resources}"));
+    cluster.kubectl(&["-n", namespace, "create", "role", name, &verb, &resource]).await?;
+    let (role, subject) = (format!("--role={name}"), format!("--serviceaccount={account}"));
+    cluster.kubectl(&["-n", namespace, "create", "rolebinding", name, &role, &subject]).await?;
+    cluster.may(&account, verbs[0], resources, &format!("--namespace={namespace}")).await
 }
 
 #[tokio::test]
@@ -45,7 +49,7 @@ async fn hooks_are_shown_where_a_sync_would_run_them() -> Result<()> {
     let commit = repository.commit("one").await?;
     follow(&desk.place, "web", repository, json!({"drift": "Report"})).await?;
     desk.place.applied("web", &commit).await?;
-    may(&desk, "differ", "--verb=get,patch,create", "--resource=configmaps").await?;
+    may(&desk, "differ", &TRY, "configmaps").await?;
 
     // Nothing is changed, or only by others: nothing is run.
     let local = repository.work_tree().to_str().context("a path")?;
@@ -110,7 +114,7 @@ async fn variables_are_the_clusters_and_no_value_of_a_secret_is_shown() -> Resul
     desk.place.applied("web", &commit).await?;
 
     // What may not be read is told, and what needs it; the rest is compared.
-    may(&desk, "differ", "--verb=get,patch,create", "--resource=configmaps").await?;
+    may(&desk, "differ", &TRY, "configmaps").await?;
     repository.write("plain.yaml", config_map("plain", "red"))?;
     let local = repository.work_tree().to_str().context("a path")?;
     let (code, told) = desk.code(&["diff", "web", "--local", local]).await?;
@@ -127,7 +131,7 @@ async fn variables_are_the_clusters_and_no_value_of_a_secret_is_shown() -> Resul
     assert!(!told.contains("settings: pruned"), "{told}");
 
     // With the right to, it is what the controller applied.
-    may(&desk, "reader", "--verb=get", "--resource=secrets").await?;
+    may(&desk, "reader", &["get"], "secrets").await?;
     let (code, told) = desk.code(&["diff", "web"]).await?;
     assert_eq!((code, told.as_str()), (0, "0 created, 0 changed, 0 pruned, 2 as they are\n"));
 
@@ -189,13 +193,8 @@ async fn a_diff_shows_what_a_merge_would_bring_and_no_value_of_a_secret() -> Res
     // Trying an apply takes the right to do it.
     let (code, told) = desk.code(&["diff", "web"]).await?;
     assert!(code == 2 && told.contains("forbidden"), "{told}");
-    let cluster = &desk.place.world.cluster;
-    let role = ["create", "clusterrole", namespace, "--verb=get,patch,create", "--resource=configmaps,secrets"];
-    cluster.kubectl(&role).await?;
-    let subject = format!("--serviceaccount=kube-system:{namespace}");
-    cluster
-        .kubectl(&["-n", namespace, "create", "rolebinding", "differ", &format!("--clusterrole={namespace}"), &subject])
-        .await?;
+    may(&desk, "differ", &TRY, "configmaps").await?;
+    may(&desk, "reader", &TRY, "secrets").await?;
 
     // As it was applied, from Git: nothing; then what somebody changed.
     let (code, told) = desk.code(&["diff", "web"]).await?;

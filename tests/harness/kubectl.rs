@@ -1,7 +1,7 @@
 //! The real kubectl, as a user has it, on a cluster of ours. It sees no configuration but the kubeconfig that it is
 //! given, and it must stay the only way in which manifests of `deploy/` reach a cluster: that way is what we document.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -9,7 +9,11 @@ use crate::{
     Cluster, chart,
     command::{self, Output},
     tools::Tool,
+    wait::eventually,
 };
+
+/// The API server learns of RBAC by watching, within a second on a machine that does nothing else.
+const RBAC: Duration = Duration::from_mins(2);
 
 /// The custom resources of `crds/`.
 const OURS: [&str; 2] = ["sealedsecrets.bitnami.com", "gitsyncs.signet.dev"];
@@ -63,5 +67,17 @@ impl Cluster {
     pub async fn established(&self, names: &[&str]) -> Result<()> {
         let wait = ["wait", "--for=condition=established", "--timeout=5m", "customresourcedefinitions"];
         self.kubectl(&[&wait, names].concat()).await.map(drop)
+    }
+
+    /// Waits until rights that were just given count: until a ServiceAccount, such as `kube-system:operator`, may do this
+    /// in a place, such as `--all-namespaces`.
+    pub async fn may(&self, account: &str, verb: &str, resource: &str, place: &str) -> Result<()> {
+        let who = format!("--as=system:serviceaccount:{account}");
+        eventually(&format!("{account} to be let {verb} {resource} {place}"), RBAC, || async {
+            // "no" is a failure.
+            self.kubectl(&["auth", "can-i", verb, resource, &who, place]).await.map(Some)
+        })
+        .await
+        .map(drop)
     }
 }
