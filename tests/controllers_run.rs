@@ -1,11 +1,11 @@
 //! The harness's handle on a controller, shown on a stand-in: so that a fault of the controller is never taken for one
 //! of the harness.
 
-use std::{env, fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use axum::{Router, routing::get};
-use harness::{Cluster, Controller, ControllerOptions, eventually, process::Signal, shared};
+use harness::{Cluster, Controller, ControllerOptions, command, eventually, process::Signal, shared};
 use tokio::{net::TcpListener, signal::unix};
 
 /// The controller's command line, for the stand-in: the test runner has flags of its own.
@@ -60,9 +60,9 @@ async fn stand_in(cluster: &Cluster, namespace: &str) -> Result<Controller> {
     Controller::start_with(cluster, options).await
 }
 
-fn script(cluster: &Cluster, name: &str, body: &str) -> Result<std::path::PathBuf> {
-    let path = cluster.scratch().file(&format!("{name}.sh"), format!("#!/bin/sh\n{body}\n"))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+fn script(cluster: &Cluster, name: &str, body: &str) -> Result<PathBuf> {
+    let path = cluster.scratch().path().join(format!("{name}.sh"));
+    command::executable(&path, format!("#!/bin/sh\n{body}\n"))?;
     Ok(path)
 }
 

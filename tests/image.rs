@@ -3,13 +3,12 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use crds::GitSync;
-use harness::{Cluster, Controller, ControllerOptions, GitServer, TlsFront, release, tools::Tool};
+use harness::{Cluster, Controller, ControllerOptions, GitServer, TlsFront, command, release, tools::Tool};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::api::{ObjectMeta, PostParams};
 use serde_json::json;
@@ -82,7 +81,8 @@ async fn root(cluster: &Cluster, authority: &str) -> Result<PathBuf> {
         (Tool::Kustomize.path().await?, "usr/local/bin/kustomize"),
         (Tool::Helm.path().await?, "usr/local/bin/helm"),
     ] {
-        fs::copy(&from, root.join(to)).with_context(|| format!("failed to copy {}", from.display()))?;
+        let program = fs::read(&from).with_context(|| format!("failed to read {}", from.display()))?;
+        command::executable(&root.join(to), program)?;
     }
     fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), authority)?;
     fs::write(root.join("etc/hosts"), format!("127.0.0.1 localhost {HOST}\n"))?;
@@ -91,8 +91,8 @@ async fn root(cluster: &Cluster, authority: &str) -> Result<PathBuf> {
 
 fn container(cluster: &Cluster, root: &Path) -> Result<PathBuf> {
     let script = format!("{CONTAINER}'{}' '{}' \"$@\"\n", root.display(), cluster.scratch().path().display());
-    let path = cluster.scratch().file("container.sh", script)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    let path = cluster.scratch().path().join("container.sh");
+    command::executable(&path, script)?;
     Ok(path)
 }
 

@@ -1,10 +1,6 @@
 //! `kubectl seal`: the real kubectl finds the plugin on its PATH, and asks the program that completes it.
 
-use std::{
-    env,
-    fs::{self, Permissions},
-    os::unix::fs::{PermissionsExt as _, symlink},
-};
+use std::{env, fs, os::unix::fs::symlink};
 
 use anyhow::{Context as _, Result};
 use harness::{binaries, command, seal, tools::Tool};
@@ -15,9 +11,8 @@ async fn kubectl_runs_seal_and_completes_it() -> Result<()> {
     let plugins = folder.path().join("plugins");
     fs::create_dir(&plugins)?;
     symlink(binaries::seal().await?, plugins.join("kubectl-seal"))?;
-    let completion = plugins.join("kubectl_complete-seal");
-    fs::write(&completion, seal(None, &["completion", "kubectl"], "").await?.success()?)?;
-    fs::set_permissions(&completion, Permissions::from_mode(0o755))?;
+    let completion = seal(None, &["completion", "kubectl"], "").await?.success()?;
+    command::executable(&plugins.join("kubectl_complete-seal"), completion)?;
     let others = env::var_os("PATH").context("PATH")?;
     let path = env::join_paths([plugins].into_iter().chain(env::split_paths(&others)))?;
     let kubectl = async |args: &[&str]| {

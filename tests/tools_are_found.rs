@@ -2,14 +2,13 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     thread,
 };
 
 use anyhow::{Result, anyhow};
 use harness::{
-    kubeseal,
+    command, kubeseal,
     scratch::Scratch,
     tools::{Surroundings, Tool},
 };
@@ -107,8 +106,7 @@ fn two_who_need_a_program_build_it_once() -> Result<()> {
 fn with_go(scratch: &Scratch, script: &str) -> Result<Surroundings> {
     let bin = scratch.folder("bin")?;
     let find_out = "while [ \"$1\" != -o ]; do shift; done; out=$2";
-    let go = scratch.file("bin/go", format!("#!/bin/sh\n{find_out}\n{script}\n"))?;
-    fs::set_permissions(go, fs::Permissions::from_mode(0o755))?;
+    command::executable(&bin.join("go"), format!("#!/bin/sh\n{find_out}\n{script}\n"))?;
     let (cache, path) = (Some(scratch.folder("cache")?), Some(bin.into_os_string()));
     Ok(Surroundings { cache, path, ..Surroundings::default() })
 }

@@ -5,11 +5,12 @@ use std::{
     env,
     ffi::OsStr,
     fmt::{self, Display},
+    io::Write as _,
     path::Path,
     process::{ExitStatus, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 /// What a program left behind.
@@ -68,4 +69,15 @@ pub async fn run_bytes(command: &mut Command, stdin: &[u8]) -> Result<std::proce
     };
     let ((), output) = tokio::join!(feed, child.wait_with_output());
     Ok(output?)
+}
+
+/// Writes a program by another process. A child that some thread starts while we had it open for writing would have it
+/// open, too, until it becomes what it is to be; and what is open for writing cannot be run: "Text file busy".
+pub fn executable(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "cat >\"$1\" && chmod 755 \"$1\"", "sh"]).arg(path);
+    let mut child = shell.stdin(Stdio::piped()).spawn().context("failed to run sh")?;
+    let written = child.stdin.take().context("stdin was not piped")?.write_all(content.as_ref());
+    ensure!(child.wait()?.success() && written.is_ok(), "failed to write {}", path.display());
+    Ok(())
 }
