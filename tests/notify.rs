@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use aws_lc_rs::hmac;
 use axum::{Router, extract::Request, extract::State, http::StatusCode};
 use data_encoding::HEXLOWER;
-use harness::{GitServer, Repository, TlsFront, eventually, process::Signal};
+use harness::{GitServer, Repository, TlsFront, background::listen, eventually, process::Signal};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -41,10 +41,11 @@ struct Receiver {
 }
 
 impl Receiver {
-    async fn start() -> Result<(Self, String)> {
+    fn start() -> Result<(Self, String)> {
         let receiver = Self::default();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let address = format!("http://{}", listener.local_addr()?);
+        let (listener, port) = listen()?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let address = format!("http://127.0.0.1:{port}");
         let routes = Router::new().fallback(take).with_state(receiver.clone());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         Ok((receiver, address))
@@ -114,7 +115,7 @@ async fn an_incident_is_told_once_to_everybody_and_so_is_its_end() -> Result<()>
     let place = world.place("notify").await?;
     let git = GitServer::start()?;
     let repository = git.create("app").await?;
-    let (receiver, address) = Receiver::start().await?;
+    let (receiver, address) = Receiver::start()?;
     for (name, path, token) in
         [("hook", "/hook", "s3cret"), ("chat", "/chat", ""), ("hub", "/hub", "t0ken"), ("lab", "/lab", "t1ken")]
     {
@@ -203,7 +204,7 @@ async fn counted(place: &Place<'_>, kind: &str, outcome: &str) -> Result<f64> {
 async fn a_receiver_that_refuses_is_told_of_once_and_one_that_stumbles_is_tried_again() -> Result<()> {
     let (place, git) = start("unheard").await?;
     let repository = git.create("app").await?;
-    let (receiver, address) = Receiver::start().await?;
+    let (receiver, address) = Receiver::start()?;
     let first = commit(&repository, &config_map("settings", "one")).await?;
     receiver.answers.lock().unwrap().push(StatusCode::SERVICE_UNAVAILABLE);
     let notify = json!([{"type": "Webhook", "url": format!("{address}/hook"), "events": ["Applied"]}]);
@@ -244,7 +245,7 @@ async fn a_receiver_that_refuses_is_told_of_once_and_one_that_stumbles_is_tried_
 async fn a_receiver_may_have_an_authority_of_its_own() -> Result<()> {
     let (place, git) = start("authority").await?;
     let repository = git.create("app").await?;
-    let (receiver, address) = Receiver::start().await?;
+    let (receiver, address) = Receiver::start()?;
     let port = address.rsplit(':').next().context("a port")?.parse()?;
     let front = TlsFront::open(&["localhost"], port)?;
     let hook = |path: &str| format!("https://localhost:{}{path}", front.port());
@@ -280,7 +281,7 @@ async fn what_waits_when_the_controller_ends_is_sent() -> Result<()> {
     let place = world.place("ends").await?;
     let git = GitServer::start()?;
     let repository = git.create("app").await?;
-    let (receiver, address) = Receiver::start().await?;
+    let (receiver, address) = Receiver::start()?;
     let notify = json!([
         {"url": format!("{address}/held"), "events": ["Applied"]},
         // It holds up nothing.

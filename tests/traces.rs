@@ -75,7 +75,7 @@ async fn looks_when_called(place: &Place<'_>, repository: &Repository, secret: O
 
 #[tokio::test]
 async fn a_sync_an_unsealing_and_a_new_key_are_traces_without_anything_secret() -> Result<()> {
-    let collector = Collector::start().await?;
+    let collector = Collector::start()?;
     let world = traced(
         &collector,
         &[
@@ -167,7 +167,7 @@ async fn a_sync_an_unsealing_and_a_new_key_are_traces_without_anything_secret() 
 
 #[tokio::test]
 async fn nobody_waits_for_a_collector_that_is_away() -> Result<()> {
-    let collector = Collector::start().await?;
+    let collector = Collector::start()?;
     collector.be(Mood::Refuse);
     // One that nobody bounds would hang for an hour.
     let world = traced(&collector, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000")]).await?;
@@ -207,7 +207,7 @@ async fn nobody_waits_for_a_collector_that_is_away() -> Result<()> {
 /// As OpenTelemetry's own variables have it, and nothing is added to the URL that is for traces alone.
 #[tokio::test]
 async fn the_variable_of_traces_goes_before_the_others() -> Result<()> {
-    let collector = Collector::start().await?;
+    let collector = Collector::start()?;
     let whole = format!("{}/tenant/7", collector.address());
     let world = traced(&collector, &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &whole)]).await?;
     let place = world.place("whole").await?;

@@ -60,20 +60,20 @@ impl Drop for Background {
     }
 }
 
-/// A listener on a free loopback port, ready to be handed to a runtime, and that port.
+/// A listener on a loopback port, ready to be handed to a runtime, and that port: never the same twice, as somebody may
+/// go on asking for who had it before.
 pub fn listen() -> Result<(TcpListener, u16)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to listen on loopback")?;
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
+    let (listener, port) = PORTS
+        .map(|_| PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start))
+        .find_map(|port| Some((TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?, port)))
+        .context("no loopback port is free")?;
     listener.set_nonblocking(true)?;
-    let port = listener.local_addr()?.port();
     Ok((listener, port))
 }
 
-/// A loopback port that nobody has, for a program that must be told its port: never the same twice, and outside the
-/// range from which the kernel takes those of outgoing connections, of which one would have it before the program does.
+/// Such a port that nobody has, for a program that must be told its port: outside the range from which the kernel takes
+/// those of outgoing connections, of which one would have it before the program does.
 pub fn free_port() -> Result<u16> {
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
-    PORTS
-        .map(|_| PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .context("no loopback port is free")
+    listen().map(|(_, port)| port)
 }

@@ -23,6 +23,8 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 
+use crate::background::listen;
+
 /// What it does with traces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mood {
@@ -76,9 +78,10 @@ pub struct Collector {
 }
 
 impl Collector {
-    pub async fn start() -> Result<Self> {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let collector = Self { seen: Arc::default(), address: format!("http://{}", listener.local_addr()?) };
+    pub fn start() -> Result<Self> {
+        let (listener, port) = listen()?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let collector = Self { seen: Arc::default(), address: format!("http://127.0.0.1:{port}") };
         let routes = Router::new().fallback(post(take)).with_state(collector.clone());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         Ok(collector)
