@@ -22,7 +22,7 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::{
     control_plane::{self, ControlPlane, Server},
@@ -53,6 +53,8 @@ pub struct Cluster {
     control_plane: ControlPlane,
     pub(crate) proxy: Proxy,
     pods: AtomicU16,
+    /// A Service leads to one at a time, whoever publishes.
+    pub(crate) publishing: Mutex<()>,
     scratch: Arc<Scratch>,
 }
 
@@ -93,7 +95,7 @@ impl Cluster {
         let egress = scratch.path().join("egress.sock");
         let proxy = Proxy::start(&egress)?;
         let control_plane = ControlPlane::start(&scratch, &egress, options).await?;
-        let mut cluster = Self { control_plane, proxy, pods: AtomicU16::new(1), scratch };
+        let mut cluster = Self { control_plane, proxy, pods: AtomicU16::new(1), publishing: Mutex::default(), scratch };
         cluster.ready().await?;
         if options.controller_manager {
             cluster.control_plane.start_controller_manager(&cluster.scratch).await?;

@@ -34,6 +34,7 @@ pub struct PublishedPort<'a> {
 impl Cluster {
     /// From now on the Service, which is made when absent, leads to this process and no other.
     pub async fn publish_service(&self, namespace: &str, service: &str, port: PublishedPort<'_>) -> Result<()> {
+        let _alone = self.publishing.lock().await;
         let client = self.admin().await?;
         let found = service_or_new(&client, namespace, service, port).await?;
         let spec = found.spec.context("the Service has no spec")?;
