@@ -138,6 +138,8 @@ async fn a_secret_that_was_made_without_a_word_is_ours() -> Result<()> {
     place.synced("db", "True").await?;
     let logs = world.controller.logs().await?;
     assert!(!logs.contains("not managed by SealedSecret"), "{logs}");
+    let record = recorded(&logs, &format!("Secret {}/db", place.namespace));
+    assert_eq!(record.first().copied(), Some("unheard"), "{record:?}");
     Ok(())
 }
 

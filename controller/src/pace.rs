@@ -5,11 +5,14 @@ use std::{borrow::Cow, num::NonZeroU32, sync::Arc, time::Duration};
 
 use futures::stream;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use http::{Method, Request};
+use http::{Method, Request, Response, StatusCode, header::RETRY_AFTER};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Bytes;
-use kube::client::{Body, Client, ClientBuilder};
-use tokio::time::timeout;
+use kube::{
+    Config,
+    client::{Body, Client, ClientBuilder},
+};
+use tokio::time::{sleep, timeout};
 use tower::BoxError;
 
 use crate::{
@@ -19,6 +22,11 @@ use crate::{
 
 /// Longest wait for an answer to begin, and for more of one. An API server that lives gives up after a minute, and says so.
 const SILENCE: Duration = Duration::from_secs(65);
+
+/// So often a request that was not taken is sent again; then it is an error like any other.
+const AGAIN: u32 = 8;
+/// First wait before that, where the API server does not say how long; each one after it is twice as long.
+const WAIT: Duration = Duration::from_millis(50);
 
 /// The pace of all clients together. Cloning shares it.
 #[derive(Clone)]
@@ -43,34 +51,76 @@ impl Pace {
         Self { limiter: limiter(self.quota), ..self.clone() }
     }
 
-    /// The same client, counted, not faster than that, and with an error for an answer that does not come.
-    pub fn of(&self, client: Client) -> Client {
+    /// A client that is counted, not faster than that, and has an error for an answer that does not come.
+    pub fn of(&self, mut config: Config) -> kube::Result<Client> {
+        // kube sends everything again, also what was given up and may be done yet.
+        config.default_retry = false;
+        Ok(self.around(Client::try_from(config)?))
+    }
+
+    fn around(&self, client: Client) -> Client {
         let namespace = client.default_namespace().to_owned();
         let pace = self.clone();
         let paced = tower::service_fn(move |request: Request<Body>| {
             let (pace, client) = (pace.clone(), client.clone());
             async move {
-                if let Some(limiter) = &pace.limiter {
-                    limiter.until_ready().await;
+                let (mut request, mut wait) = (request, WAIT);
+                for _ in 0..AGAIN {
+                    let Some(same) = copy(&request) else { break };
+                    let answer = pace.ask(&client, request).await?;
+                    let Some(pause) = again_after(same.method(), &answer, wait) else { return Ok(answer) };
+                    sleep(pause).await;
+                    (request, wait) = (same, wait * 2);
                 }
-                let verb = verb(&request);
-                let answer = timeout(pace.silence, client.send(request)).await;
-                let answer =
-                    answer.unwrap_or_else(|_| Err(kube::Error::Service(CallError::Timeout(pace.silence).into())));
-                let code = answer.as_ref().map(|answer| answer.status().as_u16().to_string());
-                let code = code.map_or(Cow::Borrowed("none"), Cow::Owned);
-                pace.metrics.api_requests.get_or_create(&ApiRequest { verb, code }).inc();
-                // kube ends a watch that is silent for longer than one may be.
-                let silence = if verb == "watch" { Duration::MAX } else { pace.silence };
-                answer.map(|answer| answer.map(|body| bounded(body, silence)))
+                pace.ask(&client, request).await
             }
         });
         ClientBuilder::new(paced, namespace).build()
     }
+
+    async fn ask(&self, client: &Client, request: Request<Body>) -> kube::Result<Response<impl Answer + use<>>> {
+        if let Some(limiter) = &self.limiter {
+            limiter.until_ready().await;
+        }
+        let verb = verb(&request);
+        let answer = timeout(self.silence, client.send(request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(kube::Error::Service(CallError::Timeout(self.silence).into())));
+        let code = answer.as_ref().map(|answer| answer.status().as_u16().to_string());
+        let code = code.map_or(Cow::Borrowed("none"), Cow::Owned);
+        self.metrics.api_requests.get_or_create(&ApiRequest { verb, code }).inc();
+        // kube ends a watch that is silent for longer than one may be.
+        let silence = if verb == "watch" { Duration::MAX } else { self.silence };
+        answer.map(|answer| answer.map(|body| bounded(body, silence)))
+    }
 }
 
+/// After which time the same may be sent again, since it was not taken or changes nothing; `None` for never. Of what else
+/// was given up somebody has to know that it may be done yet.
+fn again_after<B>(method: &Method, answer: &Response<B>, wait: Duration) -> Option<Duration> {
+    let may = match answer.status() {
+        StatusCode::TOO_MANY_REQUESTS => true,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => *method == Method::GET,
+        _ => false,
+    };
+    let told = || answer.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs);
+    may.then(|| told().unwrap_or(wait))
+}
+
+fn copy(request: &Request<Body>) -> Option<Request<Body>> {
+    let mut same = Request::new(request.body().try_clone()?);
+    same.method_mut().clone_from(request.method());
+    same.uri_mut().clone_from(request.uri());
+    same.headers_mut().clone_from(request.headers());
+    same.extensions_mut().clone_from(request.extensions());
+    Some(same)
+}
+
+/// The body of an answer.
+trait Answer: hyper::body::Body<Data = Bytes, Error = BoxError> + Send + 'static {}
+impl<B: hyper::body::Body<Data = Bytes, Error = BoxError> + Send + 'static> Answer for B {}
+
 /// A body that ends in an error where it does not go on.
-fn bounded(body: Body, silence: Duration) -> impl hyper::body::Body<Data = Bytes, Error = BoxError> + Send {
+fn bounded(body: Body, silence: Duration) -> impl Answer {
     StreamBody::new(stream::unfold(body, move |mut body| async move {
         let frame = match timeout(silence, body.frame()).await {
             Ok(frame) => frame?.map_err(BoxError::from),
@@ -100,7 +150,10 @@ fn verb(request: &Request<Body>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use futures::StreamExt as _;
     use hyper::body::Frame;
@@ -120,7 +173,7 @@ mod tests {
 
     /// How many of a few requests are answered at once.
     async fn at_once(pace: &Pace) -> usize {
-        let client = pace.of(client());
+        let client = pace.around(client());
         let request = || client.send(http::Request::new(Body::empty()));
         let asked = (0..5).map(|_| tokio::time::timeout(Duration::from_secs(2), request()));
         let answers = futures::future::join_all(asked).await;
@@ -145,7 +198,7 @@ mod tests {
             Ok::<_, Infallible>(http::Response::new(StreamBody::new(begun().chain(stream::pending()))))
         };
         let pace = Pace { silence: Duration::from_millis(50), ..pace(-1.0, 1) };
-        let client = pace.of(Client::new(tower::service_fn(answer), "default"));
+        let client = pace.around(Client::new(tower::service_fn(answer), "default"));
         let ask = async |uri: &str| client.request_text(Request::get(uri).body(Vec::new()).unwrap()).await;
         for uri in ["/hangs", "/hangs?watch=true", "/breaks-off"] {
             let asked = tokio::time::timeout(Duration::from_secs(30), ask(uri));
@@ -157,9 +210,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn only_what_was_not_taken_or_changes_nothing_is_sent_again() {
+        let asked = |method: Method, code: StatusCode| async move {
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = count.clone();
+            let answer = move |_: http::Request<Body>| {
+                let is_first = counted.fetch_add(1, Ordering::Relaxed) == 0;
+                let mut answer = http::Response::new(Body::empty());
+                *answer.status_mut() = if is_first { code } else { StatusCode::OK };
+                async { Ok::<_, Infallible>(answer) }
+            };
+            let client = pace(-1.0, 1).around(Client::new(tower::service_fn(answer), "default"));
+            let request = Request::builder().method(method).uri("/x").body(Body::from(b"{}".to_vec())).unwrap();
+            let last = client.send(request).await.unwrap().status();
+            (count.load(Ordering::Relaxed), last)
+        };
+        let (full, late) = (StatusCode::TOO_MANY_REQUESTS, StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(asked(Method::POST, full).await, (2, StatusCode::OK));
+        assert_eq!(asked(Method::GET, late).await, (2, StatusCode::OK));
+        for method in [Method::POST, Method::PATCH, Method::DELETE] {
+            assert_eq!(asked(method, late).await, (1, late), "it may be done");
+        }
+    }
+
+    #[tokio::test]
     async fn requests_are_counted_by_verb_and_code() {
         let pace = pace(-1.0, 1);
-        let client = pace.of(client());
+        let client = pace.around(client());
         for (method, uri) in [("GET", "/x?limit=1"), ("GET", "/x?&watch=true"), ("PATCH", "/x"), ("PATCH", "/x")] {
             let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
             client.send(request).await.unwrap();

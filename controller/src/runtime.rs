@@ -59,13 +59,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (config, namespace) = configure(&args.api).await?;
     let metrics = Metrics::new(Timestamp::now());
     let pace = Pace::new(args.api.kubeclient_qps, args.api.kubeclient_burst, metrics.clone());
-    let client = pace.of(Client::try_from(config.clone()).map_err(StartError::Connection)?);
+    let client = pace.of(config.clone()).map_err(StartError::Connection)?;
 
     let (listed, is_listed) = watch::channel(false);
     let audit = Audit::default();
     let keeper = Keeper::new(
         client.clone(),
-        pace.of(fleeting(config.clone())?),
+        pace.of(fleeting(config.clone())?).context("cannot make a client for the key Secrets")?,
         key_options(args.keys, namespace.clone()),
         Events::new(client.clone(), "sealed-secrets"),
         metrics.clone(),
@@ -223,7 +223,8 @@ fn git(args: SyncArgs, config: Config, client: &Client, pace: &Pace, namespace: 
     let programs = (args.kustomize.as_path(), args.helm.as_path());
     let builder = Builder::new(&args.git_cache, programs, search.as_deref(), args.render_memory, container);
     let mirrors = Mirrors::new(args.git_cache, args.git_file_root, timeout, args.git_max_size);
-    let own = (pace.of(impersonate(config, &account)?), account);
+    let own = pace.of(impersonate(config, &account)?);
+    let own = (own.with_context(|| format!("cannot make a client that impersonates {account}"))?, account);
     let hands = Hands::new(own, client.clone(), args.default_service_account);
     let remote = Remote { pace: pace.clone(), insecure: args.insecure_kubeconfig_tls };
     Ok(Git { hands, remote, mirrors: mirrors.into(), builder: builder.into() })
@@ -340,16 +341,16 @@ async fn from_file(path: &Path) -> Result<Config, StartError> {
     read.await.map_err(|error| StartError::kubeconfig(path, &error))
 }
 
-/// A client that closes each connection after its answer.
-fn fleeting(mut config: Config) -> anyhow::Result<Client> {
+/// For a client that closes each connection after its answer.
+fn fleeting(mut config: Config) -> anyhow::Result<Config> {
     config.headers.push(("connection".parse()?, "close".parse()?));
-    Client::try_from(config).context("cannot make a client for the key Secrets")
+    Ok(config)
 }
 
-/// A client that writes with another account's rights.
-fn impersonate(mut config: Config, account: &str) -> anyhow::Result<Client> {
+/// For a client that writes with another account's rights.
+fn impersonate(mut config: Config, account: &str) -> anyhow::Result<Config> {
     config.headers.push(("impersonate-user".parse()?, account.parse()?));
-    Client::try_from(config).with_context(|| format!("cannot make a client that impersonates {account}"))
+    Ok(config)
 }
 
 /// A missing definition or right is told at once, with what to do about it.

@@ -12,7 +12,7 @@ use crds::{GitSync, git_sync::GitSyncStatus, sync::inventory::Inventory, unseal:
 use futures::{FutureExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api, Client, Config, Discovery,
+    Api, Config, Discovery,
     config::{KubeConfigOptions, Kubeconfig},
     discovery::ApiCapabilities,
 };
@@ -161,9 +161,10 @@ impl Clusters {
         }
         let text = std::str::from_utf8(&text.0).map_err(|_| refused(Refused::Unreadable { line: None }))?;
         let access = kubeconfig::read(text, self.remote.insecure).map_err(refused)?;
-        let client = connect(access.kubeconfig).await.map_err(refused)?;
+        let config = config(access.kubeconfig).await.map_err(refused)?;
+        let client = self.remote.pace.apart().of(config).map_err(|_| refused(Refused::Data))?;
         let reach = Reach::new(&access.server);
-        let client = reach.of(self.remote.pace.apart().of(client));
+        let client = reach.of(client);
         let hands = self.home.hands.elsewhere(client, &access.server);
         let cluster = Arc::new(Cluster::new(hands, Some(reach), &self.around));
         let mut others = self.others.lock();
@@ -173,12 +174,12 @@ impl Clusters {
     }
 }
 
-/// A client, without a word of what is in the kubeconfig.
-async fn connect(kubeconfig: Kubeconfig) -> Result<Client, Refused> {
+/// How to reach it, without a word of what is in the kubeconfig.
+async fn config(kubeconfig: Kubeconfig) -> Result<Config, Refused> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     let mut config = config.map_err(|_| Refused::Data)?;
     config.connect_timeout = Some(CONNECT);
-    Client::try_from(config).map_err(|_| Refused::Data)
+    Ok(config)
 }
 
 impl Cluster {

@@ -190,7 +190,7 @@ async fn run(
                     Ok(found) => found,
                     Err(error) => return failed(desired, &format!("cannot be read: {}", chain(&error))),
                 };
-                let version = found.as_ref().and_then(|found| found.resource_version());
+                let version = found.as_ref().and_then(kube::ResourceExt::resource_version);
                 match apply(client, kind, desired, version, tell).await {
                     // Somebody edited it just now: that is looked at, too.
                     Err(error) if error.is_conflict() && !error.is_taken() && races.next().is_some() => {}
