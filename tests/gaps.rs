@@ -198,11 +198,25 @@ async fn what_moves_from_one_sync_to_another_is_handed_over_across_a_restart() -
     drop(held);
 
     let path = format!("/api/v1/namespaces/{namespace}/secrets/two");
-    let mut held = gate.hold(At::Request, move |asked| asked.method == "GET" && asked.path == path);
+    let reads = move |asked: &Asked| asked.method == "GET" && asked.path == path;
+    let mut held = gate.hold(At::Request, reads.clone());
     world.controller.restart().await?;
     held.caught().await?;
+    // It does not wait for ever, and asks again.
+    let again = async {
+        loop {
+            let mut next = gate.hold(At::Request, reads.clone());
+            if let Err(error) = next.caught().await {
+                break error;
+            }
+            held = next;
+        }
+    };
     let waits = format!("1 to be deleted, once {namespace}/two can have taken them over");
-    place.ready("one", |ready, _| ready.message.contains(&waits)).await?;
+    tokio::select! {
+        ready = place.ready("one", |ready, _| ready.message.contains(&waits)) => drop(ready?),
+        error = again => return Err(error),
+    }
     held.pass();
     place.applied("two", &commit).await?;
     place.applied("one", &commit).await?;

@@ -69,10 +69,11 @@ async fn a_lease_that_cannot_be_looked_at_does_not_fill_the_log() -> Result<()> 
     })
     .await?;
     let logs = since().await?;
-    // On a loaded machine an answer may be late, too: that is told in other words.
+    // On a loaded machine an answer may be late, too: that is told in other words, and what comes after it is told anew.
+    let late = logs.matches("did not answer").count();
     let refused = |line: &&str| line.contains("cannot hold or look at the Lease") && line.contains("forbidden");
     let told = logs.lines().filter(refused).count();
-    assert!((1..=2).contains(&told), "once as the one that leads, once as one that follows: {logs}");
+    assert!((1..=2 + late).contains(&told), "once as the one that leads, once as one that follows: {logs}");
     world.cluster.apply(&kept.to_string()).await?;
     eventually("that to be told", SOON, || async {
         Ok(since().await?.contains("the Lease can be looked at again").then_some(()))

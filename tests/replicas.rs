@@ -79,7 +79,7 @@ async fn a_leader_that_ends_hands_over_at_once() -> Result<()> {
     let place = world.place("handover").await?;
     place.apply_sealed("before", &[("a", "1")]).await?;
     place.synced("before", "True").await?;
-    let second = replica(&world.cluster).await?;
+    let second = replica_with(&world.cluster, ControllerOptions::default()).await?;
     assert_eq!(leader(&world.cluster).await?.as_deref(), Some(world.controller.name()));
     assert!(world.controller.terminate().await?.success());
     assert_ne!(leader(&world.cluster).await?.as_deref(), Some(world.controller.name()), "given back, or taken");

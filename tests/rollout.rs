@@ -62,9 +62,9 @@ async fn a_wave_waits_for_the_health_of_the_one_before() -> Result<()> {
     let third = place.maps().get("third").await?.data.unwrap_or_default();
     assert_eq!(third["value"], "one");
     place.maps().delete("third", &DeleteParams::default()).await?;
+    let generation = deployments.get("first").await?.metadata.generation;
     repository.write("first.yaml", deployment("first", -1, "a"))?;
     let repaired = repository.commit("the good image").await?;
-    let generation = deployments.get("first").await?.metadata.generation;
     eventually("the repair to be applied", SOON, || async {
         Ok((deployments.get("first").await?.metadata.generation > generation).then_some(()))
     })

@@ -256,6 +256,10 @@ async fn nothing_is_decrypted_twice() -> Result<()> {
     }
     assert_eq!(rsa_operations(&world).await?, "6", "one an item");
     let before = place.sealed().list(&ListParams::default()).await?;
+    let events = Api::<Event>::namespaced(place.client.clone(), &place.namespace);
+    let told = async || anyhow::Ok(events.list(&ListParams::default()).await?.items);
+    let count = |all: &[Event]| all.iter().map(|event| event.count.unwrap_or(1)).sum::<i32>();
+    eventually("an Event of each", SOON, || async { Ok((count(&told().await?) == 3).then_some(())) }).await?;
 
     world.controller.terminate().await?;
     world.controller.restart().await?;
@@ -266,14 +270,12 @@ async fn nothing_is_decrypted_twice() -> Result<()> {
     for old in before {
         assert_eq!(place.sealed().get(&old.name_any()).await?.resource_version(), old.resource_version());
     }
-    let events = Api::<Event>::namespaced(place.client.clone(), &place.namespace);
-    let events = eventually("the Event of the new one", SOON, || async {
-        let all = events.list(&ListParams::default()).await?.items;
+    let all = eventually("the Event of the new one", SOON, || async {
+        let all = told().await?;
         Ok(all.iter().any(|event| event.involved_object.name.as_deref() == Some("d")).then_some(all))
     })
     .await?;
-    let told = events.iter().map(|event| event.count.unwrap_or(1)).sum::<i32>();
-    assert_eq!(told, 4, "one for each, and none for the restart: {events:#?}");
+    assert_eq!(count(&all), 4, "one for each, and none for the restart: {all:#?}");
 
     // A deletion is no request to open anything either.
     place.sealed().delete("d", &DeleteParams::default()).await?;

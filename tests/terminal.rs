@@ -72,8 +72,9 @@ impl Session {
     /// Types a line when it is asked for and the terminal does not show what is typed.
     async fn answer(&mut self, prompt: &str, line: &str) -> Result<()> {
         let waited = eventually(&format!("{prompt:?} without an echo"), SOON, || async {
-            let hidden = !tcgetattr(&self.keyboard)?.local_modes.contains(LocalModes::ECHO);
-            Ok((hidden && self.seen().contains(prompt)).then_some(()))
+            // In this order: before it asks the terminal may still be as it was for the last question.
+            let is_asked = self.seen().contains(prompt);
+            Ok((is_asked && !tcgetattr(&self.keyboard)?.local_modes.contains(LocalModes::ECHO)).then_some(()))
         })
         .await;
         waited.with_context(|| self.seen())?;
@@ -82,7 +83,9 @@ impl Session {
 
     /// How it ended, what it wrote, and what the person saw.
     async fn end(self) -> Result<(bool, String, String)> {
-        let output = self.seal.wait_with_output().await?;
+        let ended = tokio::time::timeout(SOON, self.seal.wait_with_output()).await;
+        let output =
+            ended.with_context(|| format!("it does not end: {}", String::from_utf8_lossy(&self.screen.lock())))??;
         self.reader.join().expect("it only reads");
         let screen = String::from_utf8_lossy(&self.screen.lock()).into_owned();
         Ok((output.status.success(), String::from_utf8(output.stdout)?, screen))
