@@ -28,34 +28,42 @@ pub enum Watch {
 
 /// Every manifest, in the order in which they are applied. What is put in has been found to be names.
 pub fn manifests(watch: &Watch, namespace: &str, image: Option<&str>) -> String {
+    let moved =
+        |rendering: &str| rendering.replace(&format!("namespace: {NAMESPACE}\n"), &format!("namespace: {namespace}\n"));
     let mut text = match watch {
-        Watch::All => ALL.to_owned(),
-        Watch::Sealing => SEALING.to_owned(),
-        Watch::Selected(selector) => SELECTED.replace(LABEL, &format!("--namespace-selector={selector}")),
-        Watch::Listed(namespaces) => listed(namespaces),
+        Watch::All => moved(ALL),
+        Watch::Sealing => moved(SEALING),
+        Watch::Selected(selector) => moved(SELECTED).replace(LABEL, &format!("--namespace-selector={selector}")),
+        Watch::Listed(namespaces) => listed(&moved(LISTED), namespace, namespaces),
     };
-    if namespace != NAMESPACE {
-        text = text.replace(&format!("namespace: {NAMESPACE}\n"), &format!("namespace: {namespace}\n"));
-    }
     if let Some(image) = image {
         text = text.replace(IMAGE, &format!("image: {image}"));
     }
     format!("{DEFINITIONS}{text}")
 }
 
-/// With the rights in each of the namespaces, and their list for the controller.
-fn listed(namespaces: &[String]) -> String {
+/// With the rights in each of the namespaces beside its own, which has them, and their list for the controller.
+fn listed(text: &str, home: &str, namespaces: &[String]) -> String {
+    let mut others: Vec<&str> = Vec::new();
+    for name in namespaces {
+        if name != home && !others.contains(&name.as_str()) {
+            others.push(name);
+        }
+    }
+    if others.is_empty() {
+        return text.to_owned();
+    }
     let own =
         |part: &&str| part.contains("\nkind: RoleBinding\n") && part.contains("\n  name: sealed-secrets-unsealer\n");
-    let binding = LISTED.split_inclusive("\n---\n").find(own).unwrap_or_default();
-    let bindings = namespaces.iter().map(|name| {
+    let binding = text.split_inclusive("\n---\n").find(own).unwrap_or_default();
+    let bindings = others.iter().map(|name| {
         let place = format!("  namespace: {name}\n  labels:");
-        binding.replacen(&format!("  namespace: {NAMESPACE}\n  labels:"), &place, 1)
+        binding.replacen(&format!("  namespace: {home}\n  labels:"), &place, 1)
     });
-    let list = namespaces.join(",");
+    let list = others.join(",");
     let flags = format!("{NO_NAMESPACES}            - \"--additional-namespaces={list}\"\n");
     let bindings: String = bindings.collect();
-    let with_bindings = LISTED.replacen(binding, &format!("{binding}{bindings}"), usize::from(!binding.is_empty()));
+    let with_bindings = text.replacen(binding, &format!("{binding}{bindings}"), usize::from(!binding.is_empty()));
     with_bindings.replace(NO_NAMESPACES, &flags)
 }
 
@@ -104,6 +112,31 @@ mod tests {
         assert!(bindings.iter().all(|binding| binding["subjects"][0]["namespace"] == NAMESPACE));
         let args = &controller(&all)["args"];
         assert_eq!(*args, serde_json::json!(["--all-namespaces=false", "--additional-namespaces=shop,pay"]));
+    }
+
+    #[test]
+    fn each_listed_namespace_has_its_rights_once_wherever_the_controller_is() {
+        let listed = |own: &str, namespaces: &[&str]| {
+            let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
+            let all = objects(&manifests(&Watch::Listed(namespaces), own, None));
+            let id = |object: &Value| {
+                let text = |field: &Value| field.as_str().unwrap_or_default().to_owned();
+                [&object["kind"], &object["metadata"]["namespace"], &object["metadata"]["name"]].map(text)
+            };
+            let mut ids: Vec<_> = all.iter().map(id).collect();
+            ids.sort();
+            assert!(ids.windows(2).all(|two| two[0] != two[1]), "{ids:?}");
+            let bound = |[kind, _, name]: &&[String; 3]| kind == "RoleBinding" && name == "sealed-secrets-unsealer";
+            let places: Vec<_> = ids.iter().filter(bound).map(|[_, place, _]| place.clone()).collect();
+            (places.join(" "), controller(&all)["args"].to_string())
+        };
+        let args = |list: &str| format!(r#"["--all-namespaces=false","--additional-namespaces={list}"]"#);
+        let (places, told) = listed("sealing", &["kube-system", "shop"]);
+        assert_eq!((places.as_str(), told), ("kube-system sealing shop", args("kube-system,shop")));
+        let (places, told) = listed("sealing", &["shop", "sealing", "shop"]);
+        assert_eq!((places.as_str(), told), ("sealing shop", args("shop")));
+        let (places, told) = listed(NAMESPACE, &[NAMESPACE]);
+        assert_eq!((places.as_str(), told.as_str()), (NAMESPACE, r#"["--all-namespaces=false"]"#));
     }
 
     #[test]
