@@ -98,9 +98,10 @@ impl Error {
             ClusterError::NoConfiguration
             | ClusterError::Open { .. }
             | ClusterError::Malformed { .. }
-            | ClusterError::Configuration(_) => {
-                Some("Name a kubeconfig with --kubeconfig; sealing needs none with --cert")
-            }
+            | ClusterError::Configuration(_) => Some(match self {
+                Self::Certificate(_) => "Name a kubeconfig with --kubeconfig; sealing needs none with --cert",
+                _ => "Name a kubeconfig with --kubeconfig",
+            }),
             ClusterError::Sealed { why, .. } => why.as_deref(),
             ClusterError::Cluster(_) => Some("kubectl config get-clusters lists those that do"),
             ClusterError::User(_) => Some("kubectl config get-users lists those that do"),
