@@ -36,9 +36,14 @@ async fn what_it_prints_is_applied_by_kubectl() -> Result<()> {
 async fn what_it_applies_is_waited_for() -> Result<()> {
     let cluster = Cluster::start().await?;
     let kubeconfig = Some(cluster.kubeconfig());
-    let late = seal(kubeconfig, &["install", "--apply", "--timeout=0"], "").await?;
+    let late = seal(kubeconfig, &["install", "--apply", "--timeout=5"], "").await?;
     assert_eq!(late.status.code(), Some(5), "{late}");
-    assert!(late.stderr.contains("not ready after 0 s: nobody has looked at the Deployment yet"), "{late}");
+    let image = concat!("of the image signet-controller:", env!("CARGO_PKG_VERSION"));
+    assert!(late.stderr.contains("not ready after 5 s: nobody has looked at the Deployment yet"), "{late}");
+    assert!(late.stderr.contains(image) && late.stderr.contains("kubectl -n kube-system describe pods"), "{late}");
+    assert!(late.stderr.contains("--image"), "{late}");
+    let waits = format!("\nwaiting up to 5 s for the Deployment kube-system/{DEPLOYMENT}, {image}\n");
+    assert_eq!(late.stdout.matches(&waits).count(), 1, "{late}");
 
     // Nobody runs Pods here: the Deployment is told to be well.
     let deployments = Api::<Deployment>::namespaced(cluster.admin().await?, "kube-system");
@@ -70,5 +75,17 @@ async fn what_it_applies_is_waited_for() -> Result<()> {
     let refused = seal(kubeconfig, &["install", "--apply"], "").await?;
     assert_eq!(refused.status.code(), Some(1), "{refused}");
     assert!(refused.stderr.contains("docs/migration.md"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_it_ends_early_it_tells_what_is_done_and_what_to_do() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    for (flags, missing) in [("--namespace=sealing", "sealing"), ("--namespaces=default,shop", "shop")] {
+        let refused = seal(Some(cluster.kubeconfig()), &["install", "--apply", flags], "").await?;
+        assert_eq!(refused.status.code(), Some(1), "{refused}");
+        assert!(refused.stdout.contains("applied CustomResourceDefinition gitsyncs.signet.dev\n"), "{refused}");
+        assert!(refused.stderr.contains(&format!("kubectl create namespace {missing}\n")), "{refused}");
+    }
     Ok(())
 }

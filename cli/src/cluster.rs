@@ -26,7 +26,7 @@ use kube::{
 use secrecy::SecretString;
 use tokio::time::{Instant, sleep, timeout};
 
-pub use self::answer::Answer;
+pub use self::{answer::Answer, install::Unready};
 use self::{
     answer::{FIRST_PAUSE, PATIENCE, TRIES, said, wait},
     kubeconfig::effective,
@@ -159,6 +159,8 @@ pub enum ClusterError {
     Try { object: String, source: Answer },
     #[error("cannot apply {what}")]
     Apply { what: String, source: Answer },
+    #[error("cannot apply {what}")]
+    NoNamespace { what: String, namespace: String, source: Answer },
     #[error("cannot look at {what}")]
     Look { what: String, source: Answer },
     #[error("{0} are not defined in this cluster: is it the one that is meant? seal install --apply defines them")]

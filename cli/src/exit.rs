@@ -1,6 +1,6 @@
 //! How a run ends: errors to words, a remedy and an exit code, the same codes as kubeseal's. Decides nothing else.
 
-use std::{error::Error as StdError, io, process::ExitCode};
+use std::{borrow::Cow, error::Error as StdError, io, process::ExitCode};
 
 use crate::{
     certificate::CertificateError, cluster::ClusterError, command::CommandError, commands, io::Io, output::OutputError,
@@ -80,14 +80,24 @@ pub enum Error {
 
 impl Error {
     /// What the user can do about it.
-    fn remedy(&self) -> Option<&str> {
+    fn remedy(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Install(error) => Some(error.remedy().into()),
+            Self::Cluster(ClusterError::NoNamespace { namespace, .. }) => {
+                Some(format!("Make it, then the same again: kubectl create namespace {namespace}").into())
+            }
+            _ => self.advice().map(Cow::Borrowed),
+        }
+    }
+
+    /// That of it which is the same each time.
+    fn advice(&self) -> Option<&str> {
         let cluster = match self {
             Self::Cluster(error) | Self::Certificate(CertificateError::Cluster(error)) => error,
             Self::Keys(error) => return error.remedy(),
             Self::Sync(error) => return error.remedy(),
             Self::Render(error) => return error.remedy(),
             Self::SyncDiff(error) => return error.remedy(),
-            Self::Install(error) => return Some(error.remedy()),
             Self::NoKeys(_) => return Some("Name the private keys with --recovery-private-key"),
             Self::Certificate(CertificateError::Expired(_)) => {
                 return Some("Fetch the controller's newest one with --fetch-cert");
@@ -133,6 +143,7 @@ impl Error {
                 Some("Another controller's is in the way: docs/migration.md says how to take over")
             }
             ClusterError::Apply { .. }
+            | ClusterError::NoNamespace { .. }
             | ClusterError::Look { .. }
             | ClusterError::Undefined(_)
             | ClusterError::Connect(_)
@@ -167,7 +178,7 @@ pub fn usage(error: &clap::Error, io: &mut Io<'_>) -> Exit {
 pub fn failure(error: &Error, io: &mut Io<'_>) -> Exit {
     io.error(&chain(error));
     if let Some(remedy) = error.remedy() {
-        io.hint(remedy);
+        io.hint(&remedy);
     }
     match error {
         Error::Keys(error) => error.exit(),

@@ -6,7 +6,7 @@ use crds::yaml;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    cluster::{self, Controller},
+    cluster::{self, Controller, Unready},
     command,
     exit::{Error, Exit},
     io::Io,
@@ -21,18 +21,18 @@ const NAME: &str = "sealed-secrets-controller";
 /// What went wrong, besides the cluster's own refusals.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    #[error("the controller is not ready after {} s: {why}", after.as_secs())]
-    Late { after: Duration, why: String },
+    #[error("the controller is not ready after {} s: {}, of the image {}", after.as_secs(), unready.why, unready.image)]
+    Late { after: Duration, namespace: String, unready: Unready },
 }
 
 impl InstallError {
     /// What to do about it.
-    pub fn remedy(&self) -> &str {
-        match self {
-            Self::Late { .. } => {
-                "It may still become so: kubectl describe pods -A -l app.kubernetes.io/name=signet says more"
-            }
-        }
+    pub fn remedy(&self) -> String {
+        let Self::Late { namespace, .. } = self;
+        format!(
+            "It may still become so: kubectl -n {namespace} describe pods -l app.kubernetes.io/name=signet says what is \
+             in the way. An image elsewhere is named with --image"
+        )
     }
 }
 
@@ -51,16 +51,25 @@ pub async fn run(command: Install, io: &mut Io<'_>) -> Result<Exit, Error> {
         return Ok(Exit::Ok);
     }
     let cluster = cluster::connect(&command::access(connection)?).await?;
-    let mut applied = Vec::new();
+    // Each at once: whatever fails later, these are done.
     for object in yaml::documents(&text).into_iter().filter_map(|document| document.value.ok()) {
-        applied.push(format!("applied {}\n", cluster.apply(&object).await?));
+        let what = cluster.apply(&object).await?;
+        output::write(format!("applied {what}\n").as_bytes(), None, io)?;
     }
-    output::write(applied.concat().as_bytes(), None, io)?;
     let controller = Controller { namespace, name: NAME.to_owned() };
     let deadline = Instant::now() + timeout;
-    while let Some(why) = cluster.not_ready(&controller).await? {
+    let mut is_told = false;
+    while let Some(unready) = cluster.not_ready(&controller).await? {
+        let Controller { namespace, name } = &controller;
         if Instant::now() >= deadline {
-            return Err(InstallError::Late { after: timeout, why }.into());
+            return Err(InstallError::Late { after: timeout, namespace: namespace.clone(), unready }.into());
+        }
+        if !is_told {
+            let (limit, image) = (timeout.as_secs(), unready.image);
+            let waits =
+                format!("waiting up to {limit} s for the Deployment {namespace}/{name}, of the image {image}\n");
+            output::write(waits.as_bytes(), None, io)?;
+            is_told = true;
         }
         sleep(PAUSE).await;
     }
