@@ -181,6 +181,11 @@ impl ClusterError {
         matches!(self, Self::Object { source, .. } if hidden.contains(&source.status()))
     }
 
+    /// Whether the controller's Service may not be read, or not through.
+    pub fn is_barred(&self) -> bool {
+        matches!(self, Self::Service(source) | Self::Certificate(source) if source.is_forbidden())
+    }
+
     /// Whether the namespace that something was to go to is not there.
     pub fn is_nowhere(&self) -> bool {
         matches!(self, Self::Try { source, .. } if source.status() == Some(StatusCode::NOT_FOUND))

@@ -119,7 +119,7 @@ pub enum KeysError {
     Compromised(Fingerprint),
     #[error("{key} is not retired: {needed} SealedSecrets need it, and of {unknown} it is not known")]
     Needed { key: Fingerprint, needed: usize, unknown: usize },
-    #[error("no new certificate was served within {} s", after.as_secs())]
+    #[error("no new certificate was seen within {} s", after.as_secs())]
     Late { after: Duration, source: Option<Box<ClusterError>> },
     #[error("the new key {key} is there and seals, but its certificate could not be written")]
     Unwritten { key: Fingerprint, source: Box<OutputError> },
@@ -134,6 +134,10 @@ impl KeysError {
             Self::Seals(_) => Some("Make another one first: seal keys rotate"),
             Self::Needed { .. } => Some("Seal what needs it anew, and apply that; or give it up with --force"),
             Self::Unwritten { .. } => Some("Fetch it with seal cert -w FILE: to rotate again would make another key"),
+            Self::Late { source: Some(source), .. } if source.is_barred() => Some(
+                "The request stands, and the new key may be there already: seal keys list shows it. You may not fetch \
+                 its certificate, which takes the rights to get the controller's Service and services/proxy",
+            ),
             Self::Late { .. } => {
                 Some("The request stands. Is Signet's controller running? Its log says why it makes no key")
             }
@@ -326,5 +330,25 @@ impl<'a> Outcome<'a> {
             }
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::cluster::Answer;
+
+    #[test]
+    fn who_may_not_see_the_certificate_is_not_told_that_there_is_no_key() {
+        let remedy = |status| {
+            let answer = Answer::Refused { status, words: None, wait: None };
+            let late = |source| KeysError::Late { after: Duration::ZERO, source: Some(Box::new(source)) };
+            late(ClusterError::Certificate(answer)).remedy().unwrap().to_owned()
+        };
+        let barred = remedy(StatusCode::FORBIDDEN);
+        assert!(barred.contains("seal keys list shows it") && !barred.contains("running?"), "{barred}");
+        assert!(remedy(StatusCode::SERVICE_UNAVAILABLE).contains("controller running?"));
     }
 }
