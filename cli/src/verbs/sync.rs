@@ -196,7 +196,8 @@ Example:
 
 With --all or -A those that are suspended are left out. One that cannot be asked keeps none of the others from it.
 
-Exit codes: 0 it is done and all is well, 1 one is not asked for, or something is wrong, 5 not done in time.";
+Exit codes: 0 it is done and all is well, 1 one is not asked for, or there is none, or something is \
+wrong, 5 not done in time.";
 
 /// How long to wait for what comes of it, and how to hear of it.
 #[derive(Debug, Args)]
@@ -228,7 +229,8 @@ Example:
 
 What stalled, goes meanwhile or cannot be read is not waited for, but the others are.
 
-Exit codes: 0 all are as wanted, 1 one will not be, or nobody can tell, 5 one is not in time.";
+Exit codes: 0 all are as wanted, 1 one will not be, or nobody can tell, or with --all or -A there is \
+none, 5 one is not in time.";
 
 #[derive(Debug, Args)]
 pub struct Wait {

@@ -160,3 +160,19 @@ fn a_wait_that_nobody_lives_to_end_is_no_panic() {
         assert!(code == Some(0) && stdout.starts_with("shop/aa is well"), "{limit}: {stderr}");
     }
 }
+
+/// As with a wrong namespace or context.
+#[test]
+fn where_there_is_none_nobody_is_told_that_all_is_well() {
+    let stub = Stub::start(|_| list(&[]));
+    for line in ["wait --all -n shop", "now --all -n shop"] {
+        let (code, stdout, stderr) = seal(&stub, line);
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+        assert!(stderr.starts_with("error: there is no GitSync in the namespace shop: nothing was waited"), "{stderr}");
+    }
+    for line in ["list", "suspend", "resume", "now --no-wait", "wait --for deleted"] {
+        let (code, stdout, stderr) = seal(&stub, &format!("{line} -A"));
+        assert_eq!((code, stdout.as_str()), (Some(0), ""), "{line}");
+        assert_eq!(stderr, "warning: there is no GitSync in the cluster\n", "{line}");
+    }
+}

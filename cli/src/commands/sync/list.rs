@@ -48,7 +48,7 @@ pub async fn run(command: List, io: &mut Io<'_>) -> Result<Exit, Error> {
     let page = Page { with_namespace: all_namespaces, width: io.width, now, coloured };
     write(&report, || warned(report.idle.as_ref(), now, coloured) + &text(&report.git_syncs, &page), output, io)?;
     if report.git_syncs.is_empty() {
-        io.remark(&none(namespace));
+        io.warning(&none(namespace));
     }
     Ok(Exit::Ok)
 }

@@ -51,6 +51,8 @@ pub async fn run(verb: Sync, io: &mut Io<'_>) -> Result<Exit, Error> {
 pub enum SyncError {
     #[error("{0:?} is no name of a GitSync: NAME, or NAMESPACE/NAME")]
     Name(String),
+    #[error("{0}: nothing was waited for")]
+    Nothing(String),
     #[error("{0} is suspended: nothing is done until it is resumed")]
     Suspended(String),
     #[error("no plan of {0} waits for leave")]
@@ -76,6 +78,9 @@ impl SyncError {
     pub fn remedy(&self) -> Option<&str> {
         match self {
             Self::Name(_) | Self::NoPlan(_) | Self::Declined(_) | Self::Answer(_) | Self::NoOther(_) => None,
+            Self::Nothing(_) => {
+                Some("Are cluster and namespace those that are meant? seal sync list -A shows every GitSync")
+            }
             Self::Suspended(_) => Some("seal sync resume goes on"),
             Self::OtherPlan { .. } => Some("See seal sync plan, and decide anew"),
             Self::Unasked(_) => Some("--plan with the digest allows this very plan, --yes whatever waits"),
@@ -90,6 +95,7 @@ impl SyncError {
             Self::OtherPlan { .. } | Self::Unasked(_) | Self::Declined(_) => Exit::Refused,
             Self::Late { .. } => Exit::Late,
             Self::Name(_)
+            | Self::Nothing(_)
             | Self::Suspended(_)
             | Self::NoPlan(_)
             | Self::Answer(_)
@@ -133,15 +139,15 @@ impl Site {
     /// Which ones are meant.
     pub async fn keys(&self, which: &Names, io: &mut Io<'_>) -> Result<Vec<Key>, Error> {
         if which.names.is_empty() {
-            return Ok(self.all(which, io).await?.into_iter().map(|(key, _)| key).collect());
+            return Ok(self.all(which, false, io).await?.into_iter().map(|(key, _)| key).collect());
         }
         Ok(which.names.iter().map(|name| self.key(name)).collect::<Result<_, _>>()?)
     }
 
     /// The same, each as it is or why it was not seen. Fails where no other would be seen either.
-    pub async fn found(&self, which: &Names, io: &mut Io<'_>) -> Result<Vec<(Key, Found)>, Error> {
+    pub async fn found(&self, which: &Names, waits: bool, io: &mut Io<'_>) -> Result<Vec<(Key, Found)>, Error> {
         if which.names.is_empty() {
-            return Ok(self.all(which, io).await?.into_iter().map(|(key, it)| (key, Ok(it))).collect());
+            return Ok(self.all(which, waits, io).await?.into_iter().map(|(key, it)| (key, Ok(it))).collect());
         }
         let mut all = Vec::new();
         for (namespace, name) in self.keys(which, io).await? {
@@ -153,14 +159,24 @@ impl Site {
         Ok(all)
     }
 
-    /// Every one, also those that cannot be read: what is done to them takes no more than their names.
-    async fn all(&self, which: &Names, io: &mut Io<'_>) -> Result<Vec<(Key, DeserializeGuard<GitSync>)>, Error> {
+    /// Every one, also those that cannot be read: what is done to them takes no more than their names. Where there is
+    /// none, whoever `waits` for all of them shall not take that for well.
+    async fn all(
+        &self,
+        which: &Names,
+        waits: bool,
+        io: &mut Io<'_>,
+    ) -> Result<Vec<(Key, DeserializeGuard<GitSync>)>, Error> {
         let namespace = Some(self.namespace.as_str()).filter(|_| !which.all_namespaces);
         let all = self.cluster.git_syncs(namespace).await?.into_iter();
         let all: Vec<_> =
             all.filter_map(|it| Some(((it.meta().namespace.clone()?, it.meta().name.clone()?), it))).collect();
         if all.is_empty() {
-            io.remark(&none(namespace));
+            let none = none(namespace);
+            if waits {
+                return Err(SyncError::Nothing(none).into());
+            }
+            io.warning(&none);
         }
         Ok(all)
     }
@@ -189,7 +205,7 @@ fn ended(mut failed: Vec<Error>, otherwise: Exit, io: &mut Io<'_>) -> Result<Exi
 /// That there is none.
 fn none(namespace: Option<&str>) -> String {
     let place = namespace.map_or("the cluster".to_owned(), |namespace| format!("the namespace {namespace}"));
-    format!("There is no GitSync in {place}")
+    format!("there is no GitSync in {place}")
 }
 
 /// The colour of a state.

@@ -64,7 +64,8 @@ pub async fn run(command: Wait, io: &mut Io<'_>) -> Result<Exit, Error> {
     let Several { which, at } = which;
     let site = Site::at(at).await?;
     let (mut awaited, mut failed) = (Vec::new(), Vec::new());
-    for (key, found) in site.found(&which, io).await? {
+    // Of those that are to be gone, none is as wanted.
+    for (key, found) in site.found(&which, goal != Goal::Deleted, io).await? {
         match found {
             Ok(found) => awaited.push(Awaited::of(key, goal.clone(), Some(&found))),
             Err(ClusterError::NoGitSync { .. }) if goal == Goal::Deleted => {
@@ -83,7 +84,7 @@ pub async fn now(command: Now, io: &mut Io<'_>) -> Result<Exit, Error> {
     let request = io.now.to_string();
     let patch = json!({"metadata": {"annotations": {RECONCILE_REQUESTED: request}}});
     let (mut asked, mut failed) = (Vec::new(), Vec::<Error>::new());
-    for (key, found) in site.found(&which, io).await? {
+    for (key, found) in site.found(&which, !no_wait, io).await? {
         match found {
             Ok(DeserializeGuard(Ok(sync))) if sync.spec.suspend => {
                 let key = format!("{}/{}", key.0, key.1);
