@@ -53,8 +53,16 @@ pub async fn run(command: Verify, io: &mut Io<'_>) -> Result<Exit, Error> {
     output::write(text.as_bytes(), None, io)?;
     skipped.iter().for_each(|it| io.warning(&it.to_string()));
     unreadable.iter().for_each(|error| io.error(error));
-    let (s, found) = (if checked == 1 { "" } else { "s" }, findings.len());
-    io.remark(&format!("{checked} SealedSecret{s} in {} files: {found} found wrong", files.len()));
+    let (s, read, found) = (if checked == 1 { "" } else { "s" }, files.len(), findings.len());
+    if checked == 0 && findings.is_empty() && unreadable.is_empty() {
+        let place = match &named[..] {
+            [one] => one.display().to_string(),
+            several => format!("{} places", several.len()),
+        };
+        io.warning(&format!("there is no SealedSecret in {place} (files read: {read})"));
+    } else {
+        io.remark(&format!("{checked} SealedSecret{s} in {read} files: {found} found wrong"));
+    }
     Ok(match (unreadable.is_empty(), findings.is_empty()) {
         (false, _) => Exit::Unreadable,
         (true, false) => Exit::Failed,
