@@ -25,7 +25,7 @@ use crate::{
     exit::{self, Error, Exit},
     io::Io,
     manifest::{self, Entry},
-    verbs::keys::Restore,
+    verbs::keys::{Home, Restore},
 };
 
 /// How often to look whether something opened.
@@ -113,6 +113,29 @@ pub async fn run(command: Restore, io: &mut Io<'_>) -> Result<Exit, Error> {
     if held.is_empty() && report.failed.is_empty() {
         return Err(RestoreError::Nothing(file).into());
     }
+    if !held.is_empty() {
+        restore(held, home, limit, &mut report, io).await?;
+    }
+    write(&report, || text_of(&report), output, io)?;
+    for Failed { secret, error } in &report.failed {
+        io.error(&format!("{secret}: {error}"));
+    }
+    Ok(match (&report.failed[..], &report.keys[..]) {
+        ([], _) => Exit::Ok,
+        (_, []) => Exit::Failed,
+        _ => Exit::Unreadable,
+    })
+}
+
+/// Puts what could be used into the cluster.
+async fn restore(
+    mut held: Vec<Held>,
+    home: Home,
+    limit: Duration,
+    report: &mut Report,
+    io: &mut Io<'_>,
+) -> Result<(), Error> {
+    let dry_run = report.dry_run;
     sort(&mut held, home.key_order_priority);
     let found = Found::by(home).await?;
     let before = closed(&found.cluster, io).await;
@@ -127,14 +150,10 @@ pub async fn run(command: Restore, io: &mut Io<'_>) -> Result<Exit, Error> {
             Err(error) => report.failed.push(Failed { secret: name, error: exit::chain(&error) }),
         }
     }
-    if !dry_run {
-        settle(&found.cluster, before, limit, &mut report, io).await;
+    if !dry_run && !report.keys.is_empty() {
+        settle(&found.cluster, before, limit, report, io).await;
     }
-    write(&report, || text_of(&report), output, io)?;
-    for Failed { secret, error } in &report.failed {
-        io.error(&format!("{secret}: {error}"));
-    }
-    Ok(if report.failed.is_empty() { Exit::Ok } else { Exit::Unreadable })
+    Ok(())
 }
 
 /// Only what the controller could use is put into a cluster.
