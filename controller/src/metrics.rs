@@ -12,7 +12,7 @@ mod git_syncs;
 mod labels;
 mod process;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use crds::{
     KeyRing, SealedSecret,
@@ -251,8 +251,12 @@ impl Known {
 
     fn register(&self, book: &mut Book<'_>) {
         let (states, ends) = (Family::<KeyState, Gauge>::default(), Family::<KeyEnd, Gauge>::default());
+        let mut counted = BTreeSet::new();
         for (key, state) in self.0.read().iter() {
-            states.get_or_create(&KeyState { state: state.into() }).inc();
+            // A copy is no further key.
+            if counted.insert((key.fingerprint.clone(), state)) {
+                states.get_or_create(&KeyState { state: state.into() }).inc();
+            }
             let labels = KeyEnd { fingerprint: key.fingerprint.to_string(), state: state.into() };
             ends.get_or_create(&labels).set(key.not_after.as_second());
         }

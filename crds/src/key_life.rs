@@ -144,12 +144,12 @@ impl FromIterator<Key> for Keys {
 }
 
 impl Keys {
-    /// Each with its state.
+    /// Each with its state. A key that two Secrets hold, as after some restores, is one key, and seals in both.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, State)> {
-        let sealing = self.sealing().map(|key| &key.name);
+        let sealing = self.sealing().map(|key| &key.fingerprint);
         self.0.iter().map(move |key| {
             let state = match key.mark {
-                Mark::Active if Some(&key.name) == sealing => State::Sealing,
+                Mark::Active if Some(&key.fingerprint) == sealing => State::Sealing,
                 Mark::Active => State::Superseded,
                 Mark::Exposed | Mark::Compromised => State::Compromised,
                 Mark::Retired => State::Retired,
@@ -346,6 +346,15 @@ mod tests {
         let expected =
             [("b", State::Compromised), ("d", State::Retired), ("c", State::Sealing), ("a", State::Superseded)];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_copy_of_the_sealing_key_is_superseded_by_nothing() {
+        let copy = |name: &str, mark| Key { name: name.to_owned(), ..key("b", 4, mark) };
+        let all = [key("a", 1, Mark::Active), copy("copy", Mark::Active), copy("b", Mark::Active)];
+        let told = |all: &Keys| all.iter().map(|(key, state)| (key.name.clone(), state)).collect::<Vec<_>>();
+        let expected = [("b", State::Sealing), ("copy", State::Sealing), ("a", State::Superseded)];
+        assert_eq!(told(&keys(all)), expected.map(|(name, state)| (name.to_owned(), state)));
     }
 
     #[test]
