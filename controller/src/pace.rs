@@ -27,6 +27,8 @@ const SILENCE: Duration = Duration::from_secs(65);
 const AGAIN: u32 = 8;
 /// First wait before that, where the API server does not say how long; each one after it is twice as long.
 const WAIT: Duration = Duration::from_millis(50);
+/// Longest wait that the API server may ask for. One that asks for more is told of, instead of waited for in silence.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The pace of all clients together. Cloning shares it.
 #[derive(Clone)]
@@ -103,7 +105,7 @@ fn again_after<B>(method: &Method, answer: &Response<B>, wait: Duration) -> Opti
         _ => false,
     };
     let told = || answer.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs);
-    may.then(|| told().unwrap_or(wait))
+    may.then(|| told().unwrap_or(wait)).filter(|pause| *pause <= LONGEST)
 }
 
 fn copy(request: &Request<Body>) -> Option<Request<Body>> {
@@ -231,6 +233,17 @@ mod tests {
         for method in [Method::POST, Method::PATCH, Method::DELETE] {
             assert_eq!(asked(method, late).await, (1, late), "it may be done");
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_hours_because_a_balancer_says_so() {
+        let after = |seconds: &str| {
+            let answer = Response::builder().status(503).header(RETRY_AFTER, seconds).body(()).unwrap();
+            again_after(&Method::GET, &answer, WAIT)
+        };
+        assert_eq!(after("2"), Some(Duration::from_secs(2)));
+        assert_eq!(after("3600"), None);
+        assert_eq!(after("Fri, 31 Dec 1999 23:59:59 GMT"), Some(WAIT));
     }
 
     #[tokio::test]
