@@ -185,7 +185,6 @@ async fn ignored_fields_are_the_clusters() -> Result<()> {
     assert!(!said.contains("replicas"), "{said}");
     deployed(&place, 3, "app:2").await?;
 
-    // After the meddler: what is edited beside this may be healed with it, unheard.
     let replicas = |count: u32| json!({"spec": {"replicas": count}});
     deployments.patch("app", &manager("autoscaler"), &Patch::Merge(replicas(7))).await?;
     repository.write("app.yaml", deployment(4, "app:3"))?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use harness::{Asked, At, Gate, Held, eventually};
+use harness::{Asked, At, ClusterOptions, ControllerOptions, Gate, Held, eventually};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, ResourceExt as _,
@@ -14,10 +14,8 @@ use serde_json::json;
 
 use crate::world::{Place, SOON, World, document, recorded};
 
-/// Upstream gives up after five tries within a fifth of a second.
-#[tokio::test]
-async fn a_refusal_is_waited_out() -> Result<()> {
-    let place = World::shared().await?.place("refused").await?;
+/// From now on no Secret is made in a namespace.
+async fn forbid(place: &Place<'_>) -> Result<()> {
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
         "metadata": {"name": place.namespace},
@@ -37,12 +35,31 @@ async fn a_refusal_is_waited_out() -> Result<()> {
     let cluster = &place.world.cluster;
     cluster.apply(&policy.to_string()).await?;
     cluster.apply(&binding.to_string()).await?;
-    eventually("the policy to hold", SOON, || async {
-        let trial = place.secret("trial", &[("a", "1")]);
+    takes(place, false).await
+}
+
+/// Waits until the API server takes a Secret, or takes none.
+async fn takes(place: &Place<'_>, wanted: bool) -> Result<()> {
+    let (cluster, trial) = (&place.world.cluster, place.secret("trial", &[("a", "1")]));
+    eventually("the policy to count", SOON, || async {
         let tried = cluster.kubectl_as(cluster.kubeconfig(), &["create", "--dry-run=server", "-f-"], &trial).await?;
-        Ok(tried.success().is_err().then_some(()))
+        Ok((tried.success().is_ok() == wanted).then_some(()))
     })
-    .await?;
+    .await
+}
+
+/// Until now none was.
+async fn allow(place: &Place<'_>) -> Result<()> {
+    let binding = ["delete", "validatingadmissionpolicybinding", &place.namespace];
+    place.world.cluster.kubectl(&binding).await?;
+    takes(place, true).await
+}
+
+/// Upstream gives up after five tries within a fifth of a second.
+#[tokio::test]
+async fn a_refusal_is_waited_out() -> Result<()> {
+    let place = World::shared().await?.place("refused").await?;
+    forbid(&place).await?;
     place.apply_sealed("db", &[("a", "1")]).await?;
     let refused = place.synced("db", "False").await?;
     assert_eq!(refused.reason.as_deref(), Some("UpdateFailed"));
@@ -54,10 +71,33 @@ async fn a_refusal_is_waited_out() -> Result<()> {
         Ok((tries > 6).then_some(()))
     })
     .await?;
-    cluster.kubectl(&["delete", "validatingadmissionpolicybinding", &place.namespace]).await?;
+    allow(&place).await?;
     place.holds("db", &[("a", "1")]).await?;
     place.synced("db", "True").await?;
     Ok(())
+}
+
+/// What is said of it in the status, which comes back as news, is no change.
+#[tokio::test]
+async fn what_was_given_up_is_left_until_it_changes() -> Result<()> {
+    let args = vec!["--max-unseal-retries=1".to_owned()];
+    let world =
+        World::with(ClusterOptions::default(), ControllerOptions { args, ..ControllerOptions::default() }).await?;
+    let place = world.place("given-up").await?;
+    forbid(&place).await?;
+    place.apply_sealed("db", &[("a", "1")]).await?;
+    is_told(&place, "not today").await?;
+    let given_up = async || anyhow::Ok(world.controller.logs().await?.matches("giving up").count());
+    eventually("it to be given up", SOON, || async { Ok((given_up().await? > 0).then_some(())) }).await?;
+    allow(&place).await?;
+    // One that comes after it has its turn after it; and after what becomes of it comes back, too.
+    for name in ["later", "last"] {
+        place.apply_sealed(name, &[("a", "1")]).await?;
+        eventually("it to be opened", SOON, || async { Ok(place.secrets().get_opt(name).await?) }).await?;
+    }
+    assert_eq!((given_up().await?, place.secrets().get_opt("db").await?.is_none()), (1, true));
+    place.apply_sealed("db", &[("a", "2")]).await?;
+    place.holds("db", &[("a", "2")]).await.map(drop)
 }
 
 fn creation(asked: &Asked) -> bool {

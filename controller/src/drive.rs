@@ -31,8 +31,8 @@ pub struct Limits {
 pub enum Passed {
     /// All is done, until then.
     Done(Action),
-    /// It is too early to try again: what failed before still counts.
-    Early(Duration),
+    /// It is too early to try again, for so long or until something changes: what failed before still counts.
+    Early(Option<Duration>),
 }
 
 /// When a reconciler ends.
@@ -69,7 +69,7 @@ pub async fn drive<K, C, E, Pass>(
                 failures.forget(&key);
                 action
             }
-            Passed::Early(left) => Action::requeue(left),
+            Passed::Early(left) => left.map_or_else(Action::await_change, Action::requeue),
         };
         Box::pin(pulse.scope(pass(object, context, failed)).map_ok(succeeded))
     };

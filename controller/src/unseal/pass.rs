@@ -176,7 +176,7 @@ impl Unsealer {
             Some(Rest::Fought(left)) => {
                 let is_told = last.as_ref().is_some_and(|last| status::is_fought(&last.status));
                 return if is_told {
-                    Ok(Passed::Early(left))
+                    Ok(Passed::Early(Some(left)))
                 } else {
                     self.fought(sealed, live, ring.version(), left).await
                 };
@@ -187,9 +187,12 @@ impl Unsealer {
         let span = span!("unseal", namespace = key.0, name = key.1);
         let outcome = self.unseal(sealed, live, (last, ring), failed).instrument(span).await;
         let (now, mut rests) = (Instant::now(), self.rests.lock());
-        match &outcome {
-            Ok(_) => rests.succeeded(&key),
-            Err(_) => rests.failed(key.clone(), tried.clone(), now + backoff::after(failed.saturating_add(1))),
+        if outcome.is_ok() {
+            rests.succeeded(&key);
+        } else {
+            let count = failed.saturating_add(1);
+            let goes_on = self.options.retries.is_none_or(|retries| count <= retries);
+            rests.failed(key.clone(), tried.clone(), goes_on.then(|| now + backoff::after(count)));
         }
         let again = match &outcome {
             Ok(_) => true,
@@ -212,7 +215,7 @@ impl Unsealer {
         let secret = one(&self.secrets_of(sealed), &sealed.name_any()).await.map_err(Error::Secret)?;
         let by = secret.as_ref().and_then(last_other);
         match self.report(sealed, Err(Failure::Fought(sealed.name_any(), by)), live, ring).await {
-            Ok(_) | Err(Error::Refused(_)) => Ok(Passed::Early(left)),
+            Ok(_) | Err(Error::Refused(_)) => Ok(Passed::Early(Some(left))),
             Err(error) => Err(error),
         }
     }
@@ -321,7 +324,11 @@ impl Unsealer {
         };
         // Never closed; were it, there would be no bound.
         let _turn = pulse::idle(self.openings.acquire()).await;
-        Ok(tokio::task::spawn_blocking(|| guard::wiped(work)).await.map_err(Ended::from)?)
+        match tokio::task::spawn_blocking(|| guard::wiped(work)).await.map_err(Ended::from) {
+            Ok(opened) => Ok(opened),
+            Err(Ended::Panicked) => Ok(Err(Failure::Defect)),
+            Err(ended) => Err(ended.into()),
+        }
     }
 
     /// Writes our own fields, and only over the very Secret that was decided about.

@@ -45,8 +45,8 @@ impl Tried {
 /// Why to wait, and how much longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// It failed, and nothing has changed since.
-    Failed(Duration),
+    /// It failed, and nothing has changed since. `None` where it was given up.
+    Failed(Option<Duration>),
     /// Others keep changing the Secret.
     Fought(Duration),
 }
@@ -54,21 +54,21 @@ pub enum Rest {
 /// The objects that failed, and those whose Secrets were healed lately.
 #[derive(Debug, Default)]
 pub struct Rests {
-    failed: HashMap<Key, (Tried, Instant)>,
+    failed: HashMap<Key, (Tried, Option<Instant>)>,
     healed: HashMap<Key, (Tried, Fight)>,
 }
 
 impl Rests {
     /// Whether there is anything to wait for before the next pass.
     pub fn left(&self, key: &Key, tried: &Tried, now: Instant) -> Option<Rest> {
-        let failed = self.failed.get(key).filter(|(before, _)| before == tried);
-        let failed = failed.map(|(_, until)| until.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        let failed = self.failed.get(key).filter(|(before, until)| before == tried && until.is_none_or(|it| it > now));
+        let failed = failed.map(|(_, until)| until.map(|until| until.saturating_duration_since(now)));
         let fought = || self.healed.get(key).filter(|(before, _)| before.wanted_as(tried))?.1.left(now);
         failed.map(Rest::Failed).or_else(|| fought().map(Rest::Fought))
     }
 
-    /// A pass failed, and is made again then.
-    pub fn failed(&mut self, key: Key, tried: Tried, until: Instant) {
+    /// A pass failed, and is made again then or, if it was given up, when something changes.
+    pub fn failed(&mut self, key: Key, tried: Tried, until: Option<Instant>) {
         self.failed.insert(key, (tried, until));
     }
 
@@ -120,8 +120,10 @@ mod tests {
     #[test]
     fn what_failed_waits_unless_something_has_changed() {
         let (mut rests, now) = (Rests::default(), Instant::now());
-        rests.failed(key(), tried("7"), now + SECOND * 2);
-        assert_eq!(rests.left(&key(), &tried("7"), now + SECOND), Some(Rest::Failed(SECOND)));
+        rests.failed(key(), tried("7"), None);
+        assert_eq!(rests.left(&key(), &tried("7"), now + QUIET), Some(Rest::Failed(None)), "it was given up");
+        rests.failed(key(), tried("7"), Some(now + SECOND * 2));
+        assert_eq!(rests.left(&key(), &tried("7"), now + SECOND), Some(Rest::Failed(Some(SECOND))));
         assert_eq!(rests.left(&key(), &tried("7"), now + SECOND * 2), None, "its time has come");
         let mut annotated = sealed();
         annotated.annotations_mut().insert("a".to_owned(), "b".to_owned());

@@ -21,6 +21,11 @@ pub enum Failure {
     /// It is in the old form, which was switched off.
     #[error("spec.data is the deprecated form, which --accept-deprecated-v1-data=false refuses; seal it again")]
     Deprecated,
+    /// A fault of ours. With the same object it would come again.
+    #[error(
+        "a fault of the controller: its log says where; the same values in another form may help, or another version"
+    )]
+    Defect,
     /// It cannot be opened.
     #[error(transparent)]
     Unseal(#[from] UnsealError),
@@ -79,6 +84,7 @@ impl Failure {
         match self {
             Self::Invalid(_) => "Invalid",
             Self::Deprecated => "Deprecated",
+            Self::Defect => "Defect",
             Self::Unseal(error) => error.into(),
             Self::NotManaged(_) => "NotManaged",
             Self::Immutable(..) => "Immutable",
@@ -91,7 +97,7 @@ impl Failure {
     /// The Event's reason and message, in upstream's words.
     pub fn event(&self) -> (&'static str, String) {
         match self {
-            Self::Invalid(_) | Self::Deprecated | Self::Unseal(_) => {
+            Self::Invalid(_) | Self::Deprecated | Self::Defect | Self::Unseal(_) => {
                 ("ErrUnsealFailed", format!("Failed to unseal: {self}"))
             }
             Self::NotManaged(_) | Self::Immutable(..) | Self::Going(_) | Self::Fought(..) | Self::Update(_) => {
@@ -104,7 +110,7 @@ impl Failure {
     pub fn metric(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "fetch",
-            Self::Deprecated | Self::Unseal(_) => "unseal",
+            Self::Deprecated | Self::Defect | Self::Unseal(_) => "unseal",
             Self::NotManaged(_) => "unmanaged",
             Self::Immutable(..) | Self::Going(_) | Self::Fought(..) | Self::Update(_) => "update",
         }
@@ -114,7 +120,7 @@ impl Failure {
     /// `None` when it may pass by itself, as a quota or a webhook does.
     pub fn waits_for(&self) -> Option<WaitsFor> {
         match self {
-            Self::Invalid(_) | Self::Deprecated | Self::Unseal(_) => Some(WaitsFor::Object),
+            Self::Invalid(_) | Self::Deprecated | Self::Defect | Self::Unseal(_) => Some(WaitsFor::Object),
             Self::NotManaged(_) | Self::Immutable(..) | Self::Going(_) => Some(WaitsFor::Secret),
             Self::Fought(..) | Self::Update(_) => None,
         }
@@ -236,6 +242,9 @@ mod tests {
             failure.event(),
             ("ErrUnsealFailed", "Failed to unseal: no key could decrypt secret (a, b)".to_owned())
         );
+        let (reason, message) = Failure::Fought("db".to_owned(), Some("meddler".to_owned())).event();
+        assert!(message.starts_with("the Secret db is changed again and again, last by meddler: it is"), "{message}");
+        assert_eq!((reason, Failure::Defect.event().0), ("ErrUpdateFailed", "ErrUnsealFailed"));
         let (reason, message) = Failure::NotManaged("db".to_owned()).event();
         assert_eq!(reason, "ErrUpdateFailed");
         assert!(message.contains("\"db\" already exists and is not managed by SealedSecret"));
