@@ -2,8 +2,8 @@
 //! only; a value is decrypted when it must be written and not kept.
 //!
 //! Here is which watches run, and how they begin and end; [`watches`] feeds them, [`pass`] does the work of one object,
-//! [`report`] tells what came of it,
-//! [`write`] makes its requests, [`decide`], [`choices`], [`adopt`], [`rest`] and [`status`] (pure) judge.
+//! [`write`] makes its requests, [`report`] tells what came of it, and [`decide`], [`choices`], [`adopt`], [`rest`] and
+//! [`status`] (pure) judge.
 
 pub mod adopt;
 pub mod choices;
